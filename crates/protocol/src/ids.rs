@@ -14,7 +14,9 @@ pub enum NameError {
     #[error("a name has 1 to {MAX_NAME_LEN} characters, this one has {0}")]
     Length(usize),
     /// A character that is not allowed.
-    #[error("the name {name:?} has the character {bad:?}; allowed are a-z, A-Z, 0-9, '-', '_' and '.', not '.' or '-' first")]
+    #[error(
+        "the name {name:?} has the character {bad:?}; allowed are a-z, A-Z, 0-9, '-', '_' and '.', not '.' or '-' first"
+    )]
     Character {
         /// The whole name.
         name: String,
@@ -27,9 +29,8 @@ fn check_name(name: &str) -> Result<(), NameError> {
     if name.is_empty() || name.len() > MAX_NAME_LEN {
         return Err(NameError::Length(name.len()));
     }
-    let allowed = |(at, c): (usize, char)| {
-        c.is_ascii_alphanumeric() || c == '_' || (at > 0 && (c == '-' || c == '.'))
-    };
+    let allowed =
+        |(at, c): (usize, char)| c.is_ascii_alphanumeric() || c == '_' || (at > 0 && (c == '-' || c == '.'));
     match name.char_indices().find(|&c| !allowed(c)) {
         None => Ok(()),
         Some((_, bad)) => Err(NameError::Character { name: name.to_string(), bad }),

@@ -10,10 +10,31 @@
 
 extern crate alloc;
 
+pub mod asking;
+pub mod backup;
+pub mod detector;
 pub mod ids;
+pub mod ledger;
+pub mod notice;
 pub mod ownership;
+pub mod primary;
 pub mod time;
+pub mod timing;
+pub mod wire;
 
 pub use ids::{Epoch, HostName, Session, Term, VmId, VmName};
-pub use ownership::{Claim, Grant, TermRecord};
+pub use ownership::{Claim, Grant, RunPermit, TermRecord};
 pub use time::{Instant, Micros};
+pub use timing::Timing;
+
+/// Bugs that can be planted, to show that the simulator's checkers find them. Only in test builds of `sim`.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// Output is released one epoch before its acknowledgement.
+    pub release_early: bool,
+    /// A backup promotes without the arbiter's word.
+    pub promote_without_grant: bool,
+    /// A backup counts an epoch as whole before all of it came.
+    pub apply_partial: bool,
+}

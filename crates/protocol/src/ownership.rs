@@ -66,3 +66,34 @@ impl Grant {
         &self.host
     }
 }
+
+/// The word to let a VM's processors run, made from a grant only. The engine's one function that resumes a VM
+/// takes it by value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RunPermit {
+    term: Term,
+}
+
+impl RunPermit {
+    /// The term in which the VM runs on.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+}
+
+impl Grant {
+    /// Permission to let the VM run once more under this grant.
+    #[must_use]
+    pub fn permit(&self) -> RunPermit {
+        RunPermit { term: self.term }
+    }
+}
+
+#[cfg(feature = "planted")]
+impl Grant {
+    /// A forged grant, for the planted bug.
+    pub(crate) fn planted(claim: &Claim) -> Self {
+        Self { vm: claim.vm.clone(), term: claim.term, host: claim.host.clone() }
+    }
+}

@@ -1,0 +1,450 @@
+//! Owns the life of a standby at its backup: prepare, copy, stage and commit epochs, take over.
+//!
+//! ```text
+//!            Hello             standby ready        epoch 1 committed
+//!  ┌───────┐ ──────▶ ┌─────────┐ ─────────▶ ┌───────┐ ───────────────▶ ┌───────┐
+//!  │ Empty │         │Preparing│            │Copying│                  │ Armed │ ⟲ commit, acknowledge
+//!  └───────┘         └─────────┘            └───────┘                  └───────┘
+//!                         │ any failure: thrown away │                     │ silence, end of connection, Yield
+//!                         ▼                          ▼                     ▼
+//!                      ┌──────┐    term t+1 lost, or End from owner   ┌────────┐
+//!                      │ Done │ ◀──────────────────────────────────── │Claiming│
+//!                      └──────┘ ◀──┐                                  └────────┘
+//!                                  │   runs (a Primary is made          │ won term t+1
+//!                                  └── of the grant), or failed ── ┌─────────┐
+//!                                                                  │Promoting│
+//!                                                                  └─────────┘
+//! ```
+//!
+//! An epoch is committed whole or not at all: data is only staged until its Commit message came and every count
+//! agrees. From the moment the first epoch is committed the backup is entitled to claim the next term, once
+//! its time-out has passed since it last heard the primary's clock.
+
+mod claims;
+mod epochs;
+
+use crate::asking::{Asking, ClaimAnswer, Claimant};
+use crate::detector::Detector;
+use crate::ids::{Epoch, HostName, Term};
+use crate::notice::{Discard, LinkLoss, Notice};
+use crate::ownership::{Claim, Grant};
+use crate::time::{Instant, Micros};
+use crate::timing::Timing;
+use crate::wire::{AckBody, Hello, Refusal, ToBackup, ToPrimary, YieldReason};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// A connection, numbered by the engine; never reused in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conn(pub u64);
+
+/// Something that happened at the backup.
+#[derive(Debug)]
+pub enum Event {
+    /// A primary opened a session in this term.
+    Hello(Conn, Term, Hello),
+    /// A message came.
+    Message(Conn, ToBackup),
+    /// The connection ended, or its bytes were refused.
+    Disconnected(Conn, LinkLoss),
+    /// The standby process waits for memory.
+    StandbyReady(Conn),
+    /// The standby process could not be started.
+    StandbyFailed(Conn, String),
+    /// The standby process died.
+    StandbyDied(String),
+    /// The arbiter answered.
+    Claimed(Claim, ClaimAnswer),
+    /// The VM runs here under the grant that went out with [`Action::Promote`].
+    Promoted,
+    /// It does not, and will not in that term.
+    PromotionFailed(String),
+    /// The operator wants the standby gone.
+    Discard,
+    /// A deadline passed.
+    Tick,
+}
+
+/// Something to do, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Check the machine and start a standby process for it.
+    Prepare(Conn, Hello),
+    /// Send a message.
+    Send(Conn, ToPrimary),
+    /// Close the connection, behind what was sent on it.
+    Close(Conn),
+    /// Apply everything staged for this epoch; it is whole. The gate's memory of the epoch comes with it.
+    Commit(Epoch, Vec<u8>),
+    /// Throw away what is staged and not committed.
+    DropStaged,
+    /// Ask the arbiter.
+    Claim(Claim),
+    /// Finish applying, load the devices, run the VM under this grant.
+    Promote(Grant, Epoch),
+    /// End the standby process and forget everything.
+    Discard,
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What to do with a bulk frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BulkUse {
+    /// Part of the first copy: apply it to the image at once; the image has no value yet.
+    ApplyNow,
+    /// Part of this epoch: keep it until the epoch is whole.
+    Stage(Epoch),
+    /// Not expected: drop it.
+    Ignore,
+}
+
+/// What phase a standby is in, for status displays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Nothing.
+    Empty,
+    /// The standby process is starting.
+    Preparing,
+    /// First copy.
+    Copying,
+    /// Can take over.
+    Armed,
+    /// The arbiter is asked.
+    Claiming,
+    /// Taking over.
+    Promoting,
+    /// Over: promoted or thrown away.
+    Done,
+}
+
+/// What is staged of the open epoch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Staged {
+    frames: u64,
+    bytes: u64,
+}
+
+/// What the backup knows of its primary.
+#[derive(Debug)]
+struct Primary {
+    host: HostName,
+    term: Term,
+    conn: Option<Conn>,
+    detector: Detector,
+    /// The connection ended at a time from which on the grace counts.
+    claim_at: Option<(Instant, LinkLoss)>,
+    next_pulse: Instant,
+    echo: Instant,
+    timing: Timing,
+    staged: Staged,
+    committed: Epoch,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Empty,
+    Preparing(Primary),
+    Copying(Primary),
+    Armed(Primary),
+    Claiming(Primary, Asking),
+    Promoting(Primary, Term),
+    Done,
+}
+
+/// The state machine of a VM at the host that stands by.
+#[derive(Debug)]
+pub struct Backup {
+    claimant: Claimant,
+    phase: Phase,
+    #[cfg(feature = "planted")]
+    planted: crate::Planted,
+}
+
+impl Backup {
+    /// A backup that knows nothing yet.
+    #[must_use]
+    pub fn new(claimant: Claimant) -> Self {
+        Self {
+            claimant,
+            phase: Phase::Empty,
+            #[cfg(feature = "planted")]
+            planted: crate::Planted::default(),
+        }
+    }
+
+    /// Plants a bug, to show that the checkers find it.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, planted: crate::Planted) {
+        self.planted = planted;
+    }
+
+    /// The phase, for displays.
+    #[must_use]
+    pub fn phase(&self) -> PhaseName {
+        match self.phase {
+            Phase::Empty => PhaseName::Empty,
+            Phase::Preparing(_) => PhaseName::Preparing,
+            Phase::Copying(_) => PhaseName::Copying,
+            Phase::Armed(_) => PhaseName::Armed,
+            Phase::Claiming(..) => PhaseName::Claiming,
+            Phase::Promoting(..) => PhaseName::Promoting,
+            Phase::Done => PhaseName::Done,
+        }
+    }
+
+    /// The primary it stands by for, its term and the newest committed epoch.
+    #[must_use]
+    pub fn standing_by(&self) -> Option<(&HostName, Term, Epoch)> {
+        self.primary().map(|p| (&p.host, p.term, p.committed))
+    }
+
+    /// The newest term that this host knows of.
+    #[must_use]
+    pub fn known_term(&self) -> Term {
+        match &self.phase {
+            Phase::Promoting(_, term) => *term,
+            _ => self.primary().map_or(Term(0), |p| p.term),
+        }
+    }
+
+    /// Takes an event and appends what is to be done.
+    pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Hello(conn, term, hello) => self.on_hello(now, conn, term, hello, out),
+            Event::Message(conn, message) => self.on_message(now, conn, message, out),
+            Event::Disconnected(conn, why) => self.on_disconnected(now, conn, why, out),
+            Event::StandbyReady(conn) => self.on_standby_ready(now, conn, out),
+            Event::StandbyFailed(conn, why) => self.on_standby_failed(conn, why, out),
+            Event::StandbyDied(why) => self.on_standby_died(&why, out),
+            Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
+            Event::Promoted => self.phase = Phase::Done,
+            Event::PromotionFailed(why) => self.on_promotion_failed(why, out),
+            Event::Discard => self.discard(Discard::Operator, out),
+            Event::Tick => {}
+        }
+        self.drive(now, out);
+    }
+
+    /// When to call [`Backup::handle`] with a [`Event::Tick`] at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let primary = self.primary()?;
+        let pulse = primary.conn.map(|_| primary.next_pulse);
+        let (silence, asking) = match &self.phase {
+            Phase::Claiming(_, asking) => (None, asking.deadline()),
+            Phase::Promoting(..) => (None, None),
+            _ => (Some(primary.detector.deadline()), None),
+        };
+        let grace = primary.claim_at.as_ref().map(|&(at, _)| at).filter(|_| silence.is_some());
+        [pulse, silence, asking, grace].into_iter().flatten().min()
+    }
+
+    fn primary(&self) -> Option<&Primary> {
+        match &self.phase {
+            Phase::Preparing(p)
+            | Phase::Copying(p)
+            | Phase::Armed(p)
+            | Phase::Claiming(p, _)
+            | Phase::Promoting(p, _) => Some(p),
+            Phase::Empty | Phase::Done => None,
+        }
+    }
+
+    fn primary_mut(&mut self) -> Option<&mut Primary> {
+        match &mut self.phase {
+            Phase::Preparing(p)
+            | Phase::Copying(p)
+            | Phase::Armed(p)
+            | Phase::Claiming(p, _)
+            | Phase::Promoting(p, _) => Some(p),
+            Phase::Empty | Phase::Done => None,
+        }
+    }
+
+    fn is_current(&self, conn: Conn) -> bool {
+        self.primary().is_some_and(|p| p.conn == Some(conn))
+    }
+
+    fn on_hello(&mut self, now: Instant, conn: Conn, term: Term, hello: Hello, out: &mut Vec<Action>) {
+        if let Some(refusal) = self.refuse_hello(term, &hello) {
+            out.push(Action::Send(conn, refusal));
+            out.push(Action::Close(conn));
+            return;
+        }
+        if !matches!(self.phase, Phase::Empty | Phase::Done) {
+            self.discard(Discard::Replaced { term }, out);
+        }
+        let primary = hello.primary.clone();
+        out.push(Action::Notice(Notice::StandbyPreparing { primary: primary.clone(), term }));
+        self.phase = Phase::Preparing(Primary {
+            host: primary,
+            term,
+            conn: Some(conn),
+            // The primary is silent until the standby is there.
+            detector: Detector::new(now, hello.timing.stall),
+            claim_at: None,
+            next_pulse: now,
+            echo: Instant(0),
+            timing: hello.timing,
+            staged: Staged::default(),
+            committed: Epoch(0),
+        });
+        out.push(Action::Prepare(conn, hello));
+    }
+
+    fn refuse_hello(&self, term: Term, hello: &Hello) -> Option<ToPrimary> {
+        let known = self.known_term();
+        if term < known {
+            return Some(ToPrimary::Fenced(known));
+        }
+        let machine = |why: String| Some(ToPrimary::Refuse(Refusal::Machine { why }));
+        if hello.vm != *self.claimant.vm() || hello.primary == *self.claimant.host() {
+            return machine("a host cannot stand by for itself or for another VM's name".into());
+        }
+        if let Err(error) = hello.timing.check() {
+            return machine(error.to_string());
+        }
+        let busy = match self.phase {
+            Phase::Empty | Phase::Done => false,
+            Phase::Preparing(_) | Phase::Copying(_) => false,
+            // Armed in this very term, the primary would have had to win the next one before it opened another.
+            Phase::Armed(_) => term == known,
+            Phase::Claiming(..) | Phase::Promoting(..) => true,
+        };
+        busy.then_some(ToPrimary::Refuse(Refusal::Busy { term: known }))
+    }
+
+    fn on_standby_ready(&mut self, now: Instant, conn: Conn, out: &mut Vec<Action>) {
+        self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
+            Phase::Preparing(mut primary) if primary.conn == Some(conn) => {
+                primary.detector = Detector::new(now, primary.timing.timeout);
+                out.push(Action::Send(conn, ToPrimary::Accept));
+                Phase::Copying(primary)
+            }
+            phase => phase,
+        };
+    }
+
+    fn on_standby_failed(&mut self, conn: Conn, why: String, out: &mut Vec<Action>) {
+        if self.is_current(conn) && matches!(self.phase, Phase::Preparing(_)) {
+            out.push(Action::Send(conn, ToPrimary::Refuse(Refusal::Machine { why: why.clone() })));
+            self.discard(Discard::Incomplete(LinkLoss::Standby(why)), out);
+        }
+    }
+
+    /// A standby process that died before it was needed ends the session; the primary finds out and decides.
+    fn on_standby_died(&mut self, why: &str, out: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::Preparing(_) | Phase::Copying(_) | Phase::Armed(_)) {
+            return;
+        }
+        if let Some(conn) = self.primary().and_then(|p| p.conn) {
+            out.push(Action::Send(conn, ToPrimary::Broken(alloc::format!("the standby died: {why}"))));
+        }
+        self.discard(Discard::Incomplete(LinkLoss::Standby(why.into())), out);
+    }
+
+    fn on_message(&mut self, now: Instant, conn: Conn, message: ToBackup, out: &mut Vec<Action>) {
+        if !self.is_current(conn) {
+            return;
+        }
+        self.hear(now);
+        match message {
+            ToBackup::Hello(_) => self.refuse_stream("Hello came twice".into(), out),
+            ToBackup::Heartbeat(at) => self.take_echo(at),
+            ToBackup::Commit(epoch, commit) => self.on_commit(epoch, commit, out),
+            ToBackup::Yield(epoch, reason) => self.on_yield(epoch, reason, out),
+            ToBackup::End(reason) => {
+                if !matches!(self.phase, Phase::Claiming(..) | Phase::Promoting(..)) {
+                    self.discard(Discard::Ended(reason), out);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Instant) {
+        if let Some(primary) = self.primary_mut() {
+            primary.detector.hear(now);
+        }
+    }
+
+    fn take_echo(&mut self, at: Instant) {
+        if let Some(primary) = self.primary_mut() {
+            primary.echo = primary.echo.max(at);
+        }
+    }
+
+    fn on_disconnected(&mut self, now: Instant, conn: Conn, why: LinkLoss, out: &mut Vec<Action>) {
+        if !self.is_current(conn) {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Preparing(_) | Phase::Copying(_) => self.discard(Discard::Incomplete(why), out),
+            Phase::Armed(primary) => {
+                primary.conn = None;
+                primary.claim_at = Some((now + primary.timing.disconnect_grace, why));
+                self.drop_staged(out);
+            }
+            Phase::Claiming(primary, _) | Phase::Promoting(primary, _) => primary.conn = None,
+            Phase::Empty | Phase::Done => {}
+        }
+    }
+
+    /// What came cannot be trusted: nothing of the open epoch is used, what is committed stays.
+    fn refuse_stream(&mut self, why: String, out: &mut Vec<Action>) {
+        if let Some(conn) = self.primary().and_then(|p| p.conn) {
+            out.push(Action::Send(conn, ToPrimary::Broken(why.clone())));
+            out.push(Action::Close(conn));
+        }
+        match &mut self.phase {
+            // The primary is alive and told: it has the whole time-out to claim first.
+            Phase::Armed(primary) => {
+                primary.conn = None;
+                self.drop_staged(out);
+            }
+            Phase::Preparing(_) | Phase::Copying(_) => {
+                self.discard(Discard::Incomplete(LinkLoss::Stream(why)), out);
+            }
+            _ => {}
+        }
+    }
+
+    fn discard(&mut self, why: Discard, out: &mut Vec<Action>) {
+        if let Some(conn) = self.primary().and_then(|p| p.conn) {
+            out.push(Action::Close(conn));
+        }
+        if !matches!(self.phase, Phase::Empty | Phase::Done) {
+            out.push(Action::Discard);
+            out.push(Action::Notice(Notice::StandbyDiscarded { why }));
+        }
+        self.phase = Phase::Done;
+    }
+
+    fn drive(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.suspect(now, out);
+        self.pulse(now, out);
+        self.ask_again(now, out);
+    }
+
+    fn pulse(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Preparing(_)) {
+            return;
+        }
+        if let Some(primary) = self.primary_mut()
+            && let Some(conn) = primary.conn
+            && now >= primary.next_pulse
+        {
+            primary.next_pulse = now + primary.timing.heartbeat;
+            out.push(Action::Send(conn, ToPrimary::Pulse(AckBody { echo: primary.echo })));
+        }
+    }
+}
+
+fn silent(silence: Micros) -> LinkLoss {
+    LinkLoss::Silent(silence.0 / 1_000)
+}
+
+fn taking_over(epoch: Epoch, reason: YieldReason) -> Action {
+    Action::Notice(Notice::TakingOver { epoch, reason })
+}

@@ -1,0 +1,183 @@
+//! Owns when checkpoints are taken, what is done with them, and when the VM must wait.
+
+use super::{Action, Event, Phase, Pipeline, Primary};
+use crate::ids::{Epoch, Session};
+use crate::ledger::Ledger;
+use crate::notice::{LinkLoss, Notice};
+use crate::time::Instant;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// So many checkpoints in a row may fail before protection is given up.
+const MAX_FAILURES: u32 = 3;
+
+impl Primary {
+    pub(super) fn on_copied(&mut self, now: Instant, session: Session, _out: &mut [Action]) {
+        let timing = self.timing;
+        if let Phase::Copying(link, pipeline @ None) = &mut self.phase
+            && link.session == session
+        {
+            *pipeline = Some(Pipeline {
+                ledger: Ledger::new(&timing),
+                next_at: now,
+                running: None,
+                failures: 0,
+                throttled: None,
+            });
+        }
+    }
+
+    /// When the next checkpoint is due; none while one runs or must wait for an acknowledgement.
+    pub(super) fn checkpoint_deadline(&self) -> Option<Instant> {
+        let pipeline = self.pipeline()?;
+        let waits = pipeline.running.is_some() || pipeline.throttled.is_some() || self.is_handed_over();
+        let stall = pipeline.ledger.oldest_waiting().map(|cut_at| cut_at + self.timing.stall);
+        let due = (!waits).then_some(pipeline.next_at);
+        [due, stall].into_iter().flatten().min()
+    }
+
+    /// The last checkpoint of a planned failover is cut: no more are taken.
+    pub(super) fn is_handed_over(&self) -> bool {
+        let Phase::HandingOver(_, pipeline) = &self.phase else { return false };
+        self.paused && pipeline.throttled.is_none() && pipeline.running.is_none()
+    }
+
+    pub(super) fn drive_checkpoints(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.release(now, out);
+        let last = matches!(self.phase, Phase::HandingOver(..));
+        let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
+        let session = self.link().map(|link| link.session);
+        let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
+        if pipeline.running.is_some() || handed_over || dead || now < pipeline.next_at {
+            return;
+        }
+        if pipeline.ledger.in_flight() < max {
+            let epoch = pipeline.ledger.open_epoch();
+            pipeline.running = Some((epoch, last));
+            out.push(Action::TakeCheckpoint { session, epoch, last });
+            return;
+        }
+        if pipeline.throttled.is_none() {
+            pipeline.throttled = Some(now);
+            let in_flight = pipeline.ledger.in_flight();
+            self.paused = true;
+            out.push(Action::Pause);
+            out.push(Action::Notice(Notice::Throttled { in_flight }));
+        }
+    }
+
+    pub(super) fn on_checkpoint_taken(
+        &mut self,
+        now: Instant,
+        session: Session,
+        epoch: Epoch,
+        cut_at: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.is_current(session) {
+            return;
+        }
+        let interval = self.timing.interval;
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        let Some((_, last)) = pipeline.running.take_if(|(running, _)| *running == epoch) else { return };
+        pipeline.failures = 0;
+        pipeline.next_at = (cut_at + interval).max(now);
+        pipeline.ledger.send(epoch, cut_at);
+        // The checkpoint itself let the VM go on, or left it paused if it was the last.
+        let waited = pipeline.throttled.take();
+        self.paused = last;
+        if let Some(since) = waited {
+            self.throttle_total.0 += now.since(since).0;
+        }
+        out.push(Action::SendCheckpoint(session, epoch));
+        self.arm(out);
+    }
+
+    /// The first checkpoint is on its way: from here on the backup may be entitled to take over.
+    fn arm(&mut self, out: &mut Vec<Action>) {
+        let phase = core::mem::replace(&mut self.phase, Phase::Unprotected);
+        self.phase = match phase {
+            Phase::Copying(link, Some(pipeline)) => {
+                let (peer, term) = (link.peer.clone(), self.grant.term());
+                out.push(Action::Notice(Notice::Protected { peer, term }));
+                Phase::Protected(link, pipeline, None)
+            }
+            phase => phase,
+        };
+    }
+
+    pub(super) fn on_checkpoint_failed(
+        &mut self,
+        now: Instant,
+        session: Session,
+        why: String,
+        out: &mut Vec<Action>,
+    ) {
+        let interval = self.timing.interval;
+        if !self.is_current(session) || self.vm_dead {
+            return;
+        }
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        let Some((epoch, _)) = pipeline.running.take() else { return };
+        pipeline.failures += 1;
+        pipeline.next_at = now + interval;
+        pipeline.throttled = None;
+        let failures = pipeline.failures;
+        out.push(Action::Notice(Notice::CheckpointFailed { epoch, why: why.clone() }));
+        self.paused = true;
+        self.resume_if_paused(out);
+        self.call_off_handover(&why, out);
+        if failures >= MAX_FAILURES {
+            self.lose(LinkLoss::Checkpoint(why), out);
+        }
+    }
+
+    /// A planned failover whose last checkpoint failed does not happen.
+    fn call_off_handover(&mut self, why: &str, out: &mut Vec<Action>) {
+        let phase = core::mem::replace(&mut self.phase, Phase::Unprotected);
+        self.phase = match phase {
+            Phase::HandingOver(link, pipeline) => {
+                out.push(Action::Notice(Notice::HandoverFailed { why: why.into() }));
+                Phase::Protected(link, pipeline, None)
+            }
+            phase => phase,
+        };
+    }
+
+    /// Lets output of committed epochs leave.
+    pub(super) fn release(&mut self, now: Instant, out: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        let early = self.planted.release_early;
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        let epoch = pipeline.ledger.releasable(now);
+        #[cfg(feature = "planted")]
+        let epoch = if early { epoch.map(Epoch::next) } else { epoch };
+        if let Some(epoch) = epoch {
+            out.push(Action::Release(epoch));
+        }
+    }
+
+    pub(super) fn resume_if_paused(&mut self, out: &mut Vec<Action>) {
+        if self.paused && !self.vm_dead {
+            out.push(Action::Resume(self.grant.permit()));
+        }
+        self.paused = false;
+    }
+}
+
+// The engine posts this event from its checkpointing thread.
+impl Event {
+    /// Whether the event is about the session's data and stale once the session ended.
+    #[must_use]
+    pub fn session(&self) -> Option<Session> {
+        match self {
+            Self::Connected(session)
+            | Self::Message(session, _)
+            | Self::Disconnected(session, _)
+            | Self::Copied(session)
+            | Self::CheckpointTaken { session, .. }
+            | Self::CheckpointFailed { session, .. } => Some(*session),
+            _ => None,
+        }
+    }
+}

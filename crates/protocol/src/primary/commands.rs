@@ -1,0 +1,152 @@
+//! Owns what operators ask of a primary, and how a VM leaves its protection on purpose.
+
+use super::{Action, Command, CommandError, Link, Phase, Primary, Purpose};
+use crate::asking::Asking;
+use crate::detector::Detector;
+use crate::ids::HostName;
+use crate::notice::Notice;
+use crate::time::{Instant, Micros};
+use crate::timing::Timing;
+use crate::wire::YieldReason;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// A backup may need this long to start its standby.
+const OPENING_TIMEOUT: Micros = Micros::from_millis(20_000);
+
+impl Primary {
+    /// Takes an operator's command.
+    ///
+    /// # Errors
+    /// If it cannot be carried out in the present phase; nothing changed then.
+    pub fn command(
+        &mut self,
+        now: Instant,
+        command: Command,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CommandError> {
+        match command {
+            Command::Protect { peer, timing, machine } => self.protect(now, peer, timing, machine, out)?,
+            Command::Unprotect => self.leave(Purpose::Unprotect, out)?,
+            Command::Stop => self.leave(Purpose::Stop, out)?,
+            Command::Failover => self.failover()?,
+        }
+        self.drive(now, out);
+        self.check();
+        Ok(())
+    }
+
+    fn protect(
+        &mut self,
+        now: Instant,
+        peer: HostName,
+        timing: Timing,
+        machine: Vec<u8>,
+        out: &mut Vec<Action>,
+    ) -> Result<(), CommandError> {
+        match self.phase {
+            Phase::Unprotected => {}
+            Phase::Opening(_) | Phase::Copying(..) | Phase::Protected(..) => {
+                return Err(CommandError::AlreadyProtected);
+            }
+            _ => return Err(self.undecided()),
+        }
+        timing.check().map_err(|_| CommandError::Timing)?;
+        self.timing = timing;
+        self.last_session = self.last_session.next();
+        let session = self.last_session;
+        let detector = Detector::new(now, OPENING_TIMEOUT);
+        out.push(Action::Connect(session, peer.clone()));
+        self.phase = Phase::Opening(Link { session, peer, machine, detector, next_heartbeat: now });
+        Ok(())
+    }
+
+    /// Leaves protection, or ends the VM. A backup that is entitled keeps protecting until the arbiter has
+    /// given the owner the next term.
+    fn leave(&mut self, purpose: Purpose, out: &mut Vec<Action>) -> Result<(), CommandError> {
+        match &mut self.phase {
+            Phase::Unprotected if purpose == Purpose::Unprotect => return Err(CommandError::NotProtected),
+            Phase::Protected(_, _, leaving @ None) => {
+                let asking = Asking::new(self.claimant.claim(self.grant.term().next()));
+                out.push(Action::Claim(asking.claim().clone()));
+                *leaving = Some((asking, purpose));
+            }
+            Phase::Unprotected => {}
+            Phase::Opening(_) | Phase::Copying(..) => self.abandon_copy(super::end_reason(purpose), out),
+            _ => return Err(self.undecided()),
+        }
+        if purpose == Purpose::Stop && matches!(self.phase, Phase::Unprotected) {
+            self.end(out);
+        }
+        Ok(())
+    }
+
+    /// Begins a planned failover: the next checkpoint is the last.
+    fn failover(&mut self) -> Result<(), CommandError> {
+        match core::mem::replace(&mut self.phase, Phase::Unprotected) {
+            Phase::Protected(link, pipeline, None) => {
+                self.phase = Phase::HandingOver(link, pipeline);
+                Ok(())
+            }
+            phase => {
+                let protected = matches!(phase, Phase::Protected(..));
+                let copying = matches!(phase, Phase::Unprotected | Phase::Opening(_) | Phase::Copying(..));
+                self.phase = phase;
+                let undecided = protected || !copying;
+                Err(if undecided { self.undecided() } else { CommandError::NotProtected })
+            }
+        }
+    }
+
+    fn undecided(&self) -> CommandError {
+        CommandError::Undecided(match self.phase {
+            Phase::Protected(..) => "leaving its protection",
+            Phase::HandingOver(..) | Phase::Yielded(_) => "being handed over",
+            Phase::Claiming(..) => "waiting for the arbiter's word",
+            Phase::Fenced => "fenced: another host owns it",
+            Phase::Ended => "ended",
+            _ => "starting",
+        })
+    }
+
+    pub(super) fn on_guest_shutdown(&mut self, out: &mut Vec<Action>) {
+        // While it is undecided who owns the VM nothing may be said of it; the decision finds it shut down.
+        if self.leave(Purpose::Stop, out).is_err()
+            && let Phase::Claiming(_, purpose) = &mut self.phase
+        {
+            *purpose = Some(Purpose::Stop);
+        }
+    }
+
+    /// The VM's process is gone: if a backup is entitled it shall take over, at once.
+    pub(super) fn on_vm_died(&mut self, now: Instant, why: String, out: &mut Vec<Action>) {
+        if self.vm_dead || matches!(self.phase, Phase::Yielded(_) | Phase::Fenced | Phase::Ended) {
+            return;
+        }
+        self.vm_dead = true;
+        out.push(Action::Notice(Notice::VmDied { why }));
+        match core::mem::replace(&mut self.phase, Phase::Ended) {
+            // An unprotect under way is decided by the arbiter all the same; the backup's claim settles it.
+            Phase::Protected(link, pipeline, _) | Phase::HandingOver(link, pipeline) => {
+                let epoch = pipeline.ledger.acked();
+                self.yield_to(now, link, epoch, YieldReason::VmDied, out);
+            }
+            // The first checkpoint was not sent: nobody can go on.
+            Phase::Opening(link) | Phase::Copying(link, _) => {
+                self.phase = Phase::Ended;
+                out.push(Action::EndSession(link.session));
+                out.push(Action::Shutdown);
+            }
+            Phase::Claiming(asking, _) => self.phase = Phase::Claiming(asking, None),
+            _ => out.push(Action::Shutdown),
+        }
+    }
+
+    /// The VM ends under this owner.
+    pub(super) fn end(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Ended;
+        self.paused = false;
+        out.push(Action::OpenOutput);
+        out.push(Action::Shutdown);
+    }
+}

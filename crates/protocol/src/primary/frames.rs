@@ -1,0 +1,150 @@
+//! Owns what a backup's messages bring about at the primary.
+
+use super::{Action, Link, Phase, PhaseName, Primary};
+use crate::ids::{Epoch, Session};
+use crate::ledger::LedgerError;
+use crate::notice::{LinkLoss, Notice};
+use crate::time::Instant;
+use crate::wire::{AckBody, EndReason, Hello, ToBackup, ToPrimary, YieldReason};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+impl Primary {
+    pub(super) fn on_connected(&mut self, now: Instant, session: Session, out: &mut Vec<Action>) {
+        let (vm, primary, timing) = (self.claimant.vm().clone(), self.claimant.host().clone(), self.timing);
+        if let Phase::Opening(link) = &mut self.phase
+            && link.session == session
+        {
+            link.detector.hear(now);
+            let machine = core::mem::take(&mut link.machine);
+            out.push(Action::Send(session, ToBackup::Hello(Hello { vm, primary, timing, machine })));
+        }
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        now: Instant,
+        session: Session,
+        message: ToPrimary,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.is_current(session) {
+            return;
+        }
+        if let Some(link) = self.link_mut() {
+            link.detector.hear(now);
+        }
+        match message {
+            ToPrimary::Accept => self.on_accept(now, out),
+            ToPrimary::Refuse(why) => self.lose(LinkLoss::Refused(why), out),
+            ToPrimary::Broken(why) => self.lose(LinkLoss::Broken(why), out),
+            ToPrimary::Fenced(term) => self.lose(LinkLoss::HigherTerm(term), out),
+            ToPrimary::Pulse(body) => self.on_echo(now, None, body, out),
+            ToPrimary::Ack(epoch, body) => self.on_echo(now, Some(epoch), body, out),
+            ToPrimary::Declined(term) => self.on_declined(term, out),
+        }
+    }
+
+    fn on_accept(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let timeout = self.timing.primary_timeout();
+        match core::mem::replace(&mut self.phase, Phase::Unprotected) {
+            Phase::Opening(mut link) => {
+                link.detector.set_timeout(timeout);
+                link.next_heartbeat = now;
+                out.push(Action::StartCopy(link.session));
+                let (peer, session) = (link.peer.clone(), link.session);
+                out.push(Action::Notice(Notice::Copying { peer, session }));
+                self.phase = Phase::Copying(link, None);
+            }
+            phase => {
+                self.phase = phase;
+                self.lose(LinkLoss::Stream("Accept came twice".to_string()), out);
+            }
+        }
+    }
+
+    fn on_echo(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        let ledger = &mut pipeline.ledger;
+        let taken = ledger.hear(now, body.echo).and_then(|()| match ack {
+            Some(epoch) => ledger.acknowledge(epoch),
+            None => Ok(()),
+        });
+        match taken {
+            // What may leave is released, and a handover finished, when the machine is driven.
+            Ok(()) => {}
+            Err(error) => self.lose(stream_loss(&error), out),
+        }
+    }
+
+    /// The last epoch of a planned failover is acknowledged and its output has left: step back.
+    pub(super) fn finish_handover(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if !self.is_handed_over() || self.pipeline().is_some_and(|p| !p.ledger.is_settled()) {
+            return;
+        }
+        if let Phase::HandingOver(link, pipeline) = core::mem::replace(&mut self.phase, Phase::Ended) {
+            let epoch = pipeline.ledger.acked();
+            self.yield_to(now, link, epoch, YieldReason::Planned, out);
+        }
+    }
+
+    /// Gives the VM to the backup. From here on this host lets it run again only with a higher term.
+    pub(super) fn yield_to(
+        &mut self,
+        now: Instant,
+        mut link: Link,
+        epoch: Epoch,
+        reason: YieldReason,
+        out: &mut Vec<Action>,
+    ) {
+        link.detector.hear(now);
+        // The backup claims, applies and loads before it speaks again.
+        link.detector.set_timeout(self.timing.stall);
+        self.paused = true;
+        out.push(Action::HoldOutput);
+        out.push(Action::Send(link.session, super::yield_message(epoch, reason)));
+        out.push(Action::Notice(Notice::HandedOver { epoch, reason }));
+        self.phase = Phase::Yielded(Some(link));
+    }
+
+    /// The session is over. What follows depends on whether the backup may already be entitled to take over.
+    pub(super) fn lose(&mut self, why: LinkLoss, out: &mut Vec<Action>) {
+        match core::mem::replace(&mut self.phase, Phase::Ended) {
+            phase @ (Phase::Opening(_) | Phase::Copying(..)) => {
+                self.phase = phase;
+                let peer = self.peer().cloned();
+                self.abandon_copy(EndReason::Unprotected, out);
+                if let Some(peer) = peer {
+                    out.push(Action::Notice(Notice::ProtectFailed { peer, why }));
+                }
+            }
+            Phase::Protected(link, pipeline, leaving) => {
+                self.lose_backup(link, &pipeline, leaving, why, out);
+            }
+            Phase::HandingOver(link, pipeline) => self.lose_backup(link, &pipeline, None, why, out),
+            Phase::Yielded(Some(link)) => {
+                out.push(Action::EndSession(link.session));
+                self.claim_next(self.grant.term().next(), None, out);
+            }
+            phase => self.phase = phase,
+        }
+    }
+
+    /// Gives up a copy that no checkpoint was sent of: the backup was never entitled, there is nothing to ask.
+    pub(super) fn abandon_copy(&mut self, reason: EndReason, out: &mut Vec<Action>) {
+        debug_assert!(matches!(self.phase(), PhaseName::Opening | PhaseName::Copying));
+        if let Some(link) = self.link() {
+            let session = link.session;
+            out.push(Action::Send(session, ToBackup::End(reason)));
+            out.push(Action::EndSession(session));
+        }
+        self.phase = Phase::Unprotected;
+        // The first checkpoint may have been cut and the gate with it.
+        out.push(Action::OpenOutput);
+        self.resume_if_paused(out);
+    }
+}
+
+fn stream_loss(error: &LedgerError) -> LinkLoss {
+    LinkLoss::Stream(error.to_string())
+}

@@ -1,0 +1,437 @@
+//! Owns the life of a VM at its primary: protect, checkpoint, release, hand over, and what to do when the
+//! backup is lost.
+//!
+//! ```text
+//!                 Protect            Accept             epoch 1 sent
+//!  ┌───────────┐ ────────▶ ┌───────┐ ───────▶ ┌───────┐ ────────────▶ ┌─────────┐
+//!  │Unprotected│           │Opening│          │Copying│               │Protected│◀─┐ checkpoint failed
+//!  └───────────┘ ◀──────── └───────┘ ◀─────── └───────┘               └─────────┘  │
+//!        ▲        any failure: the backup was                    loss │       │Failover
+//!        │        never entitled, nothing to decide                   ▼       ▼    │
+//!        │                      won term t+1                   ┌────────┐ ┌────────┴──┐ last epoch
+//!        └──────────────────────────────────────────────────── │Claiming│◀│HandingOver│─────────┐
+//!                                                              └────────┘ └───────────┘         ▼
+//!                                                     lost term t+1 │        link lost    ┌───────┐
+//!                                                                   ▼      ┌───────────── │Yielded│
+//!                                                              ┌──────┐    ▼              └───────┘
+//!                                                              │Fenced│◀ Claiming
+//!                                                              └──────┘
+//! ```
+//!
+//! The rule behind it: *in a term either the owner releases output unprotected and nobody else is entitled to
+//! the next term, or exactly one backup is entitled and output leaves only on its acknowledgement.* So every way
+//! from Protected back to Unprotected, the operator's `unprotect` and `stop` included, goes through the arbiter.
+
+mod checkpoints;
+mod commands;
+mod frames;
+mod ownership;
+
+use crate::asking::{Asking, ClaimAnswer, Claimant};
+use crate::detector::Detector;
+use crate::ids::{Epoch, HostName, Session, Term};
+use crate::ledger::Ledger;
+use crate::notice::{LinkLoss, Notice};
+use crate::ownership::{Claim, Grant, RunPermit};
+use crate::time::{Instant, Micros};
+use crate::timing::Timing;
+use crate::wire::{EndReason, ToBackup, ToPrimary, YieldReason};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// What an operator asks of a primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Protect the VM on `peer`; `machine` is its description, opaque here.
+    Protect {
+        /// The backup.
+        peer: HostName,
+        /// Times to go by from now on.
+        timing: Timing,
+        /// The VM's description for the backup.
+        machine: Vec<u8>,
+    },
+    /// End protection.
+    Unprotect,
+    /// End the VM.
+    Stop,
+    /// Hand the VM to its backup.
+    Failover,
+}
+
+/// Why a command was refused; nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Already protected or on the way.
+    #[error("the VM is already protected or about to be; `undying vm unprotect` first")]
+    AlreadyProtected,
+    /// There is no backup.
+    #[error("the VM is not protected")]
+    NotProtected,
+    /// Who owns the VM is being decided, or it is ending.
+    #[error("the VM is {0}; wait until that is decided")]
+    Undecided(&'static str),
+    /// The times do not fit together.
+    #[error("the times do not fit together")]
+    Timing,
+}
+
+/// Something that happened at the primary.
+#[derive(Debug)]
+pub enum Event {
+    /// The connection of a session stands.
+    Connected(Session),
+    /// A message came.
+    Message(Session, ToPrimary),
+    /// The connection ended, could not be made, or its bytes were refused.
+    Disconnected(Session, LinkLoss),
+    /// Little enough is dirty: the first checkpoint may be taken.
+    Copied(Session),
+    /// A checkpoint was cut and is staged; the VM runs again (or stays paused, if it was the last).
+    CheckpointTaken {
+        /// The session.
+        session: Session,
+        /// The epoch that it closed.
+        epoch: Epoch,
+        /// When the VM was stopped.
+        cut_at: Instant,
+    },
+    /// A checkpoint failed; its dirty pages are owed to the next, the gate was not cut.
+    CheckpointFailed {
+        /// The session.
+        session: Session,
+        /// Why.
+        why: String,
+    },
+    /// The arbiter answered.
+    Claimed(Claim, ClaimAnswer),
+    /// The guest shut itself down; its process is still there.
+    GuestShutdown,
+    /// The VM's process is gone.
+    VmDied(String),
+    /// A deadline passed.
+    Tick,
+}
+
+/// Something to do, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect to the backup.
+    Connect(Session, HostName),
+    /// Send a message on the session's connection, behind everything given before.
+    Send(Session, ToBackup),
+    /// Copy all memory while the VM runs, in rounds; then say [`Event::Copied`].
+    StartCopy(Session),
+    /// Stop the VM, gather memory, devices and output, and let it go on.
+    TakeCheckpoint {
+        /// The session.
+        session: Session,
+        /// The epoch that it closes.
+        epoch: Epoch,
+        /// Leave the VM paused: it goes on elsewhere.
+        last: bool,
+    },
+    /// Send what the checkpoint gathered, and its Commit.
+    SendCheckpoint(Session, Epoch),
+    /// Stop gathering and forget the session: close its connection, untrack memory.
+    EndSession(Session),
+    /// Let output of epochs up to this one leave.
+    Release(Epoch),
+    /// From this instant let nothing leave (it is held already in epochs; this also holds what is unprotected).
+    HoldOutput,
+    /// Release everything and let output pass: the VM is unprotected.
+    OpenOutput,
+    /// Stop the VM's processors: the backup is too slow.
+    Pause,
+    /// Let the VM's processors run.
+    Resume(RunPermit),
+    /// Ask the arbiter.
+    Claim(Claim),
+    /// Throw output away, end the VM's process: somebody else owns it.
+    Fence,
+    /// End the VM's process and mark it stopped at the arbiter.
+    Shutdown,
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// What phase a VM is in, for status displays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Runs without a backup.
+    Unprotected,
+    /// Connecting to a backup.
+    Opening,
+    /// First copy.
+    Copying,
+    /// A backup can take over.
+    Protected,
+    /// Planned failover.
+    HandingOver,
+    /// Output held, arbiter asked.
+    Claiming,
+    /// Given to the backup.
+    Yielded,
+    /// Somebody else owns it.
+    Fenced,
+    /// Ended.
+    Ended,
+}
+
+/// One session's connection.
+#[derive(Debug)]
+struct Link {
+    session: Session,
+    peer: HostName,
+    machine: Vec<u8>,
+    detector: Detector,
+    next_heartbeat: Instant,
+}
+
+/// Checkpointing in the Protected and HandingOver phases.
+#[derive(Debug)]
+struct Pipeline {
+    ledger: Ledger,
+    next_at: Instant,
+    /// The epoch being cut now, and whether the VM stays paused behind it.
+    running: Option<(Epoch, bool)>,
+    failures: u32,
+    /// Paused until an acknowledgement makes room, since when.
+    throttled: Option<Instant>,
+}
+
+/// Why a protected VM leaves its protection on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Unprotect,
+    Stop,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Unprotected,
+    Opening(Link),
+    /// The first copy; the pipeline is there once the first checkpoint was asked for.
+    Copying(Link, Option<Pipeline>),
+    Protected(Link, Pipeline, Option<(Asking, Purpose)>),
+    HandingOver(Link, Pipeline),
+    Claiming(Asking, Option<Purpose>),
+    /// The link is kept to hear how it went.
+    Yielded(Option<Link>),
+    Fenced,
+    Ended,
+}
+
+/// The state machine of a VM at the host that owns it.
+#[derive(Debug)]
+pub struct Primary {
+    claimant: Claimant,
+    grant: Grant,
+    timing: Timing,
+    phase: Phase,
+    last_session: Session,
+    /// The VM's processors stand still because this machine wanted it (throttled, handed over).
+    paused: bool,
+    vm_dead: bool,
+    throttle_total: Micros,
+    #[cfg(feature = "planted")]
+    planted: crate::Planted,
+}
+
+impl Primary {
+    /// The machine of a VM that runs unprotected under `grant`.
+    #[must_use]
+    pub fn new(claimant: Claimant, grant: Grant) -> Self {
+        Self {
+            claimant,
+            grant,
+            timing: Timing::default(),
+            phase: Phase::Unprotected,
+            last_session: Session(0),
+            paused: false,
+            vm_dead: false,
+            throttle_total: Micros(0),
+            #[cfg(feature = "planted")]
+            planted: crate::Planted::default(),
+        }
+    }
+
+    /// Plants a bug, to show that the checkers find it.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, planted: crate::Planted) {
+        self.planted = planted;
+    }
+
+    /// The term in which this host owns the VM.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.grant.term()
+    }
+
+    /// The phase, for displays.
+    #[must_use]
+    pub fn phase(&self) -> PhaseName {
+        match &self.phase {
+            Phase::Unprotected => PhaseName::Unprotected,
+            Phase::Opening(_) => PhaseName::Opening,
+            Phase::Copying(..) => PhaseName::Copying,
+            Phase::Protected(..) => PhaseName::Protected,
+            Phase::HandingOver(..) => PhaseName::HandingOver,
+            Phase::Claiming(..) => PhaseName::Claiming,
+            Phase::Yielded(_) => PhaseName::Yielded,
+            Phase::Fenced => PhaseName::Fenced,
+            Phase::Ended => PhaseName::Ended,
+        }
+    }
+
+    /// The backup, if there is one or is about to be.
+    #[must_use]
+    pub fn peer(&self) -> Option<&HostName> {
+        self.link().map(|link| &link.peer)
+    }
+
+    /// Newest epochs sent and acknowledged in this session, and how many are in flight.
+    #[must_use]
+    pub fn progress(&self) -> Option<(Epoch, Epoch, u32)> {
+        self.pipeline().map(|p| (p.ledger.sent(), p.ledger.acked(), p.ledger.in_flight()))
+    }
+
+    /// How long the VM stood still in all because its backup was too slow, and whether it does now.
+    #[must_use]
+    pub fn throttled(&self) -> (Micros, bool) {
+        (self.throttle_total, self.pipeline().is_some_and(|p| p.throttled.is_some()))
+    }
+
+    /// Takes an event and appends what is to be done.
+    pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Connected(session) => self.on_connected(now, session, out),
+            Event::Message(session, message) => self.on_message(now, session, message, out),
+            Event::Disconnected(session, why) => {
+                if self.is_current(session) {
+                    self.lose(why, out);
+                }
+            }
+            Event::Copied(session) => self.on_copied(now, session, out),
+            Event::CheckpointTaken { session, epoch, cut_at } => {
+                self.on_checkpoint_taken(now, session, epoch, cut_at, out);
+            }
+            Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
+            Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
+            Event::GuestShutdown => self.on_guest_shutdown(out),
+            Event::VmDied(why) => self.on_vm_died(now, why, out),
+            Event::Tick => {}
+        }
+        self.drive(now, out);
+        self.check();
+    }
+
+    /// When to call [`Primary::handle`] with a [`Event::Tick`] at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let silence = self.link().map(|link| link.detector.deadline());
+        let heartbeat = self.link().filter(|_| self.beats()).map(|link| link.next_heartbeat);
+        let asking = match &self.phase {
+            Phase::Protected(_, _, Some((asking, _))) | Phase::Claiming(asking, _) => asking.deadline(),
+            _ => None,
+        };
+        [silence, heartbeat, asking, self.checkpoint_deadline()].into_iter().flatten().min()
+    }
+
+    fn link(&self) -> Option<&Link> {
+        match &self.phase {
+            Phase::Opening(link)
+            | Phase::Copying(link, _)
+            | Phase::Protected(link, ..)
+            | Phase::HandingOver(link, _)
+            | Phase::Yielded(Some(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn link_mut(&mut self) -> Option<&mut Link> {
+        match &mut self.phase {
+            Phase::Opening(link)
+            | Phase::Copying(link, _)
+            | Phase::Protected(link, ..)
+            | Phase::HandingOver(link, _)
+            | Phase::Yielded(Some(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn pipeline(&self) -> Option<&Pipeline> {
+        match &self.phase {
+            Phase::Copying(_, Some(p)) | Phase::Protected(_, p, _) | Phase::HandingOver(_, p) => Some(p),
+            _ => None,
+        }
+    }
+
+    fn pipeline_mut(&mut self) -> Option<&mut Pipeline> {
+        match &mut self.phase {
+            Phase::Copying(_, Some(p)) | Phase::Protected(_, p, _) | Phase::HandingOver(_, p) => Some(p),
+            _ => None,
+        }
+    }
+
+    fn is_current(&self, session: Session) -> bool {
+        self.link().is_some_and(|link| link.session == session)
+    }
+
+    /// Everything that a deadline may bring about.
+    fn drive(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if let Some(loss) = self.link_loss(now) {
+            self.lose(loss, out);
+        }
+        self.beat(now, out);
+        self.drive_checkpoints(now, out);
+        self.finish_handover(now, out);
+        self.ask_again(now, out);
+    }
+
+    fn link_loss(&self, now: Instant) -> Option<LinkLoss> {
+        let link = self.link()?;
+        if link.detector.expired(now) {
+            return Some(LinkLoss::Silent(link.detector.silence(now).0 / 1_000));
+        }
+        let waiting = now.since(self.pipeline()?.ledger.oldest_waiting()?);
+        (waiting > self.timing.stall).then_some(LinkLoss::Stalled(waiting.0 / 1_000))
+    }
+
+    /// Whether the backup expects heartbeats: not before it has a standby.
+    fn beats(&self) -> bool {
+        !matches!(self.phase, Phase::Opening(_))
+    }
+
+    fn beat(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let (heartbeat, beats) = (self.timing.heartbeat, self.beats());
+        if let Some(link) = self.link_mut()
+            && beats
+            && now >= link.next_heartbeat
+        {
+            link.next_heartbeat = now + heartbeat;
+            out.push(Action::Send(link.session, ToBackup::Heartbeat(now)));
+        }
+    }
+
+    /// What must hold between any two events.
+    fn check(&self) {
+        if let Some(pipeline) = self.pipeline() {
+            assert!(pipeline.ledger.acked() <= pipeline.ledger.sent(), "acknowledged before it was sent");
+            assert!(pipeline.throttled.is_none() || self.paused, "throttled but running");
+        }
+        assert!(!matches!(self.phase, Phase::Unprotected) || !self.paused, "unprotected but paused");
+    }
+}
+
+fn end_reason(purpose: Purpose) -> EndReason {
+    match purpose {
+        Purpose::Unprotect => EndReason::Unprotected,
+        Purpose::Stop => EndReason::Stopped,
+    }
+}
+
+fn yield_message(epoch: Epoch, reason: YieldReason) -> ToBackup {
+    ToBackup::Yield(epoch, reason)
+}

@@ -1,0 +1,197 @@
+//! Owns the small messages of the replication link and their encoding (postcard).
+
+use super::header::Kind;
+use crate::ids::{Epoch, HostName, Term, VmName};
+use crate::time::Instant;
+use crate::timing::Timing;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// A message that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The body is not what its kind says.
+    #[error("the body of a {0:?} frame cannot be read")]
+    Malformed(Kind),
+    /// A kind that does not go in this direction.
+    #[error("a {0:?} frame came from the wrong side")]
+    Direction(Kind),
+}
+
+/// Opens a session: everything that the backup must know to start the standby.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The VM.
+    pub vm: VmName,
+    /// Who owns it in the frame's term.
+    pub primary: HostName,
+    /// Times by which both sides go; the primary's configuration decides.
+    pub timing: Timing,
+    /// The machine: its description and fingerprint, opaque to the protocol.
+    pub machine: Vec<u8>,
+}
+
+/// The end of a checkpoint: what was sent for it, so that a partial epoch cannot pass for a whole one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Commit {
+    /// Bulk frames (Pages, Device, Console) of the epoch.
+    pub frames: u64,
+    /// Their body bytes together.
+    pub bytes: u64,
+    /// The primary's clock when the checkpoint was cut; echoed in the acknowledgement.
+    pub sent_at: Instant,
+    /// What the gate must know after a promotion, opaque to the protocol.
+    pub gate: Vec<u8>,
+}
+
+/// Why a primary hands over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum YieldReason {
+    /// The operator asked for it.
+    Planned,
+    /// The VM's process died under the primary.
+    VmDied,
+}
+
+/// Why protection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// The operator unprotected the VM.
+    Unprotected,
+    /// The VM was stopped or shut itself down.
+    Stopped,
+}
+
+/// Why a backup will not stand by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The host runs this VM itself, or stands by for another owner of it, in this or a higher term.
+    Busy {
+        /// The term it knows.
+        term: Term,
+    },
+    /// The machine cannot be started here as it is there.
+    Machine {
+        /// What differs or is missing, for people.
+        why: String,
+    },
+}
+
+/// What a primary says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToBackup {
+    /// Opens the session.
+    Hello(Hello),
+    /// The epoch is whole.
+    Commit(Epoch, Commit),
+    /// I am alive; my clock.
+    Heartbeat(Instant),
+    /// I will not run the VM again in this term; the newest committed epoch must be this one or, if the VM died,
+    /// may be any.
+    Yield(Epoch, YieldReason),
+    /// Protection is over.
+    End(EndReason),
+}
+
+/// An acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckBody {
+    /// The newest clock reading that came from the primary: the backup has promised not to claim before its
+    /// time-out has passed since it heard that.
+    pub echo: Instant,
+}
+
+/// What a backup says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToPrimary {
+    /// The standby is there, send memory.
+    Accept,
+    /// No.
+    Refuse(Refusal),
+    /// The epoch is committed: memory, devices, console.
+    Ack(Epoch, AckBody),
+    /// I am alive.
+    Pulse(AckBody),
+    /// I refuse what you sent.
+    Broken(String),
+    /// I own this term but could not run the VM, and never will in it.
+    Declined(Term),
+    /// This term exists: you are not the owner any more.
+    Fenced(Term),
+}
+
+impl ToBackup {
+    /// Kind, epoch and body for a frame.
+    #[must_use]
+    pub fn encode(&self) -> (Kind, Epoch, Vec<u8>) {
+        match self {
+            Self::Hello(hello) => (Kind::Hello, Epoch(0), bytes_of(hello)),
+            Self::Commit(epoch, commit) => (Kind::Commit, *epoch, bytes_of(commit)),
+            Self::Heartbeat(at) => (Kind::Heartbeat, Epoch(0), bytes_of(at)),
+            Self::Yield(epoch, reason) => (Kind::Yield, *epoch, bytes_of(reason)),
+            Self::End(reason) => (Kind::End, Epoch(0), bytes_of(reason)),
+        }
+    }
+
+    /// Reads a message from a frame whose checksum was found right.
+    ///
+    /// # Errors
+    /// If the body is malformed or the kind is not a primary's message.
+    pub fn decode(kind: Kind, epoch: Epoch, body: &[u8]) -> Result<Self, MessageError> {
+        Ok(match kind {
+            Kind::Hello => Self::Hello(read(kind, body)?),
+            Kind::Commit => Self::Commit(epoch, read(kind, body)?),
+            Kind::Heartbeat => Self::Heartbeat(read(kind, body)?),
+            Kind::Yield => Self::Yield(epoch, read(kind, body)?),
+            Kind::End => Self::End(read(kind, body)?),
+            _ => return Err(MessageError::Direction(kind)),
+        })
+    }
+}
+
+impl ToPrimary {
+    /// Kind, epoch and body for a frame.
+    #[must_use]
+    pub fn encode(&self) -> (Kind, Epoch, Vec<u8>) {
+        match self {
+            Self::Accept => (Kind::Accept, Epoch(0), Vec::new()),
+            Self::Refuse(why) => (Kind::Refuse, Epoch(0), bytes_of(why)),
+            Self::Ack(epoch, body) => (Kind::Ack, *epoch, bytes_of(body)),
+            Self::Pulse(body) => (Kind::Pulse, Epoch(0), bytes_of(body)),
+            Self::Broken(why) => (Kind::Broken, Epoch(0), bytes_of(why)),
+            Self::Declined(term) => (Kind::Declined, Epoch(0), bytes_of(term)),
+            Self::Fenced(term) => (Kind::Fenced, Epoch(0), bytes_of(term)),
+        }
+    }
+
+    /// Reads a message from a frame whose checksum was found right.
+    ///
+    /// # Errors
+    /// If the body is malformed or the kind is not a backup's message.
+    pub fn decode(kind: Kind, epoch: Epoch, body: &[u8]) -> Result<Self, MessageError> {
+        Ok(match kind {
+            Kind::Accept if body.is_empty() => Self::Accept,
+            Kind::Accept => return Err(MessageError::Malformed(kind)),
+            Kind::Refuse => Self::Refuse(read(kind, body)?),
+            Kind::Ack => Self::Ack(epoch, read(kind, body)?),
+            Kind::Pulse => Self::Pulse(read(kind, body)?),
+            Kind::Broken => Self::Broken(read(kind, body)?),
+            Kind::Declined => Self::Declined(read(kind, body)?),
+            Kind::Fenced => Self::Fenced(read(kind, body)?),
+            _ => return Err(MessageError::Direction(kind)),
+        })
+    }
+}
+
+fn bytes_of<T: Serialize>(value: &T) -> Vec<u8> {
+    // Writing plain data into a growing vector has no way to fail.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+fn read<'a, T: Deserialize<'a>>(kind: Kind, body: &'a [u8]) -> Result<T, MessageError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(MessageError::Malformed(kind)),
+    }
+}

@@ -1,0 +1,32 @@
+//! Owns the bytes on the replication link: a fixed self-checking header, small messages, batches of pages.
+//!
+//! | kind | direction | body |
+//! |---|---|---|
+//! | Hello | primary → backup | [`Hello`]: opens a session |
+//! | Pages | primary → backup | batch of page records, see [`pages`]; epoch 0 = initial copy |
+//! | Device | primary → backup | a piece of the epoch's device state |
+//! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
+//! | Commit | primary → backup | [`Commit`]: the epoch is whole, these were its counts |
+//! | Heartbeat | primary → backup | the primary's clock |
+//! | Yield | primary → backup | the primary will not run the VM again in this term: take over |
+//! | End | primary → backup | protection is over, throw the standby away |
+//! | Accept, Refuse | backup → primary | answer to Hello |
+//! | Ack | backup → primary | the epoch is committed; echoes the primary's clock |
+//! | Pulse | backup → primary | heartbeat; echoes the primary's clock |
+//! | Broken | backup → primary | the backup refuses the stream and says why |
+//! | Declined | backup → primary | the backup won a term but could not run the VM in it |
+//! | Fenced | backup → primary | a higher term exists |
+//!
+//! A reader checks in this order: length limit, header checksum, version, identity (VM, term, session,
+//! sequence: [`Inbound`]), body checksum, and only then decodes.
+
+mod header;
+mod inbound;
+mod message;
+pub mod pages;
+
+pub use header::{HEADER_LEN, Header, Kind, MAX_BODY_LEN, VERSION, WireError};
+pub use inbound::{Inbound, Outbound};
+pub use message::{
+    AckBody, Commit, EndReason, Hello, MessageError, Refusal, ToBackup, ToPrimary, YieldReason,
+};
