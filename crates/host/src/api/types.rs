@@ -1,0 +1,232 @@
+//! Owns what the API says: the JSON of requests, answers, statuses and events.
+
+use protocol::{HostName, VmName};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Ask for a VM to be started here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartRequest {
+    /// The VM file's text (TOML).
+    pub spec: String,
+    /// Folder that relative paths in it start from.
+    pub base_dir: PathBuf,
+    /// Start although the last owner did not stop the VM cleanly. If that owner still runs, two copies live.
+    #[serde(default)]
+    pub last_owner_is_dead: bool,
+}
+
+/// Ask for a VM to be protected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProtectRequest {
+    /// The backup host, as named among the peers in the configuration.
+    pub to: HostName,
+    /// From the start of one checkpoint to the next, in microseconds.
+    pub interval_us: u64,
+    /// Checkpoints taken and not yet acknowledged; past it the guest is slowed. Default 4.
+    #[serde(default)]
+    pub max_in_flight: Option<u32>,
+}
+
+/// A distribution, in the unit its field name says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct Summary {
+    /// Smallest.
+    pub min: f64,
+    /// Median.
+    pub median: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Largest.
+    pub max: f64,
+    /// How many values.
+    pub count: u64,
+}
+
+/// What a host does for a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It runs here.
+    Primary,
+    /// This host stands by for it.
+    Backup,
+}
+
+/// How the first copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CopyProgress {
+    /// Round, from 1.
+    pub round: u32,
+    /// Bytes of memory sent in all rounds.
+    pub copied_bytes: u64,
+    /// Bytes left in this round.
+    pub remaining_bytes: u64,
+}
+
+/// What the primary measured since protection began.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct Measured {
+    /// The VM stood still for a checkpoint, by QEMU's own STOP and RESUME events, ms.
+    pub pause_ms: Summary,
+    /// Dirty pages a checkpoint.
+    pub dirty_pages: Summary,
+    /// From the cut to the acknowledgement, ms.
+    pub ack_ms: Summary,
+    /// Frames waited in the gate, ms.
+    pub hold_ms: Summary,
+    /// Bytes on the wire for checkpoints.
+    pub wire_bytes: u64,
+    /// Pages sent for checkpoints.
+    pub pages: u64,
+}
+
+/// What the gate counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct GateStatus {
+    /// Frames that wait now.
+    pub waiting_frames: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Frames released in all.
+    pub released_frames: u64,
+    /// Frames dropped because the queue was full.
+    pub dropped_frames: u64,
+    /// Frames that went in.
+    pub input_frames: u64,
+}
+
+/// Everything about one VM at one host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// The VM.
+    pub name: VmName,
+    /// The host that says this.
+    pub host: HostName,
+    /// What the host does for it.
+    pub role: Role,
+    /// Phase of the protocol's machine, as in `docs/protocol/replication.md`.
+    pub phase: String,
+    /// The term.
+    pub term: u64,
+    /// The other host, if there is one.
+    pub peer: Option<HostName>,
+    /// Newest epoch sent (primary) or committed (backup).
+    pub epoch: u64,
+    /// Newest epoch acknowledged (primary).
+    pub acked_epoch: u64,
+    /// Checkpoints in flight.
+    pub in_flight: u32,
+    /// Checkpoint interval in microseconds.
+    pub interval_us: u64,
+    /// The guest stands still now because the backup is too slow.
+    pub throttled: bool,
+    /// It stood still for so long in all, ms.
+    pub throttled_ms: f64,
+    /// Process id of its QEMU.
+    pub pid: Option<u32>,
+    /// Exact machine type.
+    pub machine: String,
+    /// Accelerator, and why it was chosen.
+    pub accel: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The first copy, while it runs.
+    pub copy: Option<CopyProgress>,
+    /// Measurements since protection began (primary).
+    pub measured: Measured,
+    /// The gate (primary).
+    pub gate: GateStatus,
+    /// Memory that the agent holds for this VM beside the guest's own RAM, bytes.
+    pub agent_bytes: u64,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// One checkpoint, for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The term it was taken in.
+    pub term: u64,
+    /// Its number.
+    pub epoch: u64,
+    /// When the VM was stopped, microseconds since 1970.
+    pub at_us: u64,
+    /// How long it stood still, microseconds.
+    pub pause_us: u64,
+    /// Dirty pages.
+    pub dirty_pages: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+    /// From the cut to the acknowledgement, microseconds; 0 while it is not there.
+    pub ack_us: u64,
+}
+
+/// About the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its name.
+    pub name: HostName,
+    /// Version of the program.
+    pub version: String,
+    /// Where it listens for other hosts.
+    pub listen: String,
+    /// Its peers and their addresses.
+    pub peers: Vec<(HostName, String)>,
+    /// The arbiter, in words.
+    pub arbiter: String,
+    /// Whether the arbiter answers now, and if not, why.
+    pub arbiter_error: Option<String>,
+    /// Names of the VMs here.
+    pub vms: Vec<VmName>,
+}
+
+/// One line of the event log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Number of the event at this agent, from 1.
+    pub seq: u64,
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    /// The host.
+    pub host: HostName,
+    /// The VM.
+    pub vm: VmName,
+    /// What happened, as a value: a `protocol::notice::Notice` or an engine's own event.
+    pub what: serde_json::Value,
+    /// The same for people.
+    pub text: String,
+}
+
+/// An error, as JSON and with its HTTP status.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// Kind of error, for programs; decides HTTP status and exit code.
+    pub code: ErrorCode,
+    /// What failed, on which VM and host, why, what to do.
+    pub message: String,
+}
+
+/// Kinds of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// No such VM here. HTTP 404, exit 5.
+    NotFound,
+    /// The request makes no sense. HTTP 400, exit 2.
+    Invalid,
+    /// It would be wrong now, or this VM cannot be protected. HTTP 409, exit 4.
+    Refused,
+    /// It failed. HTTP 500, exit 1.
+    Failed,
+}
+
+impl ApiError {
+    /// An error of this kind.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}

@@ -1,0 +1,164 @@
+//! Owns the agent's configuration file.
+
+use protocol::{HostName, Micros, Timing};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file is not right.
+    #[error("the configuration {path} is not right: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// The times do not fit together.
+    #[error("the configuration {path} is not right: {source}")]
+    Timing {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: protocol::timing::TimingError,
+    },
+}
+
+/// The configuration of one host's agent.
+///
+/// ```toml
+/// name = "alpha"
+/// listen = "10.0.0.1:7400"
+/// state_dir = "/var/lib/undying"
+/// api_socket = "/run/undying/alpha.sock"
+///
+/// [peers]
+/// beta = "10.0.0.2:7400"
+///
+/// [arbiter]
+/// directory = "/shared/undying-arbiter"
+/// ```
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// This host's name; other hosts list it among their peers.
+    pub name: HostName,
+    /// Where other hosts connect to for replication.
+    pub listen: SocketAddr,
+    /// Where event logs and console logs go.
+    pub state_dir: PathBuf,
+    /// The local API's socket.
+    pub api_socket: PathBuf,
+    /// The other hosts.
+    #[serde(default)]
+    pub peers: BTreeMap<HostName, SocketAddr>,
+    /// Who decides on ownership.
+    pub arbiter: ArbiterConfig,
+    /// When a silent host is suspected.
+    #[serde(default)]
+    pub detection: DetectionConfig,
+}
+
+/// Who decides on ownership.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArbiterConfig {
+    /// A directory on storage that all hosts reach, made by `undying arbiter init`.
+    pub directory: PathBuf,
+}
+
+/// When a silent host is suspected.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DetectionConfig {
+    /// Milliseconds between heartbeats.
+    pub heartbeat_ms: u64,
+    /// Milliseconds of silence after which a backup asks for the next term.
+    pub timeout_ms: u64,
+}
+
+impl Default for DetectionConfig {
+    fn default() -> Self {
+        let timing = Timing::default();
+        Self { heartbeat_ms: timing.heartbeat.0 / 1_000, timeout_ms: timing.timeout.0 / 1_000 }
+    }
+}
+
+impl HostConfig {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not right; the error names the file, and the line where there is one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { path: path.to_path_buf(), source: Box::new(source) })?;
+        config
+            .timing(Timing::default().interval, None)
+            .check()
+            .map_err(|source| ConfigError::Timing { path: path.to_path_buf(), source })?;
+        Ok(config)
+    }
+
+    /// The times of a session with this checkpoint interval.
+    #[must_use]
+    pub fn timing(&self, interval: Micros, max_in_flight: Option<u32>) -> Timing {
+        let default = Timing::default();
+        Timing {
+            interval,
+            heartbeat: Micros::from_millis(self.detection.heartbeat_ms),
+            timeout: Micros::from_millis(self.detection.timeout_ms),
+            disconnect_grace: Micros::from_millis(self.detection.heartbeat_ms),
+            max_in_flight: max_in_flight.unwrap_or(default.max_in_flight),
+            ..default
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        name = "alpha"
+        listen = "127.0.0.1:7400"
+        state_dir = "/tmp/x"
+        api_socket = "/tmp/x.sock"
+        [peers]
+        beta = "127.0.0.2:7400"
+        [arbiter]
+        directory = "/tmp/arbiter"
+    "#;
+
+    #[test]
+    fn a_good_file_is_read_and_a_typo_is_named_with_its_line() {
+        let path = Path::new("host.toml");
+        assert_eq!(HostConfig::parse(path, GOOD).unwrap().peers.len(), 1);
+        let typo = GOOD.replace("listen", "lisen");
+        let error = HostConfig::parse(path, &typo).unwrap_err().to_string();
+        assert!(error.contains("host.toml") && error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn times_that_do_not_fit_are_refused() {
+        let bad = format!("{GOOD}\n[detection]\nheartbeat_ms = 100\ntimeout_ms = 200\n");
+        let error = HostConfig::parse(Path::new("host.toml"), &bad).unwrap_err();
+        assert!(matches!(error, ConfigError::Timing { .. }));
+    }
+}
