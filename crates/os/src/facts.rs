@@ -1,0 +1,102 @@
+//! Owns what the program must know about the machine it runs on.
+
+use std::fs::OpenOptions;
+use std::io;
+
+/// The running kernel's release, such as `6.12.9-amd64`.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Major and minor number of the running kernel.
+#[must_use]
+pub fn kernel_version() -> (u32, u32) {
+    parse_version(&kernel_release())
+}
+
+fn parse_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Whether `/dev/kvm` opens for us, and if not why.
+///
+/// # Errors
+/// The reason: `NotFound` without KVM, `PermissionDenied` outside its group.
+pub fn kvm_opens() -> Result<(), io::Error> {
+    OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop)
+}
+
+/// The flags of the first processor, as `/proc/cpuinfo` lists them.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn cpu_flags() -> Result<Vec<String>, io::Error> {
+    Ok(parse_flags(&std::fs::read_to_string("/proc/cpuinfo")?))
+}
+
+fn parse_flags(cpuinfo: &str) -> Vec<String> {
+    let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|name| name.trim() == "flags"));
+    let flags = line.and_then(|line| line.split_once(':')).map_or("", |(_, flags)| flags);
+    flags.split_whitespace().map(str::to_string).collect()
+}
+
+/// Whether the processor can run guests itself (Intel `vmx` or AMD `svm`). A `/dev/kvm` without it is emulated, and
+/// too slow, or too incomplete, for ordinary guests.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn has_hardware_virtualization() -> Result<bool, io::Error> {
+    Ok(cpu_flags()?.iter().any(|flag| flag == "vmx" || flag == "svm"))
+}
+
+/// Processors that this process may use.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn cores() -> Result<usize, io::Error> {
+    std::thread::available_parallelism().map(usize::from)
+}
+
+/// The kernel's page size in bytes.
+#[must_use]
+pub fn page_size() -> usize {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).expect("every system has a page size")
+}
+
+/// The machine's memory in bytes.
+#[must_use]
+pub fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_distributions_are_understood() {
+        assert_eq!(parse_version("6.12.9-amd64"), (6, 12));
+        assert_eq!(parse_version("6.7"), (6, 7));
+        assert_eq!(parse_version("7.0-rc1+"), (7, 0));
+        assert_eq!(parse_version("odd"), (0, 0));
+    }
+
+    #[test]
+    fn flags_are_whole_words_of_the_right_line() {
+        let text = "processor\t: 0\nvmx flags\t: ept\nflags\t\t: fpu svm_lock vmx\n\nprocessor\t: 1\n";
+        assert_eq!(parse_flags(text), ["fpu", "svm_lock", "vmx"]);
+        assert!(parse_flags("processor: 0\n").is_empty());
+    }
+
+    #[test]
+    fn the_page_size_is_what_this_crate_counts_in() {
+        assert_eq!(page_size() as u64, crate::range::PAGE_SIZE);
+        assert!(total_memory() > 64 << 20);
+        assert!(cores().unwrap() > 0);
+    }
+}

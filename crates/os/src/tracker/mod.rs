@@ -1,0 +1,330 @@
+//! Owns the question: which pages of another process have been written since we last asked?
+//!
+//! A userfaultfd in asynchronous write-protect mode watches the target's memory: a write to a protected page lifts
+//! the protection by itself (about 0.7 µs, once per page and scan), and `PAGEMAP_SCAN` lists the pages that are not
+//! protected any more. It sees writes by the target's threads, by a hypervisor's guest mode, and by the kernel on
+//! the target's behalf (`read`, virtio back ends, `process_vm_writev`), to shared and to private memory alike.
+//!
+//! **What it cannot see**: writes through another mapping of the same memory (another process, or ours), direct
+//! memory access by devices, buffers registered with the kernel for long. Memory given back (`MADV_DONTNEED`)
+//! reads as zeros without counting as written.
+//!
+//! Reading the written marks consumes them. Pages that were returned by a scan but could not be saved are owed:
+//! [`Tracker::give_back`] makes the next scan return them again.
+
+mod pagemap;
+mod self_test;
+mod uffd;
+
+pub use self_test::{SelfTestReport, self_test};
+
+use crate::inject::InjectError;
+use crate::process::{PidFd, ProcessError};
+use crate::process_memory::{ProcessMemoryError, mappings};
+use crate::range::{Range, normalize, push_near};
+use pagemap::{Pagemap, Wanted};
+use std::io;
+use uffd::Uffd;
+
+/// In the second step of a scan, ranges nearer than this are treated as one: a call for each costs as much as
+/// walking over this many bytes' worth of clean pages.
+const NEAR: u64 = 128 * crate::range::PAGE_SIZE;
+
+/// What went wrong with tracking.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// This kernel cannot do it.
+    #[error(
+        "Linux {release} cannot track the memory of another process (asynchronous userfaultfd write protection and PAGEMAP_SCAN); Linux 6.7 or newer can"
+    )]
+    Kernel {
+        /// The running kernel.
+        release: String,
+    },
+    /// A userfaultfd cannot be created.
+    #[error(
+        "no userfaultfd can be created: {source}; is it forbidden (container, seccomp, LSM) or left out of the kernel?"
+    )]
+    Create {
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The target is dead, or has become another program.
+    #[error("the tracked process {pid} is gone")]
+    Gone {
+        /// The target.
+        pid: u32,
+    },
+    /// Someone else watches this memory.
+    #[error("memory {:#x}-{:#x} of process {pid} is watched by another userfaultfd already (QEMU: postcopy or background-snapshot?)", range.start, range.end())]
+    Busy {
+        /// The target.
+        pid: u32,
+        /// The memory.
+        range: Range,
+    },
+    /// The target has mapped something else where the tracked memory was.
+    #[error("memory {:#x}-{:#x} of process {pid} is not watched any more: the process has mapped it anew (memory hot-unplug?); attach again", range.start, range.end())]
+    Lost {
+        /// The target.
+        pid: u32,
+        /// The memory.
+        range: Range,
+    },
+    /// A range that is not whole pages, or not mapped.
+    #[error("{:#x}-{:#x} is no tracked memory of process {pid}: it must be whole pages, mapped from end to end", range.start, range.end())]
+    BadRange {
+        /// The target.
+        pid: u32,
+        /// The range.
+        range: Range,
+    },
+    /// The kernel tracks, but wrongly.
+    #[error(
+        "the self-test of memory tracking failed on Linux {release}, case {case:?}: {reason}; protecting a VM would lose memory"
+    )]
+    SelfTest {
+        /// The running kernel.
+        release: String,
+        /// What was tested.
+        case: &'static str,
+        /// What was seen.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("cannot {action} memory {:#x}-{:#x} of process {pid}: {source}", range.start, range.end())]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The target.
+        pid: u32,
+        /// The memory.
+        range: Range,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The target could not be made to create a userfaultfd.
+    #[error(transparent)]
+    Inject(InjectError),
+    /// The target could not be reached.
+    #[error(transparent)]
+    Process(ProcessError),
+    /// The target's mappings could not be listed.
+    #[error(transparent)]
+    Memory(#[from] ProcessMemoryError),
+}
+
+impl TrackerError {
+    fn system(action: &'static str, pid: u32, range: Range, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ESRCH) => Self::Gone { pid },
+            _ => Self::System { action, pid, range, source },
+        }
+    }
+}
+
+impl From<InjectError> for TrackerError {
+    fn from(error: InjectError) -> Self {
+        match error {
+            InjectError::Gone { pid } => Self::Gone { pid },
+            other => Self::Inject(other),
+        }
+    }
+}
+
+impl From<ProcessError> for TrackerError {
+    fn from(error: ProcessError) -> Self {
+        match error {
+            ProcessError::Gone { pid } => Self::Gone { pid },
+            other => Self::Process(other),
+        }
+    }
+}
+
+/// Tracks the writes to some memory of one process, until it is dropped.
+#[derive(Debug)]
+pub struct Tracker {
+    pid: u32,
+    uffd: Uffd,
+    pagemap: Pagemap,
+    ranges: Vec<Range>,
+    /// Returned by a scan and given back: not written since, perhaps, but not saved either.
+    owed: Vec<Range>,
+    /// First step's findings; kept for its allocation.
+    found: Vec<Range>,
+}
+
+impl Tracker {
+    /// Begins to track `ranges` (addresses in process `pid`, whole pages). All pages count as not written at first:
+    /// copy them all *after* this. Stops the process's main thread for some 0.1 ms.
+    ///
+    /// # Errors
+    /// If the kernel or the process does not allow it; the process is then as it was.
+    pub fn attach(pid: u32, ranges: &[Range]) -> Result<Self, TrackerError> {
+        let target = PidFd::open(pid)?;
+        check_mapped(pid, ranges)?;
+        let uffd = Uffd::inside(&target)?;
+        Self::begin(pid, uffd, ranges)
+    }
+
+    fn begin(pid: u32, uffd: Uffd, ranges: &[Range]) -> Result<Self, TrackerError> {
+        let pagemap = Pagemap::open(pid)?;
+        let mut ranges = ranges.to_vec();
+        normalize(&mut ranges);
+        for range in &ranges {
+            uffd.register(*range)?;
+            uffd.write_protect(*range)?;
+        }
+        Ok(Self { pid, uffd, pagemap, ranges, owed: Vec::new(), found: Vec::new() })
+    }
+
+    /// The tracked process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The tracked memory, sorted and joined.
+    #[must_use]
+    pub fn ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+
+    /// Puts the pages written since the last scan, and those owed, into `dirty` (sorted, joined), and starts anew.
+    ///
+    /// Made for a paused target of which little is dirty. It looks first and then reads and protects only near what
+    /// it has found, so that a hypervisor's own page tables keep their other entries. It is exact in any case: a page
+    /// that is written while this runs is returned now or by the next scan, and a copy made afterwards is not older
+    /// than what is returned. Only a paused target makes that copy consistent.
+    ///
+    /// # Errors
+    /// If the target is gone or has changed its mappings. What was read until then is owed, so nothing is lost.
+    pub fn scan_paused(&mut self, dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        let looked = self.look(&mut found);
+        let result = looked.and_then(|()| self.consume(&found, dirty));
+        self.found = found;
+        result
+    }
+
+    /// Like [`Tracker::scan_paused`], in one step over everything: cheaper when much is dirty, as in the rounds of a
+    /// first copy while the target runs.
+    ///
+    /// # Errors
+    /// As for [`Tracker::scan_paused`].
+    pub fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
+        let ranges = std::mem::take(&mut self.ranges);
+        let result = self.consume(&ranges, dirty);
+        self.ranges = ranges;
+        result
+    }
+
+    /// Makes the next scan return `ranges` again: their marks were consumed, but they could not be saved.
+    ///
+    /// # Panics
+    /// If they are not tracked.
+    pub fn give_back(&mut self, ranges: &[Range]) {
+        for range in ranges {
+            let tracked = range.is_pages() && self.ranges.iter().any(|r| r.covers(range));
+            assert!(tracked, "{range:?} is given back but was never tracked");
+        }
+        self.owed.extend_from_slice(ranges);
+        normalize(&mut self.owed);
+    }
+
+    /// The pages of `ranges` that the target has in memory or in swap: all others read as zeros.
+    ///
+    /// For private memory. Of shared memory it sees only what the target has touched itself through this mapping:
+    /// ask [`crate::Memory::populated`] instead. If the target has anything swapped out, pages that do not exist are
+    /// returned too.
+    ///
+    /// # Errors
+    /// If the target is gone.
+    pub fn present(&mut self, ranges: &[Range]) -> Result<Vec<Range>, TrackerError> {
+        let mut present = Vec::new();
+        let swapped_before = self.has_swapped()?;
+        self.scan_each(ranges, Wanted::Present, &mut present)?;
+        if swapped_before || self.has_swapped()? {
+            present.clear();
+            self.scan_each(ranges, Wanted::PresentOrSwapped, &mut present)?;
+        }
+        self.check_alive()?;
+        Ok(present)
+    }
+
+    fn look(&mut self, found: &mut Vec<Range>) -> Result<(), TrackerError> {
+        for range in &self.ranges {
+            let mut written = Vec::new();
+            self.pagemap.scan(*range, Wanted::Written, &mut written)?;
+            // Near ranges become one only within a tracked range: between two there may be anything.
+            let first_of_range = found.len();
+            for run in written {
+                if found.len() == first_of_range {
+                    found.push(run);
+                } else {
+                    push_near(found, run, NEAR);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and clears the marks in `places`, adds what is owed.
+    fn consume(&mut self, places: &[Range], dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
+        dirty.clear();
+        let read = self.scan_each(places, Wanted::WrittenAndProtect, dirty);
+        if let Err(error) = read.and_then(|()| self.check_alive()) {
+            self.owed.append(dirty);
+            normalize(&mut self.owed);
+            return Err(error);
+        }
+        if !self.owed.is_empty() {
+            dirty.append(&mut self.owed);
+            normalize(dirty);
+        }
+        Ok(())
+    }
+
+    fn scan_each(
+        &mut self,
+        places: &[Range],
+        wanted: Wanted,
+        out: &mut Vec<Range>,
+    ) -> Result<(), TrackerError> {
+        places.iter().try_for_each(|place| self.pagemap.scan(*place, wanted, out))
+    }
+
+    /// After a scan: the memory was there all the time if it is there now. (A scan of the memory of a dead process
+    /// finds nothing and reports no error.)
+    fn check_alive(&self) -> Result<(), TrackerError> {
+        if self.uffd.is_alive() { Ok(()) } else { Err(TrackerError::Gone { pid: self.pid }) }
+    }
+
+    fn has_swapped(&self) -> Result<bool, TrackerError> {
+        let pid = self.pid;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .map_err(|e| TrackerError::system("look for swapped", pid, Range::new(0, 0), e))?;
+        let swap = status.lines().find_map(|line| line.strip_prefix("VmSwap:"));
+        Ok(swap.is_some_and(|amount| amount.trim() != "0 kB"))
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        // Closing does it as well, but only with the last copy of the descriptor: a child of ours that has not yet
+        // reached its exec may hold one. It fails only if the target is gone, and then there is nothing to do.
+        for range in &self.ranges {
+            let _ = self.uffd.unregister(*range);
+        }
+    }
+}
+
+fn check_mapped(pid: u32, ranges: &[Range]) -> Result<(), TrackerError> {
+    let mut mapped: Vec<Range> = mappings(pid)?.iter().map(|m| m.range).collect();
+    normalize(&mut mapped);
+    let bad = ranges.iter().find(|range| !range.is_pages() || !mapped.iter().any(|m| m.covers(range)));
+    bad.map_or(Ok(()), |range| Err(TrackerError::BadRange { pid, range: *range }))
+}

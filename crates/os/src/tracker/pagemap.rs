@@ -1,0 +1,146 @@
+//! Owns the `PAGEMAP_SCAN` ioctl (Linux fs/proc/task_mmu.c): which pages of a process are written or present.
+
+use super::TrackerError;
+use crate::range::{Range, push_joined};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+// include/uapi/linux/fs.h
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const WP_MATCHING: u64 = 1 << 0;
+const CHECK_WPASYNC: u64 = 1 << 1;
+const IS_WRITTEN: u64 = 1 << 1;
+const IS_PRESENT: u64 = 1 << 3;
+const IS_SWAPPED: u64 = 1 << 4;
+const IS_PFNZERO: u64 = 1 << 5;
+
+/// Ranges per call. The kernel stops when the list is full, and is called again.
+const REGIONS: usize = 2048;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Pages written since they were last protected.
+    Written,
+    /// The same, and protect them again: reading and clearing in one atomic step for each page.
+    WrittenAndProtect,
+    /// Pages in memory, other than the shared zero page.
+    Present,
+    /// The same and what looks swapped out. Protection marks of pages that do not exist look so too.
+    PresentOrSwapped,
+}
+
+impl Wanted {
+    fn argument(self) -> ScanArgument {
+        // With exactly these masks the kernel takes its shortest way, and counts a page-table entry that is empty and
+        // not marked as protected as written: the safe side.
+        let written = ScanArgument {
+            flags: CHECK_WPASYNC,
+            category_mask: IS_WRITTEN,
+            return_mask: IS_WRITTEN,
+            ..ScanArgument::default()
+        };
+        let present = ScanArgument {
+            category_inverted: IS_PFNZERO,
+            category_mask: IS_PFNZERO,
+            category_anyof_mask: IS_PRESENT,
+            return_mask: IS_PRESENT,
+            ..ScanArgument::default()
+        };
+        match self {
+            Self::Written => written,
+            Self::WrittenAndProtect => ScanArgument { flags: CHECK_WPASYNC | WP_MATCHING, ..written },
+            Self::Present => present,
+            Self::PresentOrSwapped => {
+                ScanArgument { category_anyof_mask: IS_PRESENT | IS_SWAPPED, ..present }
+            }
+        }
+    }
+}
+
+/// The page tables of one process. Tied to its memory, not to its number.
+#[derive(Debug)]
+pub(super) struct Pagemap {
+    file: File,
+    pid: u32,
+    regions: Vec<Region>,
+}
+
+impl Pagemap {
+    pub(super) fn open(pid: u32) -> Result<Self, TrackerError> {
+        let file = File::open(format!("/proc/{pid}/pagemap")).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => TrackerError::Gone { pid },
+            _ => TrackerError::system("look at the page tables of", pid, Range::new(0, 0), source),
+        })?;
+        Ok(Self { file, pid, regions: vec![Region::default(); REGIONS] })
+    }
+
+    /// Appends to `out` the pages of `range` that are `wanted`, in order, joined with what `out` ends with. Whatever
+    /// was found (and perhaps protected) before an error is in `out` as well.
+    pub(super) fn scan(
+        &mut self,
+        range: Range,
+        wanted: Wanted,
+        out: &mut Vec<Range>,
+    ) -> Result<(), TrackerError> {
+        let mut start = range.start;
+        while start < range.end() {
+            let rest = Range::between(start, range.end());
+            let mut argument = ScanArgument {
+                size: size_of::<ScanArgument>() as u64,
+                start,
+                end: range.end(),
+                vec: self.regions.as_mut_ptr() as u64,
+                vec_len: self.regions.len() as u64,
+                ..wanted.argument()
+            };
+            // SAFETY: the argument has the layout and the size that the ioctl expects; `vec` points to `vec_len`
+            // regions that are borrowed exclusively through `self` for the length of the call.
+            let found = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
+            if found == -1 {
+                return Err(self.failed(rest, io::Error::last_os_error()));
+            }
+            let found = usize::try_from(found).expect("not negative");
+            for region in &self.regions[..found] {
+                push_joined(out, Range::between(region.start, region.end));
+            }
+            assert!(argument.walk_end > start, "PAGEMAP_SCAN made no progress at {start:#x}");
+            start = argument.walk_end;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, range: Range, source: io::Error) -> TrackerError {
+        match source.raw_os_error() {
+            Some(libc::ENOTTY) => TrackerError::Kernel { release: crate::facts::kernel_release() },
+            Some(libc::EPERM) => TrackerError::Lost { pid: self.pid, range },
+            _ => TrackerError::system("scan", self.pid, range, source),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Owns the userfaultfd: its structures, its ioctls, and how it gets out of another process.
+
+use super::TrackerError;
+use crate::inject::{self, InjectError};
+use crate::process::PidFd;
+use crate::range::Range;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+// include/uapi/linux/userfaultfd.h
+const UFFD_USER_MODE_ONLY: i32 = 1;
+const UFFD_API: u64 = 0xaa;
+const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const FEATURE_WP_ASYNC: u64 = 1 << 15;
+/// Protect shared memory, protect pages that do not exist yet, and let a write lift the protection by itself.
+const FEATURES: u64 =
+    FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC;
+const REGISTER_MODE_WP: u64 = 1 << 1;
+const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
+const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
+
+const CREATE_FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
+/// Most bytes protected in one call: it holds the lock of the target's address space.
+const PROTECT_STEP: u64 = 1 << 30;
+
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Span {
+    start: u64,
+    len: u64,
+}
+
+#[repr(C)]
+struct Register {
+    range: Span,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct WriteProtect {
+    range: Span,
+    mode: u64,
+}
+
+impl From<Range> for Span {
+    fn from(range: Range) -> Self {
+        Self { start: range.start, len: range.len }
+    }
+}
+
+/// A userfaultfd that watches the memory of one process, not necessarily ours.
+#[derive(Debug)]
+pub(super) struct Uffd {
+    fd: OwnedFd,
+    pid: u32,
+}
+
+impl Uffd {
+    /// A userfaultfd for the memory of `target`: made inside it, moved over to us, closed inside it.
+    pub(super) fn inside(target: &PidFd) -> Result<Self, TrackerError> {
+        let fd = inject::session(target, |session| {
+            let flags = CREATE_FLAGS.cast_unsigned().into();
+            let remote = session.system_call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
+            let number = RawFd::try_from(remote).expect("a descriptor is a small number");
+            let copy = target.get_fd(number);
+            // Also if the copy failed: nothing of ours stays in the target.
+            session.system_call(libc::SYS_close, [remote, 0, 0, 0, 0, 0])?;
+            copy.map_err(TrackerError::from)
+        })
+        .map_err(explain_creation)?;
+        Self::enable(fd, target.pid())
+    }
+
+    /// A userfaultfd for our own memory.
+    pub(super) fn own() -> Result<Self, TrackerError> {
+        // SAFETY: userfaultfd takes a number and returns a descriptor.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, CREATE_FLAGS) };
+        if fd == -1 {
+            return Err(creation_failed(io::Error::last_os_error()));
+        }
+        let fd = RawFd::try_from(fd).expect("a descriptor is a small number");
+        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
+        Self::enable(unsafe { OwnedFd::from_raw_fd(fd) }, std::process::id())
+    }
+
+    fn enable(fd: OwnedFd, pid: u32) -> Result<Self, TrackerError> {
+        let uffd = Self { fd, pid };
+        let mut api = Api { api: UFFD_API, features: FEATURES, ioctls: 0 };
+        // EINVAL: a feature is unknown to this kernel.
+        uffd.ioctl(UFFDIO_API, &mut api).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => TrackerError::Kernel { release: crate::facts::kernel_release() },
+            _ => uffd.failed("set up tracking of", Range::new(0, 0), source),
+        })?;
+        Ok(uffd)
+    }
+
+    /// Begins to watch `range` for writes.
+    pub(super) fn register(&self, range: Range) -> Result<(), TrackerError> {
+        let mut register = Register { range: range.into(), mode: REGISTER_MODE_WP, ioctls: 0 };
+        self.ioctl(UFFDIO_REGISTER, &mut register).map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY) => TrackerError::Busy { pid: self.pid, range },
+            _ => self.failed("watch", range, source),
+        })
+    }
+
+    /// Ends the watch over `range`.
+    pub(super) fn unregister(&self, range: Range) -> Result<(), TrackerError> {
+        self.ioctl(UFFDIO_UNREGISTER, &mut Span::from(range))
+            .map_err(|e| self.failed("stop watching", range, e))
+    }
+
+    /// Marks every page of `range`, present or not, as not written.
+    pub(super) fn write_protect(&self, range: Range) -> Result<(), TrackerError> {
+        let mut start = range.start;
+        while start < range.end() {
+            let step = Range::between(start, range.end().min(start + PROTECT_STEP));
+            let mut protect = WriteProtect { range: step.into(), mode: WRITEPROTECT_MODE_WP };
+            self.ioctl(UFFDIO_WRITEPROTECT, &mut protect)
+                .map_err(|e| self.failed("write-protect", step, e))?;
+            start = step.end();
+        }
+        Ok(())
+    }
+
+    /// Whether the watched memory still exists. Once the process has died, or called exec, it is gone for good; a
+    /// scan of it finds nothing, without an error.
+    pub(super) fn is_alive(&self) -> bool {
+        // This page (at the lowest address that programs may map) is not watched, so the call does nothing. The
+        // kernel looks for the memory first: ESRCH if it is gone, ENOENT if only the page is not there.
+        let nowhere = Span { start: 0x10000, len: crate::range::PAGE_SIZE };
+        let mut protect = WriteProtect { range: nowhere, mode: 0 };
+        match self.ioctl(UFFDIO_WRITEPROTECT, &mut protect) {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() != Some(libc::ESRCH),
+        }
+    }
+
+    fn ioctl<T>(&self, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
+        // SAFETY: the callers above pair each request with the structure that it reads and writes.
+        let rc = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+        if rc == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn failed(&self, action: &'static str, range: Range, source: io::Error) -> TrackerError {
+        TrackerError::system(action, self.pid, range, source)
+    }
+}
+
+fn explain_creation(error: TrackerError) -> TrackerError {
+    match error {
+        TrackerError::Inject(InjectError::Call { number: libc::SYS_userfaultfd, source, .. }) => {
+            creation_failed(source)
+        }
+        other => other,
+    }
+}
+
+fn creation_failed(source: io::Error) -> TrackerError {
+    match source.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL) => TrackerError::Kernel { release: crate::facts::kernel_release() },
+        _ => TrackerError::Create { source },
+    }
+}
