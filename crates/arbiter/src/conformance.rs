@@ -179,9 +179,10 @@ pub fn one_winner(make: MakeClient<'_>) {
     for term in 1..=3 {
         let records: Vec<(Claim, TermRecord)> = std::thread::scope(|scope| {
             let race = |number| {
-                let (vm, start) = (&vm, &start);
+                let start = &start;
+                // Whatever can fail is made before the start, where a failure leaves nobody waiting.
+                let (arbiter, claim) = (make(), claim(&vm, term, number));
                 scope.spawn(move || {
-                    let (arbiter, claim) = (make(), claim(vm, term, number));
                     start.wait();
                     let record = arbiter.claim(&claim).expect("a claim of the next term is answered");
                     (claim, record)

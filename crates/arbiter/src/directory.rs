@@ -136,7 +136,7 @@ impl Arbiter for DirectoryArbiter {
             let newest = Box::new(self.record(vm, &directory, newest)?);
             return Err(ArbiterError::Stale { wanted, newest });
         }
-        if wanted == Term(0) || wanted > newest.next() {
+        if wanted == Term(0) || wanted.0 - newest.0 > 1 {
             return Err(ArbiterError::Gap { vm: vm.clone(), wanted, newest });
         }
         if wanted > newest {
@@ -199,5 +199,170 @@ impl Arbiter for DirectoryArbiter {
 
     fn describe(&self) -> String {
         format!("directory {}", self.path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Staged;
+    use protocol::Grant;
+    use std::fs;
+
+    fn claim(term: u64, host: &str, nonce: u64) -> Claim {
+        let (vm, host) = (VmName::new("web").unwrap(), HostName::new(host).unwrap());
+        Claim { vm, term: Term(term), host, nonce }
+    }
+
+    fn arbiter() -> (tempfile::TempDir, DirectoryArbiter) {
+        let directory = tempfile::tempdir().unwrap();
+        let arbiter = init(directory.path()).unwrap();
+        (directory, arbiter)
+    }
+
+    fn won(arbiter: &DirectoryArbiter, claim: &Claim) -> bool {
+        Grant::from_record(claim, &arbiter.claim(claim).unwrap()).is_some()
+    }
+
+    /// What a claim does, up to a crash after some step.
+    fn crash(arbiter: &DirectoryArbiter, claim: &Claim, written: Option<usize>, linked: bool) {
+        let (root, _) = arbiter.root().unwrap();
+        let directory = store::make_directory(&root, claim.vm.as_str()).unwrap();
+        let bytes = record::encode(&TermRecord { claim: claim.clone() });
+        let staged = Staged::create(&directory).unwrap();
+        staged.fill(&bytes[..written.unwrap_or(bytes.len())]).unwrap();
+        if linked {
+            staged.link(&directory, &term_file(claim.term)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_crash_before_the_link_leaves_no_record_and_nothing_in_the_way() {
+        for written in [Some(0), Some(30), None] {
+            let (_guard, arbiter) = arbiter();
+            let dead = claim(1, "alpha", 1);
+            crash(&arbiter, &dead, written, false);
+            assert_eq!(arbiter.current(&dead.vm).unwrap(), None, "{written:?}");
+            assert!(won(&arbiter, &claim(1, "beta", 2)), "{written:?}");
+            assert!(!won(&arbiter, &dead), "the crashed claimant comes back too late");
+        }
+    }
+
+    #[test]
+    fn a_crash_after_the_link_leaves_the_dead_claimant_as_winner() {
+        let (_guard, arbiter) = arbiter();
+        let dead = claim(1, "alpha", 1);
+        crash(&arbiter, &dead, None, true);
+        assert!(!won(&arbiter, &claim(1, "beta", 2)));
+        assert!(won(&arbiter, &dead), "asking again finds the record");
+        assert!(won(&arbiter, &claim(2, "beta", 3)), "and the next term can be had");
+    }
+
+    #[test]
+    fn a_finished_claim_leaves_no_temporary_file() {
+        let (guard, arbiter) = arbiter();
+        assert!(won(&arbiter, &claim(1, "alpha", 1)));
+        assert!(!won(&arbiter, &claim(1, "beta", 2)));
+        let names: Vec<_> = fs::read_dir(guard.path().join("web")).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn a_missing_directory_and_an_unmounted_one_are_unreachable_and_stay_untouched() {
+        let guard = tempfile::tempdir().unwrap();
+        let missing = guard.path().join("missing");
+        let unmounted = guard.path().join("unmounted");
+        fs::create_dir(&unmounted).unwrap();
+        for path in [&missing, &unmounted] {
+            let arbiter = DirectoryArbiter::new(path);
+            let claim = claim(1, "alpha", 1);
+            let errors = [
+                arbiter.claim(&claim).unwrap_err(),
+                arbiter.current(&claim.vm).unwrap_err(),
+                arbiter.mark_stopped(&claim.vm, Term(1), &claim.host).unwrap_err(),
+                arbiter.identity().unwrap_err(),
+            ];
+            assert!(errors.iter().all(ArbiterError::is_unreachable), "{errors:?}");
+            assert!(errors[0].to_string().contains(path.to_str().unwrap()), "{}", errors[0]);
+        }
+        assert!(init(&missing).unwrap_err().is_unreachable(), "init makes no directory");
+        assert!(!missing.exists());
+        assert_eq!(fs::read_dir(&unmounted).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_comes_back_is_reachable_again() {
+        let (guard, arbiter) = arbiter();
+        let (here, away) = (guard.path().join("mnt"), guard.path().join("away"));
+        fs::create_dir(&here).unwrap();
+        drop(arbiter);
+        let arbiter = init(&here).unwrap();
+        let mine = claim(1, "alpha", 1);
+        assert!(won(&arbiter, &mine));
+        fs::rename(&here, &away).unwrap();
+        assert!(arbiter.claim(&mine).unwrap_err().is_unreachable());
+        fs::rename(&away, &here).unwrap();
+        assert!(won(&arbiter, &mine));
+    }
+
+    #[test]
+    fn init_twice_keeps_the_identity_and_the_records() {
+        let (guard, arbiter) = arbiter();
+        assert!(won(&arbiter, &claim(1, "alpha", 1)));
+        let again = init(guard.path()).unwrap();
+        assert_eq!(again.identity().unwrap(), arbiter.identity().unwrap());
+        assert!(!won(&again, &claim(1, "beta", 2)));
+        let (_guard, other) = super::tests::arbiter();
+        assert_ne!(other.identity().unwrap(), arbiter.identity().unwrap());
+    }
+
+    /// Everything that asks for the newest record refuses to go on, and names the file.
+    fn assert_corrupt(arbiter: &DirectoryArbiter, file: &Path) {
+        let vm = VmName::new("web").unwrap();
+        let host = HostName::new("alpha").unwrap();
+        let errors = [
+            arbiter.claim(&claim(1, "alpha", 1)).unwrap_err(),
+            arbiter.claim(&claim(2, "beta", 9)).unwrap_err(),
+            arbiter.current(&vm).unwrap_err(),
+            arbiter.mark_stopped(&vm, Term(1), &host).unwrap_err(),
+        ];
+        for error in errors {
+            let ArbiterError::Corrupt { path, .. } = &error else { panic!("{error}") };
+            assert_eq!(path, file, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_trusted_is_refused_by_name() {
+        let (guard, arbiter) = arbiter();
+        assert!(won(&arbiter, &claim(1, "alpha", 1)));
+        let file = guard.path().join("web").join(term_file(Term(1)));
+        let whole = fs::read(&file).unwrap();
+        let of_another = record::encode(&TermRecord { claim: claim(3, "alpha", 1) });
+        let torn = &whole[..whole.len() / 2];
+        let mut flipped = whole.clone();
+        flipped[60] ^= 1;
+        for bad in [&b""[..], torn, &flipped, &of_another, &vec![b' '; record::MAX_RECORD + 1]] {
+            fs::write(&file, bad).unwrap();
+            assert_corrupt(&arbiter, &file);
+        }
+        fs::write(&file, &whole).unwrap();
+        let stray = guard.path().join("web").join("term-2");
+        fs::write(&stray, &whole).unwrap();
+        assert_corrupt(&arbiter, &stray);
+    }
+
+    #[test]
+    fn a_stop_mark_that_cannot_be_trusted_is_refused() {
+        let (guard, arbiter) = arbiter();
+        let mine = claim(1, "alpha", 1);
+        assert!(won(&arbiter, &mine));
+        let file = guard.path().join("web").join(stopped_file(Term(1)));
+        let host = HostName::new("beta").unwrap();
+        let of_another = record::encode(&Stopped { vm: mine.vm.clone(), term: Term(1), host });
+        for bad in [&b""[..], &of_another] {
+            fs::write(&file, bad).unwrap();
+            assert!(matches!(arbiter.current(&mine.vm), Err(ArbiterError::Corrupt { .. })));
+        }
     }
 }

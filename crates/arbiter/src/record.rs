@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn the_bytes_are_a_contract() {
         let golden = concat!(
-            r#"{"version":1,"xxh3":"GOLDEN","#,
+            r#"{"version":1,"xxh3":"c9434fcdb76193aa","#,
             r#""body":{"vm":"web","term":7,"host":"alpha"}}"#,
             "\n"
         );

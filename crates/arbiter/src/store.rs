@@ -94,74 +94,59 @@ pub(crate) fn read(directory: impl AsFd, name: &str) -> Result<Option<Vec<u8>>, 
     Ok(Some(bytes))
 }
 
-/// Where a test stops a write, as a crash would.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
-    /// The temporary file is there but half written.
-    Torn,
-    /// The temporary file is whole.
-    Written,
-    /// The record has its name.
-    Linked,
-    /// Everything is done.
-    Done,
-}
-
 /// Writes `bytes` to `name` unless that exists. Whoever wins, the name has a whole, durable file afterwards: read
 /// it to see whose.
 pub(crate) fn write_once(directory: impl AsFd, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-    write_once_until(directory, name, bytes, Step::Done)
-}
-
-/// As [`write_once`], stopping after `until`.
-pub(crate) fn write_once_until(
-    directory: impl AsFd,
-    name: &str,
-    bytes: &[u8],
-    until: Step,
-) -> Result<(), Failure> {
-    let (temporary, file) = create_temporary(&directory)?;
-    let half = if until == Step::Torn { bytes.len() / 2 } else { bytes.len() };
-    let written = { &file }.write_all(&bytes[..half]).and_then(|()| file.sync_all());
-    if until <= Step::Written {
-        return Ok(());
-    }
-    let linked = match written {
-        Ok(()) => link(&directory, &temporary, name),
-        Err(error) => Err((format!("cannot write {temporary}"), error)),
-    };
-    if until == Step::Linked {
-        return linked;
-    }
+    let staged = Staged::create(&directory)?;
+    let linked = staged.fill(bytes).and_then(|()| staged.link(&directory, name));
     // The record must be durable before anyone acts on it.
     let synced = linked.and_then(|()| sync(&directory));
-    // A stray temporary file does no harm, so failing to remove it is no failure.
-    let _ = rustix::fs::unlinkat(&directory, &*temporary, AtFlags::empty());
+    staged.remove(&directory);
     synced
 }
 
-fn link(directory: impl AsFd, temporary: &str, name: &str) -> Result<(), Failure> {
-    match rustix::fs::linkat(&directory, temporary, &directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) => {
-            Err(failed("its file system has no hard links, which the arbiter needs")(errno))
-        }
-        Err(errno) => Err(failed(format!("cannot link {temporary} to {name}"))(errno)),
-    }
+/// A temporary file on its way to become a record. Its methods are the steps between which a crash may come.
+pub(crate) struct Staged {
+    name: String,
+    file: File,
 }
 
-/// A new file of a name that nobody else uses: crashed writers of equal pids leave theirs behind.
-fn create_temporary(directory: impl AsFd) -> Result<(String, File), Failure> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    loop {
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{TEMPORARY}{:016x}-{}-{count}", random(), std::process::id());
-        match rustix::fs::openat(&directory, &*name, flags, Mode::from_raw_mode(0o600)) {
-            Ok(fd) => return Ok((name, File::from(fd))),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(format!("cannot create {name}"))(errno)),
+impl Staged {
+    /// A new file of a name that nobody else uses: crashed writers leave theirs behind.
+    pub(crate) fn create(directory: impl AsFd) -> Result<Self, Failure> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{TEMPORARY}{:016x}-{}-{count}", random(), std::process::id());
+            match rustix::fs::openat(&directory, &*name, flags, Mode::from_raw_mode(0o600)) {
+                Ok(fd) => return Ok(Self { name, file: File::from(fd) }),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed(format!("cannot create {name}"))(errno)),
+            }
         }
+    }
+
+    /// Writes the whole content and makes it durable.
+    pub(crate) fn fill(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = { &self.file }.write_all(bytes).and_then(|()| self.file.sync_all());
+        written.map_err(|error| (format!("cannot write {}", self.name), error))
+    }
+
+    /// Gives the file its name, unless that exists.
+    pub(crate) fn link(&self, directory: impl AsFd, name: &str) -> Result<(), Failure> {
+        match rustix::fs::linkat(&directory, &*self.name, &directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                Err(failed("its file system has no hard links, which the arbiter needs")(errno))
+            }
+            Err(errno) => Err(failed(format!("cannot link {} to {name}", self.name))(errno)),
+        }
+    }
+
+    /// Removes the temporary name. A stray one does no harm, so failing is no failure.
+    pub(crate) fn remove(self, directory: impl AsFd) {
+        let _ = rustix::fs::unlinkat(directory, &*self.name, AtFlags::empty());
     }
 }
 
