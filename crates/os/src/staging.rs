@@ -37,7 +37,7 @@ impl PageBuffer {
     /// # Errors
     /// If the memory cannot be had.
     pub fn new(pages: usize) -> Result<Self, StagingError> {
-        let bytes = pages.max(1).checked_mul(PAGE_SIZE as usize).unwrap_or(usize::MAX);
+        let bytes = pages.max(1).saturating_mul(PAGE_SIZE as usize);
         let failed = |source| StagingError { bytes: bytes as u64, source };
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
         let at = unsafe {
