@@ -1,1 +1,25 @@
-//! See Cargo.toml.
+//! What the demo, the whole-system tests, the torture and the benchmarks share: guest images made from Debian
+//! packages, hosts and a client in network namespaces, clients that measure, and the report.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`packages`] | which Debian packages are needed here, and installing them |
+//! | [`guest`] | guest images, built once and cached; talking to the program inside the guest |
+//! | [`topology`] | [`Lab`]: hosts, switch and client, their links, and the processes that run in them |
+//! | [`plain`] | a guest in a QEMU without an agent |
+//! | [`client`] | clients that write, ask and verify, and note what they saw |
+//! | [`report`] | `result.json` and `report.html` |
+//! | [`stats`] | minimum, median, 99th percentile |
+//! | [`command`] | running other programs |
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod command;
+pub mod guest;
+pub mod packages;
+pub mod plain;
+pub mod report;
+pub mod stats;
+pub mod topology;
+
+pub use topology::Lab;

@@ -1,0 +1,331 @@
+//! The program inside the guest that makes a known amount of work, and says what it saw of its own time.
+//!
+//! `pulse serve [PAGES:RATE:PATTERN]` answers one-line commands on TCP port 7007 (see `CONTROL` below);
+//! `pulse wait-redis` returns when the Redis of this guest answers. It is compiled alone, by `rustc`,
+//! into a static binary, so it uses nothing but the standard library.
+
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 7007;
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | ping | reboot | poweroff; \
+RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
+/// A gap is a stretch of time in which this program did not run for at least this long.
+const GAP_US: u64 = 1_000;
+const TICK: Duration = Duration::from_millis(5);
+
+/// One guest page. Atomics, because relaxed stores are real stores that the compiler does not drop.
+#[repr(align(4096))]
+struct Page([AtomicU64; 512]);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rate {
+    PerSecond(u64),
+    PerTick(u64),
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Work {
+    pages: usize,
+    rate: Rate,
+    random: bool,
+    whole_page: bool,
+}
+
+impl FromStr for Work {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Work, String> {
+        let bad = || format!("`{text}` is not PAGES:RATE:PATTERN; {CONTROL}");
+        let mut parts = text.split(':');
+        let (Some(pages), Some(rate), Some(pattern), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad());
+        };
+        let pages = pages.parse().ok().filter(|&pages| pages > 0).ok_or_else(bad)?;
+        let rate = match (rate, rate.strip_suffix("/tick")) {
+            ("full", _) => Rate::Full,
+            (_, Some(number)) => Rate::PerTick(number.parse().map_err(|_| bad())?),
+            (number, None) => Rate::PerSecond(number.parse().map_err(|_| bad())?),
+        };
+        let (order, whole_page) = match pattern.strip_suffix("+page") {
+            Some(order) => (order, true),
+            None => (pattern, false),
+        };
+        match order {
+            "seq" => Ok(Work { pages, rate, random: false, whole_page }),
+            "random" => Ok(Work { pages, rate, random: true, whole_page }),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// What the three workers are told to do. A worker without orders sleeps for good: an idle guest stays idle.
+#[derive(Clone, Copy, Default)]
+struct Orders {
+    work: Option<Work>,
+    counting: bool,
+    watching: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    orders: Mutex<Orders>,
+    changed: Condvar,
+    /// Grows with every change of the orders, so that a busy worker notices without taking the lock.
+    change: AtomicU64,
+    dirtied: AtomicU64,
+    iterations: AtomicU64,
+    gaps: AtomicU64,
+    gap_total_us: AtomicU64,
+    gap_longest_us: AtomicU64,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["wait-redis"] => wait_redis(),
+        ["serve"] => serve(PORT, None),
+        ["serve", work] => serve(PORT, Some(work)),
+        ["serve", "--port", port] => port.parse().map_err(|_| "bad port".into()).and_then(|port| serve(port, None)),
+        _ => Err(format!("usage: pulse serve [PAGES:RATE:PATTERN] | pulse wait-redis\n{CONTROL}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("pulse: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks Redis until it answers; gives up after two minutes.
+fn wait_redis() -> Result<(), String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 6379));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(120) {
+        if answers_ping(address).unwrap_or(false) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Err("redis did not answer within 120 s".into())
+}
+
+fn answers_ping(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"PING\r\n")?;
+    let mut reply = [0; 7];
+    stream.read_exact(&mut reply)?;
+    Ok(&reply == b"+PONG\r\n")
+}
+
+fn serve(port: u16, initial: Option<&str>) -> Result<(), String> {
+    let shared = Arc::new(Shared::default());
+    for job in [dirty_forever as fn(&Shared), count_forever, watch_forever] {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || job(&shared));
+    }
+    if let Some(text) = initial {
+        answer(&format!("dirty {text}"), &shared);
+    }
+    // One socket for both families; a guest without IPv6 still gets IPv4.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    for stream in listener.incoming().flatten() {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || converse(&stream, &shared));
+    }
+    Ok(())
+}
+
+fn converse(stream: &TcpStream, shared: &Shared) {
+    let _ = stream.set_nodelay(true);
+    let mut writer = stream;
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let reply = answer(line.trim(), shared);
+        if writer.write_all(format!("{reply}\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(line: &str, shared: &Shared) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["dirty", work] => match work.parse::<Work>() {
+            Ok(work) => order(shared, |orders| orders.work = Some(work)),
+            Err(text) => format!("error {text}"),
+        },
+        ["stop"] => order(shared, |orders| orders.work = None),
+        ["count", state @ ("on" | "off")] => order(shared, |orders| orders.counting = *state == "on"),
+        ["gaps", state @ ("on" | "off")] => order(shared, |orders| orders.watching = *state == "on"),
+        ["stats"] => stats(shared),
+        ["reset"] => {
+            for number in
+                [&shared.dirtied, &shared.iterations, &shared.gaps, &shared.gap_total_us, &shared.gap_longest_us]
+            {
+                number.store(0, Relaxed);
+            }
+            "ok".into()
+        }
+        ["ping"] => "pong".into(),
+        // The magic keys act at once, as a reset button and a power switch do.
+        ["reboot"] => magic_key("b"),
+        ["poweroff"] => magic_key("o"),
+        _ => format!("error `{line}` is unknown; {CONTROL}"),
+    }
+}
+
+fn order(shared: &Shared, change: impl FnOnce(&mut Orders)) -> String {
+    match shared.orders.lock() {
+        Ok(mut orders) => change(&mut orders),
+        Err(_) => return "error a worker died".into(),
+    }
+    shared.change.fetch_add(1, Relaxed);
+    shared.changed.notify_all();
+    "ok".into()
+}
+
+/// Sleeps until the orders hold something for the caller; returns it with the number of the change it belongs to.
+fn await_orders<T>(shared: &Shared, mine: impl Fn(&Orders) -> Option<T>) -> (T, u64) {
+    let mut orders = shared.orders.lock().expect("no worker panics while it holds the orders");
+    loop {
+        let change = shared.change.load(Relaxed);
+        if let Some(found) = mine(&orders) {
+            return (found, change);
+        }
+        orders = shared.changed.wait(orders).expect("no worker panics while it holds the orders");
+    }
+}
+
+fn magic_key(key: &str) -> String {
+    match fs::write("/proc/sysrq-trigger", key) {
+        Ok(()) => "ok".into(),
+        Err(error) => format!("error /proc/sysrq-trigger: {error}"),
+    }
+}
+
+fn stats(shared: &Shared) -> String {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    format!(
+        "uptime_ms={} dirtied={} iterations={} gaps={} gap_total_us={} gap_longest_us={}",
+        (uptime * 1000.0) as u64,
+        shared.dirtied.load(Relaxed),
+        shared.iterations.load(Relaxed),
+        shared.gaps.load(Relaxed),
+        shared.gap_total_us.load(Relaxed),
+        shared.gap_longest_us.load(Relaxed)
+    )
+}
+
+fn dirty_forever(shared: &Shared) {
+    let mut memory: Vec<Page> = Vec::new();
+    let mut random: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut next = 0;
+    let mut value = 1;
+    loop {
+        let (work, seen) = await_orders(shared, |orders| orders.work);
+        resize(&mut memory, work.pages);
+        let began = Instant::now();
+        let mut done = 0;
+        // Each round is one tick (or, at full speed, one batch): do what is owed, then sleep.
+        while shared.change.load(Relaxed) == seen {
+            let owed = match work.rate {
+                Rate::Full => 256,
+                Rate::PerTick(pages) => pages,
+                Rate::PerSecond(rate) => {
+                    let due = began.elapsed().as_micros() as u64 * rate / 1_000_000;
+                    // After a long pause the guest does not try to catch up on more than a second.
+                    let owed = due.saturating_sub(done).min(rate);
+                    done = due;
+                    owed
+                }
+            };
+            for _ in 0..owed {
+                next = if work.random { xorshift(&mut random) as usize } else { next + 1 } % work.pages;
+                touch(&memory[next], value, work.whole_page);
+                value = value.wrapping_add(1);
+            }
+            shared.dirtied.fetch_add(owed, Relaxed);
+            if work.rate != Rate::Full {
+                thread::sleep(TICK);
+            }
+        }
+    }
+}
+
+/// Grows or shrinks the working set, and touches new pages so that later writes hit present memory.
+fn resize(memory: &mut Vec<Page>, pages: usize) {
+    memory.truncate(pages);
+    memory.reserve_exact(pages - memory.len());
+    while memory.len() < pages {
+        let number = memory.len() as u64 + 1;
+        memory.push(Page(std::array::from_fn(|word| AtomicU64::new(number * 512 + word as u64))));
+    }
+}
+
+fn touch(page: &Page, value: u64, whole: bool) {
+    if whole {
+        let mut word = value;
+        for slot in &page.0 {
+            slot.store(xorshift(&mut word), Relaxed);
+        }
+    } else {
+        page.0[(value % 512) as usize].store(value, Relaxed);
+    }
+}
+
+fn xorshift(state: &mut u64) -> u64 {
+    *state = (*state).max(1);
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn count_forever(shared: &Shared) {
+    let mut state = 1;
+    loop {
+        let ((), seen) = await_orders(shared, |orders| orders.counting.then_some(()));
+        while shared.change.load(Relaxed) == seen {
+            for _ in 0..1_000 {
+                std::hint::black_box(xorshift(&mut state));
+            }
+            shared.iterations.fetch_add(1_000, Relaxed);
+        }
+    }
+}
+
+/// Reads the clock without a break: a jump is time in which the guest, or this program, was not running.
+fn watch_forever(shared: &Shared) {
+    loop {
+        let ((), seen) = await_orders(shared, |orders| orders.watching.then_some(()));
+        let mut last = Instant::now();
+        while shared.change.load(Relaxed) == seen {
+            let now = Instant::now();
+            let gap = now.duration_since(last).as_micros() as u64;
+            last = now;
+            if gap >= GAP_US {
+                shared.gaps.fetch_add(1, Relaxed);
+                shared.gap_total_us.fetch_add(gap, Relaxed);
+                shared.gap_longest_us.fetch_max(gap, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Owns the pipelined writers: connections that stay open, each appending 1, 2, 3... to its own list.
+//!
+//! The reply to `RPUSH log:I N` is the length of the list, so it must be exactly N: a lost or a doubled operation
+//! shows at the very next reply. A connection is never made again: an error breaks it, and it is counted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::ClientError;
+use super::resp::{Connection, Reply, encode};
+use super::timeline::{self, Bucket, Gap, Sample};
+use crate::stats::Summary;
+use crate::topology::Namespace;
+
+/// How often a writer that gets no reply looks whether it shall stop.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// What the writers shall do.
+#[derive(Clone, Debug)]
+pub struct WriterConfig {
+    /// The Redis server, IPv4 or IPv6.
+    pub target: SocketAddr,
+    /// How many connections; each has its own list and its own thread.
+    pub connections: usize,
+    /// How many writes of a connection may wait for their replies.
+    pub depth: usize,
+    /// The list of connection 3 is `PREFIX:3`. It must be new: a second run needs another prefix.
+    pub prefix: String,
+    /// A connection without a reply for this long is broken.
+    pub patience: Duration,
+}
+
+impl WriterConfig {
+    /// 8 connections, 4 writes deep, lists `log:0` to `log:7`, 60 s of patience.
+    pub fn new(target: SocketAddr) -> WriterConfig {
+        WriterConfig {
+            target,
+            connections: 8,
+            depth: 4,
+            prefix: "log".into(),
+            patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Writers that are running.
+#[derive(Debug)]
+pub struct PipelinedWriters {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<WriterReport>>>,
+    started_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    broken: AtomicU64,
+    last_reply_us: AtomicU64,
+}
+
+/// What the writers have done so far, for a progress line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Connections that broke.
+    pub broken: u64,
+    /// When the last reply arrived on any connection, on `os::clock`; 0 before the first.
+    pub last_reply_us: u64,
+}
+
+/// What one connection saw.
+#[derive(Clone, Debug)]
+pub struct WriterReport {
+    /// Its list on the server.
+    pub key: String,
+    /// The highest number that was acknowledged: 1 to this number must be in the list.
+    pub acknowledged: u64,
+    /// The highest number that was sent.
+    pub sent: u64,
+    /// Every reply, in order.
+    pub samples: Vec<Sample>,
+    /// Why the connection broke, if it did.
+    pub broken: Option<String>,
+}
+
+/// What all connections saw.
+#[derive(Clone, Debug)]
+pub struct WritersReport {
+    /// One for each connection.
+    pub writers: Vec<WriterReport>,
+    /// When the writers were started, on `os::clock`.
+    pub started_us: u64,
+    /// When the last one had stopped.
+    pub ended_us: u64,
+}
+
+impl PipelinedWriters {
+    /// Opens all connections from the client's namespace, and starts writing once all are open.
+    ///
+    /// # Errors
+    /// A connection cannot be opened within 10 s.
+    pub fn start(client: &Namespace, config: &WriterConfig) -> Result<PipelinedWriters, ClientError> {
+        assert!(config.connections > 0 && config.depth > 0, "writers need a connection and a depth");
+        let open = || -> io::Result<Vec<Connection>> {
+            (0..config.connections)
+                .map(|_| Connection::open(config.target, Duration::from_secs(10)))
+                .collect()
+        };
+        let connections = client.run(open)?.map_err(|source| ClientError::Connection {
+            what: "connect to",
+            target: config.target,
+            source,
+        })?;
+        let shared = Arc::new(Shared::default());
+        let started_us = os::clock::now_us();
+        let start = |(index, connection)| {
+            let writer = Writer {
+                connection,
+                key: format!("{}:{index}", config.prefix),
+                depth: config.depth,
+                patience: config.patience,
+                outstanding: VecDeque::with_capacity(config.depth),
+                sent: 0,
+                samples: Vec::new(),
+            };
+            let shared = Arc::clone(&shared);
+            client.spawn(move || writer.run(&shared))
+        };
+        let threads = connections.into_iter().enumerate().map(start).collect();
+        Ok(PipelinedWriters { shared, threads, started_us })
+    }
+
+    /// What was done so far.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            acknowledged: self.shared.acknowledged.load(Relaxed),
+            broken: self.shared.broken.load(Relaxed),
+            last_reply_us: self.shared.last_reply_us.load(Relaxed),
+        }
+    }
+
+    /// Stops sending, waits for all outstanding replies, and tells what was seen.
+    ///
+    /// # Errors
+    /// A writer's thread could not work at all.
+    pub fn stop(self) -> Result<WritersReport, ClientError> {
+        self.shared.stop.store(true, Relaxed);
+        let mut writers = Vec::new();
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            writers.push(ended.map_err(|source| crate::topology::LabError::Namespace {
+                what: "enter",
+                name: "of the client".into(),
+                source,
+            })?);
+        }
+        Ok(WritersReport { writers, started_us: self.started_us, ended_us: os::clock::now_us() })
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    key: String,
+    depth: usize,
+    patience: Duration,
+    /// When each unanswered write was sent.
+    outstanding: VecDeque<u64>,
+    sent: u64,
+    samples: Vec<Sample>,
+}
+
+impl Writer {
+    fn run(mut self, shared: &Shared) -> WriterReport {
+        let broken = self.write_until_stopped(shared).err().map(|error| error.to_string());
+        if broken.is_some() {
+            shared.broken.fetch_add(1, Relaxed);
+        }
+        WriterReport {
+            key: self.key,
+            acknowledged: self.samples.len() as u64,
+            sent: self.sent,
+            samples: self.samples,
+            broken,
+        }
+    }
+
+    fn write_until_stopped(&mut self, shared: &Shared) -> io::Result<()> {
+        self.connection.set_read_patience(LOOK_AROUND)?;
+        loop {
+            if !shared.stop.load(Relaxed) {
+                self.send_up_to_depth()?;
+            } else if self.outstanding.is_empty() {
+                return Ok(());
+            }
+            match self.connection.fill() {
+                Ok(()) => self.take_replies(shared)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.check_patience()?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send_up_to_depth(&mut self) -> io::Result<()> {
+        let mut commands = Vec::new();
+        let now = os::clock::now_us();
+        while self.outstanding.len() < self.depth {
+            self.sent += 1;
+            self.outstanding.push_back(now);
+            encode(&mut commands, &["RPUSH", &self.key, &self.sent.to_string()]);
+        }
+        if commands.is_empty() { Ok(()) } else { self.connection.send(&commands) }
+    }
+
+    fn take_replies(&mut self, shared: &Shared) -> io::Result<()> {
+        let replies = self.connection.arrived()?;
+        let now = os::clock::now_us();
+        for reply in replies {
+            let expected = self.samples.len() as u64 + 1;
+            if reply != Reply::Integer(expected.cast_signed()) {
+                return Err(unexpected(&self.key, &reply, expected));
+            }
+            let Some(sent_us) = self.outstanding.pop_front() else {
+                return Err(unexpected(&self.key, &reply, expected));
+            };
+            self.samples.push(Sample { at_us: now, latency_us: now - sent_us });
+            shared.acknowledged.fetch_add(1, Relaxed);
+        }
+        shared.last_reply_us.fetch_max(now, Relaxed);
+        Ok(())
+    }
+
+    fn check_patience(&self) -> io::Result<()> {
+        let waited = self.outstanding.front().map_or(0, |sent_us| os::clock::now_us() - sent_us);
+        if u128::from(waited) < self.patience.as_micros() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no reply for {} s", waited / 1_000_000)))
+    }
+}
+
+fn unexpected(key: &str, reply: &Reply, expected: u64) -> io::Error {
+    let text =
+        format!("the reply on {key} is {reply:?} where {expected} was due: an operation was lost or doubled");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+impl WritersReport {
+    /// Acknowledged writes of all connections.
+    pub fn acknowledged(&self) -> u64 {
+        self.writers.iter().map(|writer| writer.acknowledged).sum()
+    }
+
+    /// How many connections broke.
+    pub fn broken(&self) -> u64 {
+        self.writers.iter().filter(|writer| writer.broken.is_some()).count() as u64
+    }
+
+    /// The longest time that any one connection waited between two replies, in a gap that touches the window.
+    ///
+    /// This is the outage as the unluckiest client saw it.
+    pub fn outage(&self, from_us: u64, to_us: u64) -> Option<Gap> {
+        let arrivals =
+            |writer: &'_ WriterReport| writer.samples.iter().map(|sample| sample.at_us).collect::<Vec<_>>();
+        let gaps =
+            self.writers.iter().filter_map(|writer| timeline::longest_gap(arrivals(writer), from_us, to_us));
+        gaps.max_by_key(|gap| gap.duration_us)
+    }
+
+    /// The longest time in which no connection got a reply, in a gap that touches the window.
+    pub fn silence(&self, from_us: u64, to_us: u64) -> Option<Gap> {
+        timeline::longest_gap(self.samples().iter().map(|sample| sample.at_us), from_us, to_us)
+    }
+
+    /// All replies in the order of their arrival.
+    pub fn samples(&self) -> Vec<Sample> {
+        let mut samples: Vec<Sample> =
+            self.writers.iter().flat_map(|writer| writer.samples.iter().copied()).collect();
+        samples.sort_by_key(|sample| sample.at_us);
+        samples
+    }
+
+    /// The timeline from the start of the writers to their end.
+    pub fn buckets(&self, width_us: u64) -> Vec<Bucket> {
+        timeline::buckets(&self.samples(), self.started_us, self.ended_us, width_us)
+    }
+
+    /// Latency in milliseconds of the replies that arrived in the window.
+    pub fn latency_ms(&self, from_us: u64, to_us: u64) -> Option<Summary> {
+        let inside = self.writers.iter().flat_map(|writer| &writer.samples);
+        let inside = inside.filter(|sample| (from_us..to_us).contains(&sample.at_us));
+        Summary::of_us_in_ms(inside.map(|sample| sample.latency_us))
+    }
+}

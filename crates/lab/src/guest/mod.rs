@@ -1,0 +1,61 @@
+//! Owns the guests: images made from Debian packages and sources in this crate, built once, kept in a cache.
+//!
+//! - [`redis`]: a stock Debian cloud kernel with a small initramfs, Redis and the pulse program;
+//! - [`pulse`]: the program in it that dirties pages, counts and watches its own time, and the client that steers it;
+//! - [`counter`]: 64 KiB of bare-metal code that counts in memory and on the serial line, for KVM and TCG;
+//! - [`console`]: waiting for lines on a guest's serial console.
+
+pub mod cache;
+pub mod console;
+pub mod counter;
+mod cpio;
+mod debian;
+pub mod pulse;
+pub mod redis;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::command::CommandError;
+
+/// Why a guest image could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// A file or directory of the build could not be read or written.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program of the build failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// Packages for the guest could not be fetched.
+    #[error(
+        "cannot download the guest's Debian packages ({packages}): {source}; is the machine offline, or apt not set up?"
+    )]
+    Download {
+        /// Names of the packages.
+        packages: String,
+        /// What apt-get said.
+        source: CommandError,
+    },
+    /// Something that should be in the packages is not there.
+    #[error("{what} is in none of the downloaded packages ({packages})")]
+    NotInPackages {
+        /// The file or package looked for.
+        what: String,
+        /// The packages that were unpacked.
+        packages: String,
+    },
+}
+
+/// For `map_err`: what was tried on which file.
+fn on(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> GuestError {
+    let path = path.into();
+    move |source| GuestError::File { what, path, source }
+}

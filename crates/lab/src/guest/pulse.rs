@@ -1,0 +1,183 @@
+//! Owns the program inside the guest that dirties pages, counts, and watches its own time; and its client.
+//!
+//! The program is `guest/pulse.rs`, compiled alone into a static binary. It listens on TCP port 7007 for one-line
+//! commands, so that a benchmark changes the load while the guest runs.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use super::cache::Cache;
+use super::{GuestError, on};
+use crate::command;
+
+/// Port on which the pulse program listens, on IPv4 and IPv6.
+pub const PULSE_PORT: u16 = 7007;
+
+pub(super) const SOURCE: &str = include_str!("../../guest/pulse.rs");
+const FLAGS: [&str; 10] = [
+    "--edition=2024",
+    "-C",
+    "opt-level=2",
+    "-C",
+    "target-feature=+crt-static",
+    "-C",
+    "panic=abort",
+    "-C",
+    "strip=symbols",
+    "--crate-name=pulse",
+];
+
+/// The static program, from the cache or compiled now.
+///
+/// # Errors
+/// The compiler cannot be run or fails (the static libc is missing).
+pub fn program(cache: &Cache) -> Result<PathBuf, GuestError> {
+    let recipe = [SOURCE.as_bytes(), FLAGS.join(" ").as_bytes()].map(<[u8]>::to_vec);
+    let place = cache.get("pulse", &recipe.each_ref().map(Vec::as_slice), |work| {
+        let source = work.join("pulse.rs");
+        fs::write(&source, SOURCE).map_err(on("write", &source))?;
+        let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        command::run(Command::new(compiler).args(FLAGS).arg("-o").arg(work.join("pulse")).arg(&source))?;
+        Ok(())
+    })?;
+    Ok(place.join("pulse"))
+}
+
+/// What the pulse program counted since it started, or since `reset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PulseStats {
+    /// The guest's own uptime in milliseconds: the pauses are missing from it if its clock stands still in them.
+    pub uptime_ms: u64,
+    /// Pages dirtied (a page dirtied twice counts twice).
+    pub dirtied: u64,
+    /// Iterations of the CPU-bound counter.
+    pub iterations: u64,
+    /// Stretches of at least 1 ms in which the guest saw its own time jump.
+    pub gaps: u64,
+    /// Their sum in microseconds.
+    pub gap_total_us: u64,
+    /// The longest in microseconds.
+    pub gap_longest_us: u64,
+}
+
+/// A connection to the pulse program; use it from a thread inside the client's namespace.
+#[derive(Debug)]
+pub struct PulseClient {
+    stream: BufReader<TcpStream>,
+}
+
+impl PulseClient {
+    /// Connects to the guest's pulse port.
+    ///
+    /// # Errors
+    /// Nobody answers there within 5 s.
+    pub fn connect(address: SocketAddr) -> io::Result<PulseClient> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(PulseClient { stream: BufReader::new(stream) })
+    }
+
+    /// Starts dirtying: `pages` is the working set; rate and pattern as in `guest/pulse.rs`
+    /// (`1000` pages a second, `300/tick` every 5 ms, `full`; `seq`, `random`, `seq+page`, `random+page`).
+    ///
+    /// # Errors
+    /// The connection fails, or the program refuses the order.
+    pub fn dirty(&mut self, pages: u64, rate: &str, pattern: &str) -> io::Result<()> {
+        self.order(&format!("dirty {pages}:{rate}:{pattern}"))
+    }
+
+    /// Stops dirtying.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.order("stop")
+    }
+
+    /// Starts or stops the CPU-bound counter.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn count(&mut self, on: bool) -> io::Result<()> {
+        self.order(if on { "count on" } else { "count off" })
+    }
+
+    /// Starts or stops watching for gaps in the guest's time; it keeps one virtual CPU busy.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn watch_gaps(&mut self, on: bool) -> io::Result<()> {
+        self.order(if on { "gaps on" } else { "gaps off" })
+    }
+
+    /// Sets all counts to zero.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.order("reset")
+    }
+
+    /// What was counted.
+    ///
+    /// # Errors
+    /// The connection fails, or the answer cannot be read.
+    pub fn stats(&mut self) -> io::Result<PulseStats> {
+        let line = self.ask("stats")?;
+        parse_stats(&line)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("not statistics: {line}")))
+    }
+
+    /// Makes the guest reboot at once, as its reset button would; no answer is awaited.
+    ///
+    /// # Errors
+    /// The order cannot be sent.
+    pub fn reboot(mut self) -> io::Result<()> {
+        self.stream.get_mut().write_all(b"reboot\n")
+    }
+
+    /// Makes the guest switch itself off; no answer is awaited.
+    ///
+    /// # Errors
+    /// The order cannot be sent.
+    pub fn power_off(mut self) -> io::Result<()> {
+        self.stream.get_mut().write_all(b"poweroff\n")
+    }
+
+    fn order(&mut self, line: &str) -> io::Result<()> {
+        let answer = self.ask(line)?;
+        if answer == "ok" { Ok(()) } else { Err(io::Error::other(format!("`{line}`: {answer}"))) }
+    }
+
+    fn ask(&mut self, line: &str) -> io::Result<String> {
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = String::new();
+        if self.stream.read_line(&mut answer)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(answer.trim_end().to_owned())
+    }
+}
+
+fn parse_stats(line: &str) -> Option<PulseStats> {
+    let mut stats = PulseStats::default();
+    for word in line.split_whitespace() {
+        let (name, value) = word.split_once('=')?;
+        let field = match name {
+            "uptime_ms" => &mut stats.uptime_ms,
+            "dirtied" => &mut stats.dirtied,
+            "iterations" => &mut stats.iterations,
+            "gaps" => &mut stats.gaps,
+            "gap_total_us" => &mut stats.gap_total_us,
+            "gap_longest_us" => &mut stats.gap_longest_us,
+            _ => return None,
+        };
+        *field = value.parse().ok()?;
+    }
+    Some(stats)
+}
