@@ -45,7 +45,7 @@ pub enum Event {
     Hello(Conn, Term, Hello),
     /// A message came.
     Message(Conn, ToBackup),
-    /// The connection ended, or its bytes were refused.
+    /// The connection ended, or ([`LinkLoss::Stream`]) its bytes make no sense while the primary is alive.
     Disconnected(Conn, LinkLoss),
     /// The standby process waits for memory.
     StandbyReady(Conn),
@@ -378,6 +378,9 @@ impl Backup {
     fn on_disconnected(&mut self, now: Instant, conn: Conn, why: LinkLoss, out: &mut Vec<Action>) {
         if !self.is_current(conn) {
             return;
+        }
+        if let LinkLoss::Stream(why) = why {
+            return self.refuse_stream(why, out);
         }
         match &mut self.phase {
             Phase::Preparing(_) | Phase::Copying(_) => self.discard(Discard::Incomplete(why), out),
