@@ -11,6 +11,7 @@ use crate::framing::QEMU_MAX_FRAME;
 use crate::nic::NicPort;
 use crate::state::{CutReport, Kind, Port, State, Watch};
 use crate::stats::GateStats;
+use os::clock::now_us;
 use protocol::Epoch;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -272,11 +273,6 @@ impl Drop for Owner {
             tracing::error!(gate = %self.shared.name, "the gate's thread panicked");
         }
     }
-}
-
-fn now_us() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap_or(0)
 }
 
 impl Shared {

@@ -26,6 +26,8 @@ const TURN_FRAMES: usize = 64;
 /// Bytes that `cut` reads from one port: far more than a socket holds, so only a guest that is not stopped gets
 /// there; the rest then belongs to the next epoch.
 const CUT_BYTES: usize = 16 << 20;
+/// The same for a console, whose bytes are never dropped.
+const CUT_CONSOLE_BYTES: usize = 1 << 20;
 
 /// The console bytes of one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,12 +148,15 @@ impl State {
 
     /// Reads a port's guest side.
     fn drain(&mut self, port: usize, now_us: u64, cutting: bool) {
-        let budget = if cutting { CUT_BYTES } else { TURN_BYTES };
         let result = match &mut self.ports[port].kind {
-            Kind::Nic(nic) => nic.drain(&mut self.ledger, now_us, budget).map(|learned| {
-                self.addresses_version += u64::from(learned);
-            }),
+            Kind::Nic(nic) => {
+                let budget = if cutting { CUT_BYTES } else { TURN_BYTES };
+                nic.drain(&mut self.ledger, now_us, budget).map(|learned| {
+                    self.addresses_version += u64::from(learned);
+                })
+            }
             Kind::Console(console) => {
+                let budget = if cutting { CUT_CONSOLE_BYTES } else { TURN_BYTES };
                 console.drain(&mut self.ledger, cutting, budget).map_err(|reason| Failed(Side::Guest, reason))
             }
         };
