@@ -1,0 +1,156 @@
+//! Owns QEMU's argument list.
+//!
+//! The primary and its standby get the same list but for descriptors and `-incoming defer`: the device state of
+//! one fits the other only if both were built alike.
+
+use super::Role;
+use crate::install::ResolvedSpec;
+use crate::spec::NicModel;
+use std::os::fd::RawFd;
+
+/// Name of the main memory's block.
+pub const MAIN_MEMORY: &str = "ram0";
+
+/// The numbers under which QEMU has our descriptors.
+#[derive(Debug, Clone)]
+pub struct InheritedFds {
+    /// Main memory.
+    pub memory: RawFd,
+    /// The serial console.
+    pub console: RawFd,
+    /// One for each NIC.
+    pub nics: Vec<RawFd>,
+}
+
+/// The arguments for `role`, without the monitor.
+#[must_use]
+pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<String> {
+    let spec = &resolved.spec;
+    let size = spec.memory.0;
+    let mut args = Arguments::default();
+    args.flag("-nodefaults").flag("-no-user-config").flag("-no-shutdown").flag("-S");
+    args.pair("-name", format!("guest={}", spec.name));
+    args.pair("-display", "none").pair("-vga", "none");
+    args.pair(
+        "-machine",
+        format!("{},accel={},memory-backend={MAIN_MEMORY}", resolved.machine, resolved.accel),
+    );
+    args.pair("-cpu", &resolved.cpu_model).pair("-smp", spec.cpus.to_string());
+    args.pair("-m", format!("{}k", size >> 10));
+    args.pair(
+        "-object",
+        format!(
+            "memory-backend-file,id={MAIN_MEMORY},size={size},mem-path=/proc/self/fd/{},share=on",
+            fds.memory
+        ),
+    );
+    args.pair("-chardev", format!("socket,id=console,fd={}", fds.console)).pair("-serial", "chardev:console");
+    boot(&mut args, resolved);
+    nics(&mut args, resolved, &fds.nics);
+    if role == Role::Standby {
+        args.pair("-incoming", "defer");
+    }
+    args.0.extend(spec.extra_args.iter().cloned());
+    args.0
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.to_string());
+        self
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.0.extend([name.to_string(), value.into()]);
+        self
+    }
+}
+
+fn boot(args: &mut Arguments, resolved: &ResolvedSpec) {
+    let spec = &resolved.spec;
+    let files = [("-kernel", &spec.kernel), ("-initrd", &spec.initrd), ("-bios", &spec.firmware)];
+    for (option, file) in files {
+        if let Some(file) = file {
+            args.pair(option, file.display().to_string());
+        }
+    }
+    if let Some(append) = &spec.append {
+        args.pair("-append", append);
+    }
+}
+
+/// Every NIC is a stream of frames over an inherited socket. Its option ROM is left out: it is a block of memory
+/// more, whose address QEMU 7.2 does not tell, and only serves to boot from the network.
+fn nics(args: &mut Arguments, resolved: &ResolvedSpec, fds: &[RawFd]) {
+    let spec = &resolved.spec;
+    assert_eq!(fds.len(), spec.nics.len(), "one descriptor for each NIC");
+    let microvm = spec.is_microvm();
+    for (index, (nic, fd)) in spec.nics.iter().zip(fds).enumerate() {
+        let device = match spec.nic_model(nic) {
+            _ if microvm => "virtio-net-device",
+            NicModel::Virtio => "virtio-net-pci,romfile=",
+            NicModel::VirtioLegacy => "virtio-net-pci,romfile=,disable-modern=on,vectors=0",
+            NicModel::E1000e => "e1000e,romfile=",
+        };
+        args.pair("-netdev", format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}"));
+        args.pair("-device", format!("{device},id=nic{index},netdev=net{index},mac={}", spec.mac(index)));
+    }
+    if microvm && spec.nics.iter().any(|nic| spec.nic_model(nic) == NicModel::Virtio) {
+        args.pair("-global", "virtio-mmio.force-legacy=false");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accel::Accel;
+    use crate::spec::VmSpec;
+
+    fn build_for(text: &str, role: Role) -> String {
+        let spec = VmSpec::parse(text, "test").unwrap();
+        let fds = InheritedFds { memory: 7, console: 8, nics: (9..).take(spec.nics.len()).collect() };
+        let machine = spec.machine_or_default().to_string();
+        let resolved = ResolvedSpec {
+            spec,
+            machine,
+            accel: Accel::Tcg,
+            accel_why: String::new(),
+            cpu_model: "max".into(),
+        };
+        build(&resolved, role, &fds).join(" ")
+    }
+
+    const BASE: &str = "name = \"a\"\nfirmware = \"f.bin\"\nmemory = \"64MiB\"\n";
+
+    #[test]
+    fn primary_and_standby_differ_only_in_waiting() {
+        let primary = build_for(BASE, Role::Primary);
+        assert_eq!(build_for(BASE, Role::Standby), format!("{primary} -incoming defer"));
+        assert!(primary.contains("-m 65536k") && primary.contains("mem-path=/proc/self/fd/7,share=on"));
+    }
+
+    #[test]
+    fn each_nic_has_its_socket_and_no_rom() {
+        let text =
+            format!("{BASE}[[nic]]\nbridge = \"br0\"\n[[nic]]\nbridge = \"br0\"\nmodel = \"e1000e\"\n");
+        let args = build_for(&text, Role::Primary);
+        assert!(args.contains("addr.type=fd,addr.str=9 -device virtio-net-pci,romfile=,id=nic0"));
+        assert!(args.contains("addr.type=fd,addr.str=10 -device e1000e,romfile=,id=nic1"));
+    }
+
+    #[test]
+    fn lean_is_legacy_mmio_unless_told_otherwise() {
+        let lean = format!("{BASE}profile = \"lean\"\n[[nic]]\nbridge = \"br0\"\n");
+        let args = build_for(&lean, Role::Primary);
+        assert!(
+            args.contains("-machine microvm,")
+                && args.contains("virtio-net-device")
+                && !args.contains("-global")
+        );
+        let modern = build_for(&format!("{lean}model = \"virtio\"\n"), Role::Primary);
+        assert!(modern.contains("-global virtio-mmio.force-legacy=false"));
+    }
+}

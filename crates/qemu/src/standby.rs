@@ -1,0 +1,177 @@
+//! Owns the standby: a QEMU that was built like the primary and waits for its device state.
+//!
+//! Its memory is filled from outside while it waits: main memory through the shared memfd, other blocks through
+//! the process's memory, its ROMs too, since QEMU leaves them empty when it expects a migration. At the failover it
+//! loads one device state, once: [`Standby::load`] takes the standby and gives the VM, stopped, or nothing.
+//! Memory must be complete before that, because devices check their rings in it while they load.
+
+use crate::device_state::{DeviceState, DeviceStateError};
+use crate::install::{Installation, ResolvedSpec};
+use crate::launch::{Channels, LaunchError, Qemu, Role};
+use crate::qmp::{Command, Event, QmpError, wait_event};
+use crate::ram::BlockKind;
+use os::Memory;
+use os::process_memory::ProcessMemoryError;
+use serde_json::json;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long QEMU may take to load a device state; it takes milliseconds.
+pub const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a standby cannot be had or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StandbyError {
+    /// QEMU does not start, or died.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A command failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// Its memory cannot be written.
+    #[error("cannot fill the standby's memory: {0}")]
+    Memory(#[from] ProcessMemoryError),
+    /// The device state is none.
+    #[error(transparent)]
+    State(#[from] DeviceStateError),
+    /// The connection for the state failed.
+    #[error("cannot hand the device state to the standby: {source}")]
+    Channel {
+        /// The reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// QEMU did not accept the state.
+    #[error("the standby refused the device state ({why}); its last words: {messages}")]
+    Rejected {
+        /// What QEMU reported.
+        why: String,
+        /// The end of its standard error.
+        messages: String,
+    },
+    /// Bytes for a block do not fit it.
+    #[error("{len} bytes for memory block {name:?} at {offset:#x} do not fit its {used} bytes")]
+    Misfit {
+        /// The block.
+        name: String,
+        /// Its length.
+        used: u64,
+        /// Where the bytes should begin.
+        offset: u64,
+        /// How many there are.
+        len: usize,
+    },
+    /// No such block, or one that is only compared.
+    #[error("the standby has no memory block number {0} that could be filled")]
+    NoBlock(usize),
+}
+
+/// A QEMU that waits.
+#[derive(Debug)]
+pub struct Standby {
+    qemu: Qemu,
+}
+
+impl Standby {
+    /// Starts QEMU with `memory` as its main memory. The guest cannot run in it before [`Standby::load`].
+    ///
+    /// # Errors
+    /// As [`Qemu::launch`].
+    pub fn start(
+        installation: &Installation,
+        resolved: &ResolvedSpec,
+        memory: Arc<Memory>,
+    ) -> Result<(Self, Channels), StandbyError> {
+        let (mut qemu, channels) = Qemu::launch(installation, resolved, Role::Standby, memory)?;
+        // Without it QEMU does not tell when the load is done.
+        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+        let set = qemu.qmp().execute(Command::with("migrate-set-capabilities", events));
+        set.map_err(|e| qemu.explain(e))?;
+        Ok((Self { qemu }, channels))
+    }
+
+    /// The waiting QEMU: its number, its memory map, its end.
+    #[must_use]
+    pub fn qemu(&self) -> &Qemu {
+        &self.qemu
+    }
+
+    /// Puts `bytes` into a block at `offset`: a ROM, or memory other than main memory (which is written through
+    /// its [`Memory`]; here it works too).
+    ///
+    /// # Errors
+    /// If there is no such block, the bytes do not fit, or the process is gone.
+    pub fn fill(&self, block: usize, offset: u64, bytes: &[u8]) -> Result<(), StandbyError> {
+        let ram = self.qemu.ram();
+        let shape = ram.layout().blocks.get(block).filter(|b| b.kind != BlockKind::Rebuilt);
+        let shape = shape.ok_or(StandbyError::NoBlock(block))?;
+        let (used, len) = (shape.used, bytes.len());
+        let fits = offset.checked_add(len as u64).is_some_and(|end| end <= used);
+        match (shape.kind, fits) {
+            (_, false) => Err(StandbyError::Misfit { name: shape.name.clone(), used, offset, len }),
+            (_, true) if bytes.is_empty() => Ok(()),
+            (BlockKind::Main, true) => {
+                self.qemu.memory().write_at(offset, bytes);
+                Ok(())
+            }
+            _ => Ok(self.qemu.process_memory().write(ram.address(block, offset), bytes)?),
+        }
+    }
+
+    /// Loads the device state. On success the VM stands exactly where it was saved, stopped: [`Qemu::cont`] lets it
+    /// run, then [`announce`] tells the network. On failure QEMU is killed: a second load into the same process is
+    /// never safe.
+    ///
+    /// # Errors
+    /// If the state is none, or QEMU does not accept it.
+    pub fn load(self, state: &DeviceState) -> Result<Qemu, StandbyError> {
+        let mut qemu = self.qemu;
+        match feed(&qemu, state) {
+            Ok(()) => Ok(qemu),
+            Err(StandbyError::Qmp(error @ QmpError::Gone { .. })) => {
+                let messages = match qemu.explain(error) {
+                    LaunchError::Died { how, messages } => format!("QEMU {how}: {messages}"),
+                    other => other.to_string(),
+                };
+                Err(StandbyError::Rejected { why: "it ended".to_string(), messages })
+            }
+            Err(other) => Err(other),
+        }
+    }
+}
+
+fn feed(qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
+    let stream = state.to_stream(&qemu.resolved().machine)?;
+    let channel = |source| StandbyError::Channel { source };
+    let (mut ours, theirs) = UnixStream::pair().map_err(channel)?;
+    let qmp = qemu.qmp();
+    let events = qmp.subscribe();
+    qmp.execute_with_fd(Command::with("getfd", json!({ "fdname": "incoming" })), theirs.as_fd())?;
+    drop(theirs);
+    qmp.execute(Command::with("migrate-incoming", json!({ "uri": "fd:incoming" })))?;
+    ours.set_write_timeout(Some(LOAD_TIMEOUT)).map_err(channel)?;
+    // If QEMU rejects the beginning, it closes its end; what it reports is the better error.
+    let written = ours.write_all(&stream).and_then(|()| ours.shutdown(std::net::Shutdown::Write));
+    let status = |event: &Event| event.data["status"].as_str().map(str::to_string);
+    let ended = |event: &Event| {
+        event.name == "MIGRATION" && matches!(status(event).as_deref(), Some("completed" | "failed"))
+    };
+    let end = wait_event(&events, "migrate-incoming", LOAD_TIMEOUT, ended)?;
+    if status(&end).as_deref() != Some("completed") {
+        let why = end.data.to_string();
+        return Err(StandbyError::Rejected { why, messages: qemu.messages() });
+    }
+    written.map_err(channel)
+}
+
+/// Announces the VM's addresses to the network, some times in growing distances, so that switches learn its place.
+///
+/// # Errors
+/// If QEMU refuses or is gone.
+pub fn announce(qemu: &Qemu) -> Result<(), QmpError> {
+    let pace = json!({ "initial": 50, "max": 550, "rounds": 5, "step": 100 });
+    qemu.qmp().execute(Command::with("announce-self", pace)).map(drop)
+}
