@@ -30,7 +30,7 @@ impl<'a> Stopped<'a> {
     pub(super) fn stop(target: &'a PidFd) -> Result<Self, InjectError> {
         let tid = libc::pid_t::try_from(target.pid()).map_err(|_| InjectError::Gone { pid: target.pid() })?;
         // No PTRACE_O_EXITKILL: our end must not be the target's.
-        ptrace(libc::PTRACE_SEIZE, tid, 0, 0).map_err(|e| cannot_attach(target.pid(), e))?;
+        ptrace(libc::PTRACE_SEIZE, tid, 0, 0).map_err(|e| cannot_attach(target, e))?;
         let stopped = Self { target, tid, _this_thread: PhantomData };
         // The number could have changed its owner before the attachment; from now on it cannot.
         if target.is_dead() {
@@ -273,8 +273,10 @@ fn find_instruction(memory: &ProcessMemory) -> Result<Option<u64>, InjectError> 
     Ok(at.map(|offset| vdso.range.start + offset as u64))
 }
 
-fn cannot_attach(pid: u32, source: io::Error) -> InjectError {
-    if source.raw_os_error() == Some(libc::ESRCH) {
+fn cannot_attach(target: &PidFd, source: io::Error) -> InjectError {
+    let pid = target.pid();
+    // A zombie, too, is refused with EPERM.
+    if source.raw_os_error() == Some(libc::ESRCH) || target.is_dead() {
         return InjectError::Gone { pid };
     }
     let tracer =

@@ -126,12 +126,16 @@ impl Pagemap {
             if found == -1 {
                 return Err(self.failed(rest, io::Error::last_os_error()));
             }
-            let found = usize::try_from(found).expect("not negative");
-            for region in &self.regions[..found] {
+            let found = &self.regions[..usize::try_from(found).expect("not negative")];
+            let mut reached = argument.walk_end;
+            for region in found {
                 push_joined(out, Range::between(region.start, region.end));
+                // The kernel walks in portions of some 512 regions. Once one portion was full, `walk_end` stays
+                // there, although the kernel went on: to begin there would find the rest twice.
+                reached = reached.max(region.end);
             }
-            assert!(argument.walk_end > start, "PAGEMAP_SCAN made no progress at {start:#x}");
-            start = argument.walk_end;
+            assert!(reached > start, "PAGEMAP_SCAN made no progress at {start:#x}");
+            start = reached;
         }
         Ok(())
     }
