@@ -36,7 +36,7 @@ fn boot(tag: &str, machine: Machine, cpus: u32, pulse: Option<&str>) -> Option<B
     let image = RedisGuest::build(&Cache::open().expect("a cache")).expect("the Redis guest");
     let lab = Lab::new(tag).expect("a lab");
     let address = GuestAddress::of(0);
-    let append = image.append(&address.v4_with_prefix(), &address.v6_with_prefix(), pulse);
+    let append = image.append(machine, address, pulse);
     let guest = PlainGuest {
         name: "redis",
         machine,

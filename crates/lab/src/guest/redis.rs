@@ -11,6 +11,8 @@ use super::cpio::Archive;
 use super::debian::{self, Unpacked};
 use super::{GuestError, on, pulse};
 use crate::command;
+use crate::plain::Machine;
+use crate::topology::GuestAddress;
 
 /// Port on which the guest's Redis listens, on IPv4 and IPv6.
 pub const REDIS_PORT: u16 = 6379;
@@ -72,16 +74,36 @@ impl RedisGuest {
         Ok(RedisGuest { kernel: place.join("vmlinuz"), initrd: place.join("initrd"), manifest })
     }
 
-    /// The kernel command line for a guest with these addresses (`10.78.0.50/24`, `fd78::50/64`).
+    /// The kernel command line for this guest on a machine of this type.
     ///
     /// `pulse` is the load that the pulse program begins with: pages, rate, pattern, such as `300:300/tick:seq`.
-    pub fn append(&self, address: &str, address6: &str, pulse: Option<&str>) -> String {
-        let pulse = pulse.map(|work| format!(" ud.pulse={work}")).unwrap_or_default();
-        format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off nowatchdog audit=0 random.trust_cpu=on \
-             ud.ip={address} ud.ip6={address6}{pulse}"
-        )
+    pub fn append(&self, machine: Machine, address: GuestAddress, pulse: Option<&str>) -> String {
+        let mut line = format!(
+            "console=ttyS0 quiet panic=-1 mitigations=off nowatchdog audit=0 random.trust_cpu=on ud.ip={} ud.ip6={}",
+            address.v4_with_prefix(),
+            address.v6_with_prefix()
+        );
+        if machine == Machine::Microvm
+            && let Some(khz) = processor_khz()
+        {
+            line.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
+        }
+        if let Some(work) = pulse {
+            line.push_str(&format!(" ud.pulse={work}"));
+        }
+        line
     }
+}
+
+/// The rate of this machine's time stamp counter, as far as the kernel tells.
+///
+/// A microvm has no HPET and no ACPI timer. Its guest measures the counter against the PIT, which fails on a busy
+/// host under TCG, and then never gets a timer tick: it hangs. So it is told. TCG's guests see the host's counter.
+fn processor_khz() -> Option<u64> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let mhz: f64 = line.split(':').nth(1)?.trim().parse().ok()?;
+    Some((mhz * 1000.0) as u64)
 }
 
 fn build_in(work: &Path, pulse: &Path) -> Result<(), GuestError> {
@@ -109,7 +131,7 @@ fn initramfs(unpacked: &Unpacked, pulse: &Path) -> Result<Vec<u8>, GuestError> {
     }
     archive.file("init", INIT.as_bytes());
     archive.file("etc/redis.conf", CONFIG.as_bytes());
-    let redis = unpacked.find("redis-server", |path| file_name(path) == "redis-server")?;
+    let redis = unpacked.find("redis-server", |path| path.ends_with("bin/redis-server"))?;
     let redis = fs::canonicalize(&redis).map_err(on("resolve", &redis))?;
     for (path, source) in
         [("bin/busybox", Path::new("/bin/busybox")), ("bin/pulse", pulse), ("bin/redis-server", &redis)]

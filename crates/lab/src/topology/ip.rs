@@ -2,12 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{BRIDGE, LabError, Namespace};
 use crate::command;
 
 /// No spanning tree and no delay: a port forwards as soon as it is up. No snooping: neighbour discovery is multicast.
 const PLAIN_BRIDGE: &str = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+
+/// Far longer than the kernel takes.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn make_switch(switch: &Namespace) -> Result<(), LabError> {
     batch(
@@ -41,8 +46,8 @@ pub fn connect_host(
     [v4, v6]: [IpAddr; 2],
     replication: Ipv4Addr,
 ) -> Result<(), LabError> {
-    connect(switch, "lan", &lan_port(name), host, "lan0")?;
-    connect(switch, "repl", &replication_port(name), host, "repl0")?;
+    connect(switch, "lan", &Cable::uplink(name).port, host, "lan0")?;
+    connect(switch, "repl", &Cable::replication(name).port, host, "repl0")?;
     batch(
         host,
         &format!(
@@ -58,19 +63,54 @@ pub fn connect_host(
     )
 }
 
-/// The switch's end of a host's uplink.
-pub fn lan_port(host: &str) -> String {
-    format!("lan-{host}")
+/// The ends of a host's cable: the switch's port and the host's interface.
+pub struct Cable {
+    port: String,
+    interface: &'static str,
 }
 
-/// The switch's end of a host's replication link.
-pub fn replication_port(host: &str) -> String {
-    format!("repl-{host}")
+impl Cable {
+    /// The uplink to the LAN.
+    pub fn uplink(host: &str) -> Cable {
+        Cable { port: format!("lan-{host}"), interface: "lan0" }
+    }
+
+    /// The replication link.
+    pub fn replication(host: &str) -> Cable {
+        Cable { port: format!("repl-{host}"), interface: "repl0" }
+    }
 }
 
-pub fn set_ports(switch: &Namespace, ports: &[String], state: &str) -> Result<(), LabError> {
-    let lines: String = ports.iter().map(|port| format!("link set {port} {state}\n")).collect();
-    batch(switch, &lines)
+/// Pulls cables at the switch's end; nothing passes from now on.
+pub fn cut(switch: &Namespace, cables: &[Cable]) -> Result<(), LabError> {
+    batch(switch, &set_lines(cables, "down"))
+}
+
+/// Puts cables back, and waits until both ends forward: the kernel may take a second to notice a carrier.
+pub fn heal(switch: &Namespace, host: &Namespace, cables: &[Cable]) -> Result<(), LabError> {
+    batch(switch, &set_lines(cables, "up"))?;
+    let started = Instant::now();
+    for cable in cables {
+        while !(is_up(switch, &cable.port)? && is_up(host, cable.interface)?) {
+            if started.elapsed() > CARRIER_PATIENCE {
+                return Err(LabError::NoCarrier { port: cable.port.clone() });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
+fn set_lines(cables: &[Cable], state: &str) -> String {
+    cables.iter().map(|cable| format!("link set {} {state}\n", cable.port)).collect()
+}
+
+/// Whether an interface has its carrier and, in a bridge, forwards.
+fn is_up(machine: &Namespace, interface: &str) -> Result<bool, LabError> {
+    let mut show = Command::new("ip");
+    show.args(["-netns", machine.name(), "-details", "link", "show", "dev", interface]);
+    let shown = command::run(&mut show)?;
+    Ok(shown.contains("state UP") && (!shown.contains("bridge_slave") || shown.contains("state forwarding")))
 }
 
 pub fn add_tap(host: &Namespace, name: &str) -> Result<(), LabError> {

@@ -79,6 +79,12 @@ pub enum LabError {
         /// Its name in the lab.
         process: String,
     },
+    /// A cable was put back and does not carry.
+    #[error("the switch's port {port} does not forward: the kernel did not see its carrier")]
+    NoCarrier {
+        /// The switch's port.
+        port: String,
+    },
     /// A file of the lab could not be made.
     #[error("cannot {what} {path}: {source}")]
     File {
@@ -239,25 +245,26 @@ impl Lab {
     /// # Errors
     /// There is no such host, or `ip` fails.
     pub fn cut_link(&self, link: Link<'_>) -> Result<(), LabError> {
-        self.set_link(link, "down")
+        let (_, cables) = self.cables(link)?;
+        ip::cut(&self.switch, &cables)
     }
 
-    /// Puts a cable back.
+    /// Puts a cable back, and waits until it carries.
     ///
     /// # Errors
     /// There is no such host, or `ip` fails.
     pub fn heal_link(&self, link: Link<'_>) -> Result<(), LabError> {
-        self.set_link(link, "up")
+        let (host, cables) = self.cables(link)?;
+        ip::heal(&self.switch, &host, &cables)
     }
 
-    fn set_link(&self, link: Link<'_>, state: &str) -> Result<(), LabError> {
-        let (host, ports) = match link {
-            Link::Replication(host) => (host, vec![ip::replication_port(host)]),
-            Link::Uplink(host) => (host, vec![ip::lan_port(host)]),
-            Link::All(host) => (host, vec![ip::replication_port(host), ip::lan_port(host)]),
+    fn cables(&self, link: Link<'_>) -> Result<(Namespace, Vec<ip::Cable>), LabError> {
+        let (host, cables) = match link {
+            Link::Replication(host) => (host, vec![ip::Cable::replication(host)]),
+            Link::Uplink(host) => (host, vec![ip::Cable::uplink(host)]),
+            Link::All(host) => (host, vec![ip::Cable::replication(host), ip::Cable::uplink(host)]),
         };
-        self.with_host(host, |_| ())?;
-        ip::set_ports(&self.switch, &ports, state)
+        Ok((self.host(host)?, cables))
     }
 
     /// Adds a TAP device on a host's bridge, for a QEMU without an agent.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::{AGENT, Lab, LabError, Link};
 
@@ -162,13 +162,20 @@ impl Lab {
         self.heal_link(Link::All(host))
     }
 
-    /// Stops the host's agent in its tracks (SIGSTOP); its QEMU goes on.
+    /// Stops the host's agent in its tracks (SIGSTOP); its QEMU goes on. Returns once the agent stands still.
     ///
     /// # Errors
-    /// No agent is running there.
+    /// No agent is running there, or it ends instead of stopping.
     pub fn freeze(&self, host: &str) -> Result<(), LabError> {
-        signal(self.process(host, AGENT)?, Signal::STOP);
-        Ok(())
+        let pid = self.process(host, AGENT)?;
+        signal(pid, Signal::STOP);
+        let child = Pid::from_raw(pid.cast_signed()).ok_or_else(|| not_running(host, AGENT))?;
+        // NOWAIT leaves an end, if that is what comes, for whoever waits for it.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(child), options) {
+            Ok(Some(status)) if status.stopped() => Ok(()),
+            _ => Err(not_running(host, AGENT)),
+        }
     }
 
     /// Lets a frozen agent go on (SIGCONT).
