@@ -1,0 +1,142 @@
+//! Owns the thread that writes committed epochs into the image, in order.
+//!
+//! Everything that reaches it was validated before it was acknowledged, so applying cannot fail but by the loss
+//! of the standby process itself; then nothing is acknowledged any more.
+
+use crate::link::Frame;
+use crate::machine::{Image, StandbyMachine};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use net::Addresses;
+use protocol::Epoch;
+use protocol::wire::Kind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a promotion needs beside the image.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Newest epoch in the image.
+    pub epoch: Epoch,
+    /// Its device state.
+    pub device: Vec<u8>,
+    /// Addresses that the guest was seen to use.
+    pub addresses: Addresses,
+}
+
+enum Job {
+    Copy(Frame),
+    Commit(Epoch, Vec<Frame>, Vec<u8>),
+    Finish(Sender<Applied>),
+    Stop,
+}
+
+/// The handle of the thread.
+pub struct Applier {
+    jobs: Sender<Job>,
+    backlog: Arc<AtomicU64>,
+    error: Arc<Mutex<Option<String>>>,
+}
+
+impl Applier {
+    /// Starts the thread.
+    pub fn start(machine: &StandbyMachine) -> Self {
+        let (jobs, queue) = unbounded();
+        let (backlog, error) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+        let mut worker =
+            Worker { image: machine.image(), applied: Applied::default(), backlog: Arc::clone(&backlog) };
+        let worker_error = Arc::clone(&error);
+        let spawned = std::thread::Builder::new().name("ud-applier".into()).spawn(move || {
+            if let Err(why) = worker.run(&queue) {
+                *worker_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+            }
+        });
+        if let Err(why) = spawned {
+            *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+        }
+        Self { jobs, backlog, error }
+    }
+
+    fn put(&self, bytes: usize, job: Job) {
+        self.backlog.fetch_add(bytes as u64, Ordering::Relaxed);
+        let _ = self.jobs.send(job);
+    }
+
+    /// Applies a part of the first copy.
+    pub fn copy(&self, frame: Frame) {
+        self.put(frame.body.len(), Job::Copy(frame));
+    }
+
+    /// Applies a whole epoch.
+    pub fn commit(&self, epoch: Epoch, frames: Vec<Frame>, gate: Vec<u8>) {
+        let bytes = frames.iter().map(|frame| frame.body.len()).sum();
+        self.put(bytes, Job::Commit(epoch, frames, gate));
+    }
+
+    /// Bytes not applied yet.
+    pub fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Why applying ended, if it did.
+    pub fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until all is applied, and ends the thread.
+    pub fn finish(self) -> Result<Applied, String> {
+        let (reply, applied) = bounded(1);
+        let _ = self.jobs.send(Job::Finish(reply));
+        applied.recv().map_err(|_| self.error().unwrap_or_else(|| "the applier is gone".into()))
+    }
+
+    /// Ends the thread without waiting.
+    pub fn stop(self) {
+        let _ = self.jobs.send(Job::Stop);
+    }
+}
+
+struct Worker {
+    image: Image,
+    applied: Applied,
+    backlog: Arc<AtomicU64>,
+}
+
+impl Worker {
+    fn run(&mut self, jobs: &Receiver<Job>) -> Result<(), String> {
+        for job in jobs {
+            match job {
+                Job::Copy(frame) => self.frame(&frame)?,
+                Job::Commit(epoch, frames, gate) => self.commit(epoch, &frames, &gate)?,
+                Job::Finish(reply) => {
+                    let _ = reply.send(std::mem::take(&mut self.applied));
+                    return Ok(());
+                }
+                Job::Stop => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, epoch: Epoch, frames: &[Frame], gate: &[u8]) -> Result<(), String> {
+        self.applied.device.clear();
+        for frame in frames {
+            self.frame(frame)?;
+        }
+        if let Ok(addresses) = serde_json::from_slice(gate) {
+            self.applied.addresses = addresses;
+        }
+        self.applied.epoch = epoch;
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), String> {
+        match frame.header.kind {
+            Kind::Pages => self.image.apply(&frame.body).map_err(|error| error.to_string())?,
+            Kind::Device => self.applied.device.extend_from_slice(&frame.body),
+            Kind::Console => self.image.console(&frame.body),
+            _ => {}
+        }
+        self.backlog.fetch_sub(frame.body.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Owns a VM's loop at its backup: receives, stages, commits, and takes over when the protocol says so.
+//!
+//! The loop never waits for memory to be applied: an applier thread does that behind it, so that heartbeats go on
+//! while a large epoch is written into the image. What is not applied yet is bounded by not reading on.
+
+mod applier;
+mod promote;
+
+use crate::agent::Shared;
+use crate::api::types::Role;
+use crate::link::{Frame, Outbox};
+use crate::machine::{Machine, MachineEvent, StandbyMachine};
+use crate::primary::{Engine, Request, now};
+use crate::vm::{Facts, Snapshot, VmHandle};
+use applier::Applier;
+use crossbeam_channel::{Receiver, Sender, never, unbounded};
+use protocol::asking::{ClaimAnswer, Claimant};
+use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
+use protocol::notice::LinkLoss;
+use protocol::wire::{Hello, Kind, ToBackup, pages};
+use protocol::{Claim, Epoch, Grant, Term};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes received and not yet applied; past it nothing more is read.
+const MAX_BACKLOG: u64 = 64 << 20;
+/// How often to look whether the applier has caught up.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
+
+/// What comes to a backup's loop from outside.
+pub enum BackupInput {
+    /// A primary opened a session.
+    Opened {
+        /// The connection.
+        conn: Conn,
+        /// The primary's term.
+        term: Term,
+        /// Its first message.
+        hello: Hello,
+        /// The way back.
+        outbox: Outbox,
+        /// Its frames; an error is the last.
+        frames: Receiver<Result<Frame, LinkLoss>>,
+    },
+}
+
+struct Connection {
+    conn: Conn,
+    outbox: Outbox,
+    frames: Receiver<Result<Frame, LinkLoss>>,
+}
+
+struct Standby {
+    machine: StandbyMachine,
+    applier: Applier,
+}
+
+struct Loop<'a> {
+    shared: &'a Arc<Shared>,
+    handle: &'a Arc<VmHandle>,
+    protocol: Backup,
+    claimant: Claimant,
+    /// The session's connection.
+    current: Option<Connection>,
+    /// A connection whose Hello is being considered.
+    candidate: Option<Connection>,
+    standby: Option<Standby>,
+    staged: Vec<Frame>,
+    claims: (Sender<(Claim, ClaimAnswer)>, Receiver<(Claim, ClaimAnswer)>),
+    actions: Vec<Action>,
+    promoted: Option<(Machine, Grant)>,
+    over: bool,
+}
+
+/// Runs the loop of a VM whose life here begins as a standby; it goes on as the primary's loop after a promotion.
+pub fn run(
+    shared: &Arc<Shared>,
+    handle: &Arc<VmHandle>,
+    inputs: &Receiver<BackupInput>,
+    requests: &Receiver<Request>,
+) {
+    crate::sched::prefer();
+    let claimant = Claimant::new(handle.name().clone(), shared.config.name.clone(), crate::start::random());
+    let mut this = Loop {
+        shared,
+        handle,
+        protocol: Backup::new(claimant.clone()),
+        claimant: claimant.clone(),
+        current: None,
+        candidate: None,
+        standby: None,
+        staged: Vec::new(),
+        claims: unbounded(),
+        actions: Vec::new(),
+        promoted: None,
+        over: false,
+    };
+    let promoted = this.serve(inputs);
+    let Some((machine, grant)) = promoted else {
+        shared.remove(handle);
+        return;
+    };
+    let engine = Engine::new(Arc::clone(shared), Arc::clone(handle), machine, this.claimant.clone(), grant);
+    drop(this);
+    let ended = engine.run(requests);
+    shared.after_primary(handle, &ended);
+}
+
+impl Loop<'_> {
+    /// Serves until the standby is promoted, or thrown away.
+    fn serve(&mut self, inputs: &Receiver<BackupInput>) -> Option<(Machine, Grant)> {
+        loop {
+            self.publish();
+            let (nothing, no_events) = (never(), never());
+            let backlog = self.backlog() > MAX_BACKLOG;
+            let frames = match &self.current {
+                Some(current) if !backlog => current.frames.clone(),
+                _ => nothing,
+            };
+            let wait = self.until_deadline(backlog);
+            let claims = self.claims.1.clone();
+            let machine = self.standby.as_ref().map_or(no_events, |s| s.machine.events());
+            crossbeam_channel::select! {
+                recv(frames) -> frame => self.on_frame(frame.unwrap_or_else(|_| Err(LinkLoss::Disconnected("closed".into())))),
+                recv(inputs) -> input => match input {
+                    Ok(input) => self.on_input(input),
+                    Err(_) => return None,
+                },
+                recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
+                recv(machine) -> event => self.on_machine_event(event.ok()),
+                default(wait) => self.feed(Event::Tick),
+            }
+            if let Some(error) = self.standby.as_ref().and_then(|s| s.applier.error()) {
+                self.feed(Event::StandbyDied(error));
+            }
+            if self.promoted.is_some() || self.over {
+                return self.promoted.take();
+            }
+        }
+    }
+
+    fn backlog(&self) -> u64 {
+        self.standby.as_ref().map_or(0, |standby| standby.applier.backlog())
+    }
+
+    fn until_deadline(&self, backlog: bool) -> Duration {
+        let now = now();
+        let at = self.protocol.deadline();
+        let wait = at.map_or(Duration::from_millis(200), |at| Duration::from_micros(at.since(now).0));
+        if backlog { wait.min(BACKLOG_PAUSE) } else { wait }
+    }
+
+    fn on_input(&mut self, input: BackupInput) {
+        let BackupInput::Opened { conn, term, hello, outbox, frames } = input;
+        self.candidate = Some(Connection { conn, outbox, frames });
+        self.feed(Event::Hello(conn, term, hello));
+        // Not taken: dropping it closes it behind the refusal.
+        if self.candidate.take().is_some() && self.current.is_none() && self.standby.is_none() {
+            self.over = true;
+        }
+    }
+
+    fn on_frame(&mut self, frame: Result<Frame, LinkLoss>) {
+        let Some(conn) = self.current.as_ref().map(|current| current.conn) else { return };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(why) => return self.lose(conn, why),
+        };
+        match frame.header.kind {
+            Kind::Pages | Kind::Device | Kind::Console => self.on_bulk(conn, frame),
+            kind => match ToBackup::decode(kind, frame.header.epoch, &frame.body) {
+                Ok(message) => self.feed(Event::Message(conn, message)),
+                Err(error) => self.lose(conn, LinkLoss::Stream(error.to_string())),
+            },
+        }
+    }
+
+    fn on_bulk(&mut self, conn: Conn, frame: Frame) {
+        let Some(standby) = &self.standby else { return };
+        if frame.header.kind == Kind::Pages
+            && let Err(error) = pages::read_batch(&frame.body, standby.machine.page_counts(), |_, _, _| ())
+        {
+            return self.lose(conn, LinkLoss::Stream(error.to_string()));
+        }
+        let mut actions = std::mem::take(&mut self.actions);
+        let (epoch, len) = (frame.header.epoch, frame.body.len());
+        let usage = self.protocol.bulk(now(), conn, epoch, len, &mut actions);
+        match usage {
+            BulkUse::ApplyNow => standby.applier.copy(frame),
+            BulkUse::Stage(_) => self.staged.push(frame),
+            BulkUse::Ignore => {}
+        }
+        self.carry_out(actions);
+    }
+
+    /// The connection is over; if its bytes made no sense the protocol tells the primary before it is closed.
+    fn lose(&mut self, conn: Conn, why: LinkLoss) {
+        self.feed(Event::Disconnected(conn, why));
+        self.current.take_if(|current| current.conn == conn);
+    }
+
+    fn on_machine_event(&mut self, event: Option<MachineEvent>) {
+        match event {
+            Some(MachineEvent::Warning(text)) => self.handle.warn(text),
+            Some(MachineEvent::GuestShutdown) => {}
+            Some(MachineEvent::Died(why)) => self.feed(Event::StandbyDied(why)),
+            None => self.feed(Event::StandbyDied("its control connection is gone".into())),
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.protocol.handle(now(), event, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, mut actions: Vec<Action>) {
+        for action in actions.drain(..) {
+            self.act(action);
+        }
+        self.actions = actions;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Prepare(conn, hello) => self.prepare(conn, &hello),
+            Action::Send(conn, message) => {
+                if let Some(outbox) = self.outbox(conn) {
+                    outbox.to_primary(&message);
+                }
+            }
+            Action::Close(conn) => self.close(conn),
+            Action::Commit(epoch, gate) => self.commit(epoch, gate),
+            Action::DropStaged => self.staged.clear(),
+            Action::Claim(claim) => {
+                let reply = self.claims.0.clone();
+                crate::claims::ask(&self.shared.arbiter, claim, move |claim, answer| {
+                    let _ = reply.send((claim, answer));
+                });
+            }
+            Action::Promote(grant, epoch) => self.promote(grant, epoch),
+            Action::Discard => self.discard(),
+            Action::Notice(notice) => self.shared.notice(self.handle.name(), &notice),
+        }
+    }
+
+    fn outbox(&self, conn: Conn) -> Option<&Outbox> {
+        let all = [&self.current, &self.candidate];
+        all.into_iter().flatten().find(|c| c.conn == conn).map(|c| &c.outbox)
+    }
+
+    fn close(&mut self, conn: Conn) {
+        for place in [&mut self.current, &mut self.candidate] {
+            if let Some(connection) = place.take_if(|c| c.conn == conn) {
+                connection.outbox.close();
+            }
+        }
+    }
+
+    fn prepare(&mut self, conn: Conn, hello: &Hello) {
+        self.current = self.candidate.take_if(|c| c.conn == conn);
+        self.over = false;
+        self.handle.set_interval(hello.timing.interval);
+        match StandbyMachine::launch(self.shared, self.handle.name(), &hello.machine) {
+            Ok(machine) => {
+                self.handle.set_facts(machine.facts());
+                let applier = Applier::start(&machine);
+                self.standby = Some(Standby { machine, applier });
+                self.follow(Event::StandbyReady(conn));
+            }
+            Err(error) => self.follow(Event::StandbyFailed(conn, error.to_string())),
+        }
+    }
+
+    /// Feeds an event that an action brought about, while actions are being carried out.
+    fn follow(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.protocol.handle(now(), event, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn commit(&mut self, epoch: Epoch, gate: Vec<u8>) {
+        let frames = std::mem::take(&mut self.staged);
+        if let Some(standby) = &self.standby {
+            standby.applier.commit(epoch, frames, gate);
+        }
+    }
+
+    fn discard(&mut self) {
+        self.staged.clear();
+        if let Some(standby) = self.standby.take() {
+            standby.applier.stop();
+            standby.machine.end();
+        }
+        self.over = self.candidate.is_none();
+    }
+
+    fn publish(&self) {
+        let (peer, term, epoch) = match self.protocol.standing_by() {
+            Some((peer, term, epoch)) => (Some(peer.clone()), term, epoch),
+            None => (None, self.protocol.known_term(), Epoch(0)),
+        };
+        let staged: usize = self.staged.iter().map(|frame| frame.body.len()).sum();
+        self.handle.publish(Snapshot {
+            phase: crate::primary::name_of(&self.protocol.phase()),
+            term,
+            peer,
+            epoch,
+            acked: epoch,
+            agent_bytes: staged as u64 + self.backlog(),
+            ..Snapshot::default()
+        });
+    }
+}
+
+impl Loop<'_> {
+    fn promote(&mut self, grant: Grant, epoch: Epoch) {
+        let Some(standby) = self.standby.take() else { return };
+        let name = self.handle.name().clone();
+        match promote::promote(standby.machine, standby.applier, &grant, epoch) {
+            Ok((machine, split)) => {
+                self.shared.events.log(&name, &split, split.words(&name));
+                self.handle.set_role(Role::Primary);
+                self.handle.set_facts(Facts { ..machine.facts() });
+                self.follow(Event::Promoted);
+                self.promoted = Some((machine, grant));
+            }
+            Err(error) => self.follow(Event::PromotionFailed(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Owns the steps of a promotion, in order, and how long each took.
+
+use super::applier::Applier;
+use crate::machine::{Machine, MachineError, StandbyMachine};
+use protocol::{Epoch, Grant, VmName};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// After so long without an answer a promoted VM's addresses are announced again.
+const ANNOUNCE: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_millis(1_000),
+    Duration::from_millis(3_000),
+];
+
+/// How long the steps of a promotion took, in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "event", rename = "promoted")]
+pub struct Split {
+    /// The term.
+    pub term: u64,
+    /// The epoch it goes on from.
+    pub epoch: u64,
+    /// Waiting for the last epoch to be in the image.
+    pub apply_us: u64,
+    /// Giving the device state to QEMU.
+    pub load_us: u64,
+    /// Opening the gate and letting the processors run.
+    pub resume_us: u64,
+    /// All of it.
+    pub total_us: u64,
+}
+
+impl Split {
+    /// For people.
+    pub fn words(&self, vm: &VmName) -> String {
+        let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        format!(
+            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, devices {:.1}, resume {:.1})",
+            self.term,
+            self.epoch,
+            ms(self.total_us),
+            ms(self.apply_us),
+            ms(self.load_us),
+            ms(self.resume_us)
+        )
+    }
+}
+
+/// Promotes the standby. From the resume on nothing can fail: the VM runs under the grant.
+pub fn promote(
+    machine: StandbyMachine,
+    applier: Applier,
+    grant: &Grant,
+    epoch: Epoch,
+) -> Result<(Machine, Split), MachineError> {
+    let start = Instant::now();
+    let applied = applier.finish().map_err(MachineError::Apply)?;
+    assert_eq!(applied.epoch, epoch, "the image is the newest committed epoch");
+    let apply = start.elapsed();
+    let machine = machine.load(grant.vm(), applied.device)?;
+    let load = start.elapsed() - apply;
+    machine.gate.learn(&applied.addresses);
+    machine.go_live(grant.permit(), &ANNOUNCE)?;
+    let total = start.elapsed();
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let split = Split {
+        term: grant.term().0,
+        epoch: epoch.0,
+        apply_us: us(apply),
+        load_us: us(load),
+        resume_us: us(total - apply - load),
+        total_us: us(total),
+    };
+    Ok((machine, split))
+}

@@ -1,0 +1,214 @@
+//! Owns what waits to be written on a replication connection, and the thread that writes it.
+//!
+//! Pages are encoded here, off the guest's path and off the engine's loop. The counts that a Commit carries are
+//! taken where the frames are written, so that they say what was sent and not what was meant.
+
+use crate::staging::PooledBuffer;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use protocol::wire::pages::{PAGE, PageBatch};
+use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
+use protocol::{Epoch, Instant, Session, Term, VmId};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+/// Pages of one checkpoint (or of the first copy), copied out of the guest.
+#[derive(Debug)]
+pub struct Part {
+    /// RAM block and page index of each page, in the order of the buffer.
+    pub pages: Vec<(u8, u64)>,
+    /// Their contents.
+    pub buffer: PooledBuffer,
+}
+
+/// What was written for an epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Frames of bulk data.
+    pub frames: u64,
+    /// Bytes on the wire, headers included.
+    pub wire_bytes: u64,
+    /// Pages.
+    pub pages: u64,
+}
+
+enum Item {
+    Message(Kind, Epoch, Vec<u8>),
+    Part(Epoch, Part),
+    Blob(Kind, Epoch, Vec<u8>),
+    Commit(Epoch, Instant, Vec<u8>),
+    Close,
+}
+
+/// The sending half of a replication connection. Dropping it closes the connection behind what was queued.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    queue: Sender<Item>,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Item")
+    }
+}
+
+impl Outbox {
+    /// Starts the writing thread. `written` hears of every Commit that was written.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(
+        stream: TcpStream,
+        (vm, term, session): (VmId, Term, Session),
+        written: impl Fn(Written) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (queue, items) = unbounded();
+        let mut writer = Writer {
+            stream,
+            outbound: Outbound::new(vm, term, session),
+            batch: PageBatch::new(),
+            open: Written::default(),
+            body_bytes: 0,
+            written: Box::new(written),
+        };
+        std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
+            crate::sched::prefer();
+            if let Err(error) = writer.run(&items) {
+                tracing::debug!(%error, "the replication connection cannot be written");
+            }
+            // The reader of this connection sees its end and tells the engine.
+            let _ = writer.stream.shutdown(Shutdown::Both);
+        })?;
+        Ok(Self { queue })
+    }
+
+    fn put(&self, item: Item) {
+        // After an error the thread is gone; the reader has told the engine or is about to.
+        let _ = self.queue.send(item);
+    }
+
+    /// Queues a message to a backup.
+    pub fn to_backup(&self, message: &ToBackup) {
+        let (kind, epoch, body) = message.encode();
+        self.put(Item::Message(kind, epoch, body));
+    }
+
+    /// Queues a message to a primary.
+    pub fn to_primary(&self, message: &ToPrimary) {
+        let (kind, epoch, body) = message.encode();
+        self.put(Item::Message(kind, epoch, body));
+    }
+
+    /// Queues pages of `epoch` (0: the first copy).
+    pub fn part(&self, epoch: Epoch, part: Part) {
+        self.put(Item::Part(epoch, part));
+    }
+
+    /// Queues device state or console bytes of `epoch`, cut into frames.
+    pub fn blob(&self, kind: Kind, epoch: Epoch, bytes: Vec<u8>) {
+        self.put(Item::Blob(kind, epoch, bytes));
+    }
+
+    /// Queues the end of `epoch`, which was cut at `cut_at`.
+    pub fn commit(&self, epoch: Epoch, cut_at: Instant, gate: Vec<u8>) {
+        self.put(Item::Commit(epoch, cut_at, gate));
+    }
+
+    /// Closes the connection behind everything queued.
+    pub fn close(&self) {
+        self.put(Item::Close);
+    }
+}
+
+struct Writer {
+    stream: TcpStream,
+    outbound: Outbound,
+    batch: PageBatch,
+    open: Written,
+    body_bytes: u64,
+    written: Box<dyn Fn(Written) + Send>,
+}
+
+impl Writer {
+    fn run(&mut self, items: &Receiver<Item>) -> std::io::Result<()> {
+        for item in items {
+            match item {
+                Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body)?,
+                Item::Part(epoch, part) => self.part(epoch, &part)?,
+                Item::Blob(kind, epoch, bytes) => {
+                    for piece in bytes.chunks(MAX_BODY_LEN as usize) {
+                        self.bulk(kind, epoch, piece)?;
+                    }
+                }
+                Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate)?,
+                Item::Close => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, epoch: Epoch, part: &Part) -> std::io::Result<()> {
+        let mut batch = std::mem::take(&mut self.batch);
+        for (&(block, page), data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
+            batch.push(block, page, data);
+            if batch.is_full() {
+                self.batch(epoch, &mut batch)?;
+            }
+        }
+        if !batch.is_empty() {
+            self.batch(epoch, &mut batch)?;
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
+    fn batch(&mut self, epoch: Epoch, batch: &mut PageBatch) -> std::io::Result<()> {
+        self.begin(epoch);
+        self.open.pages += batch.pages();
+        self.bulk(Kind::Pages, epoch, batch.finish())?;
+        batch.clear();
+        Ok(())
+    }
+
+    fn begin(&mut self, epoch: Epoch) {
+        if self.open.epoch != epoch {
+            self.open = Written { epoch, ..Written::default() };
+            self.body_bytes = 0;
+        }
+    }
+
+    fn bulk(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+        self.begin(epoch);
+        self.open.frames += 1;
+        self.open.wire_bytes += (body.len() + HEADER_LEN) as u64;
+        self.body_bytes += body.len() as u64;
+        self.frame(kind, epoch, body)
+    }
+
+    fn commit(&mut self, epoch: Epoch, cut_at: Instant, gate: Vec<u8>) -> std::io::Result<()> {
+        self.begin(epoch);
+        let commit = Commit { frames: self.open.frames, bytes: self.body_bytes, sent_at: cut_at, gate };
+        let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
+        self.open.wire_bytes += (body.len() + HEADER_LEN) as u64;
+        self.frame(kind, epoch, &body)?;
+        (self.written)(std::mem::take(&mut self.open));
+        self.body_bytes = 0;
+        Ok(())
+    }
+
+    fn frame(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+        let header = self.outbound.seal(kind, epoch, body).encode();
+        write_both(&mut self.stream, &header, body)
+    }
+}
+
+/// Writes header and body in as few system calls and packets as they need.
+fn write_both(stream: &mut TcpStream, header: &[u8], body: &[u8]) -> std::io::Result<()> {
+    let parts = [std::io::IoSlice::new(header), std::io::IoSlice::new(body)];
+    let mut done = stream.write_vectored(&parts)?;
+    while done < header.len() {
+        done += stream.write(&header[done..])?;
+    }
+    stream.write_all(&body[done - header.len()..])
+}

@@ -1,0 +1,367 @@
+//! Owns the thread that stops the guest, takes checkpoints and lets it go on.
+//!
+//! Every order that stops or resumes the guest goes through this one thread, in order. While the guest stands
+//! still QEMU saves its devices and this thread reads the gate empty, scans for dirty pages and copies them.
+//! A checkpoint larger than the buffers is streamed while the guest stands still: the bound on memory wins
+//! over the pause.
+
+use super::copy::{Copy, Outcome};
+use crate::api::types::{CopyProgress, EpochRecord};
+use crate::link::{Outbox, Part};
+use crate::machine::Machine;
+use crate::ram::GuestRam;
+use crate::staging::Pool;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use net::{CutReport, Gate};
+use os::range::{PAGE_SIZE, Range};
+use os::tracker::Tracker;
+use protocol::wire::Kind;
+use protocol::{Epoch, Instant, RunPermit, Session};
+use qemu::{DeviceSaver, DeviceState, Qemu};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+/// Pages of a buffer: 16 MiB. Most checkpoints fit one.
+const BUFFER_PAGES: usize = 4_096;
+/// Buffers of a session.
+const BUFFERS: usize = 4;
+
+/// An order to the thread.
+#[derive(Debug)]
+pub enum Job {
+    /// Begin the first copy of a session.
+    Copy {
+        /// The session.
+        session: Session,
+        /// Where pages go.
+        outbox: Outbox,
+    },
+    /// Take a checkpoint.
+    Checkpoint {
+        /// The session.
+        session: Session,
+        /// The epoch that it closes.
+        epoch: Epoch,
+        /// Leave the guest paused.
+        last: bool,
+    },
+    /// Forget the session.
+    EndSession(Session),
+    /// Stop the guest.
+    Pause,
+    /// Let it run.
+    Resume(RunPermit),
+    /// End the thread.
+    Quit,
+}
+
+/// What the thread says.
+#[derive(Debug)]
+pub enum Done {
+    /// The first copy goes on.
+    CopyProgress(CopyProgress),
+    /// Little is left to the first checkpoint.
+    Copied(Session),
+    /// A checkpoint was taken.
+    Checkpoint(Session, Box<Staged>),
+    /// Something failed for the session.
+    Failed {
+        /// The session.
+        session: Session,
+        /// Why.
+        why: String,
+        /// Nothing of it was sent: it may be tried again.
+        resumable: bool,
+    },
+    /// QEMU does not answer any more.
+    VmLost(String),
+}
+
+/// A checkpoint that waits to be sent.
+#[derive(Debug)]
+pub struct Staged {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// When the guest was stopped.
+    pub cut_at: Instant,
+    /// What was measured.
+    pub record: EpochRecord,
+    parts: Vec<Part>,
+    device: Vec<u8>,
+    cut: CutReport,
+    gate: Vec<u8>,
+}
+
+impl Staged {
+    /// Puts everything on the link, the Commit last.
+    pub fn send(self, outbox: &Outbox) {
+        for part in self.parts {
+            outbox.part(self.epoch, part);
+        }
+        outbox.blob(Kind::Device, self.epoch, self.device);
+        for console in self.cut.consoles {
+            // The first epoch tells where the stream stands, even if the guest said nothing.
+            if !console.bytes.is_empty() || self.epoch == Epoch(1) {
+                let mut body = console.offset.to_le_bytes().to_vec();
+                body.extend_from_slice(&console.bytes);
+                outbox.blob(Kind::Console, self.epoch, body);
+            }
+        }
+        outbox.commit(self.epoch, self.cut_at, self.gate);
+    }
+}
+
+/// The handle of the thread.
+#[derive(Debug)]
+pub struct Checkpointer {
+    jobs: Sender<Job>,
+    bytes: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    /// Starts the thread for a machine.
+    pub fn start(machine: &Machine, done: Sender<Done>) -> Self {
+        let (jobs, queue) = unbounded();
+        let bytes = Arc::new(AtomicU64::new(0));
+        let mut worker = Worker {
+            qemu: Arc::clone(&machine.qemu),
+            ram: machine.ram.clone(),
+            gate: machine.gate.clone(),
+            saver: None,
+            active: None,
+            jobs: queue,
+            later: VecDeque::new(),
+            done,
+            bytes: Arc::clone(&bytes),
+            addresses: (u64::MAX, Vec::new()),
+        };
+        let thread = std::thread::Builder::new().name("ud-checkpoint".into()).spawn(move || {
+            crate::sched::prefer();
+            worker.run();
+        });
+        if let Err(error) = &thread {
+            tracing::error!(%error, "no thread for checkpoints: this VM cannot be protected");
+        }
+        Self { jobs, bytes, thread: thread.ok() }
+    }
+
+    /// Gives an order.
+    pub fn send(&self, job: Job) {
+        let _ = self.jobs.send(job);
+    }
+
+    /// Memory of its buffers.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn quit(&mut self) {
+        self.send(Job::Quit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Active {
+    session: Session,
+    tracker: Tracker,
+    pool: Pool,
+    outbox: Outbox,
+    dirty: Vec<Range>,
+    pages: Vec<(u8, u64)>,
+}
+
+struct Worker {
+    qemu: Arc<Qemu>,
+    ram: GuestRam,
+    gate: Gate,
+    saver: Option<DeviceSaver>,
+    active: Option<Active>,
+    jobs: Receiver<Job>,
+    later: VecDeque<Job>,
+    done: Sender<Done>,
+    bytes: Arc<AtomicU64>,
+    /// The addresses as last serialised, and their version.
+    addresses: (u64, Vec<u8>),
+}
+
+/// What went wrong with a checkpoint.
+struct Failure {
+    why: String,
+    resumable: bool,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        while let Some(job) = self.next() {
+            match job {
+                Job::Copy { session, outbox } => self.copy(session, outbox),
+                Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
+                Job::EndSession(session) => self.end_session(session),
+                Job::Pause => self.control(Qemu::stop),
+                Job::Resume(permit) => self.resume(&permit),
+                Job::Quit => return,
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        self.later.pop_front().or_else(|| self.jobs.recv().ok())
+    }
+
+    fn say(&self, done: Done) {
+        let _ = self.done.send(done);
+    }
+
+    fn control(&self, act: impl FnOnce(&Qemu) -> Result<(), qemu::qmp::QmpError>) {
+        if let Err(error) = act(&self.qemu) {
+            self.say(Done::VmLost(error.to_string()));
+        }
+    }
+
+    fn resume(&self, permit: &RunPermit) {
+        tracing::debug!(term = %permit.term(), "the guest goes on");
+        self.control(Qemu::cont);
+    }
+
+    fn end_session(&mut self, session: Session) {
+        if self.active.as_ref().is_some_and(|active| active.session == session) {
+            self.active = None;
+            self.bytes.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn copy(&mut self, session: Session, outbox: Outbox) {
+        let mut active = match self.begin(session, outbox) {
+            Ok(active) => active,
+            Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
+        };
+        let outcome = Copy {
+            session,
+            ram: &self.ram,
+            tracker: &mut active.tracker,
+            pool: &active.pool,
+            outbox: &active.outbox,
+            done: &self.done,
+            jobs: &self.jobs,
+            later: &mut self.later,
+        }
+        .run();
+        match outcome {
+            Outcome::Copied => {
+                self.active = Some(active);
+                self.say(Done::Copied(session));
+            }
+            Outcome::Ended => self.bytes.store(0, Ordering::Relaxed),
+            Outcome::Failed(why) => self.say(Done::Failed { session, why, resumable: false }),
+        }
+    }
+
+    fn begin(&mut self, session: Session, outbox: Outbox) -> Result<Active, String> {
+        self.active = None;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let tracker = Tracker::attach(self.qemu.pid(), &self.ram.tracked()).map_err(|error| text(&error))?;
+        let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| text(&error))?;
+        if self.saver.is_none() {
+            self.saver = Some(DeviceSaver::new(self.qemu.qmp()).map_err(|error| text(&error))?);
+        }
+        self.bytes.store(pool.bytes(), Ordering::Relaxed);
+        Ok(Active { session, tracker, pool, outbox, dirty: Vec::new(), pages: Vec::new() })
+    }
+
+    fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
+        let Some(mut active) = self.active.take_if(|active| active.session == session) else { return };
+        let taken = self.take(&mut active, epoch, last);
+        if taken.is_err() {
+            active.tracker.give_back(&std::mem::take(&mut active.dirty));
+            // The epoch was perhaps cut: what waits belongs to the open epoch again.
+            if let Err(error) = self.gate.hold() {
+                tracing::debug!(%error, "the gate is closed");
+            }
+        }
+        self.active = Some(active);
+        match taken {
+            Ok(staged) => self.say(Done::Checkpoint(session, Box::new(staged))),
+            Err(Failure { why, resumable }) => self.say(Done::Failed { session, why, resumable }),
+        }
+    }
+
+    fn take(&mut self, active: &mut Active, epoch: Epoch, last: bool) -> Result<Staged, Failure> {
+        let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
+        let saver = self.saver.as_mut().ok_or_else(|| fail(&"the session did not begin"))?;
+        let mut pending = saver.begin().map_err(|error| fail(&error))?;
+        pending.wait_stopped().map_err(|error| fail(&error))?;
+        let (cut_at, at_us) = (super::now(), os::clock::realtime_us());
+        if epoch == Epoch(1) {
+            self.gate.hold().map_err(|error| fail(&error))?;
+        }
+        let cut = self.gate.cut(epoch).map_err(|error| fail(&error))?;
+        active.dirty.clear();
+        active.tracker.scan_paused(&mut active.dirty).map_err(|error| fail(&error))?;
+        active.pages.clear();
+        self.ram.number(&active.dirty, &mut active.pages);
+        let parts = gather(&self.ram, active, epoch)?;
+        let mut device = DeviceState::default();
+        pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
+        if !last {
+            self.qemu.cont().map_err(|error| fail(&error))?;
+        }
+        let pause_us = self.pause_us(last);
+        let dirty_pages = active.pages.len() as u64;
+        let record =
+            EpochRecord { term: 0, epoch: epoch.0, at_us, pause_us, dirty_pages, wire_bytes: 0, ack_us: 0 };
+        let gate = self.addresses(cut.addresses_version);
+        Ok(Staged { epoch, cut_at, record, parts, device: device.as_bytes().to_vec(), cut, gate })
+    }
+
+    /// By QEMU's own timestamps of its STOP and RESUME events.
+    fn pause_us(&self, last: bool) -> u64 {
+        let qmp = self.qemu.qmp();
+        match (qmp.last_event_us("STOP"), qmp.last_event_us("RESUME")) {
+            (Some(stop), Some(resume)) if !last => resume.saturating_sub(stop),
+            _ => 0,
+        }
+    }
+
+    fn addresses(&mut self, version: u64) -> Vec<u8> {
+        if self.addresses.0 != version {
+            let (addresses, version) = self.gate.addresses();
+            self.addresses = (version, serde_json::to_vec(&addresses).unwrap_or_default());
+        }
+        self.addresses.1.clone()
+    }
+}
+
+/// Copies the numbered pages into buffers. When these run out the ones that are full go ahead on the link.
+fn gather(ram: &GuestRam, active: &Active, epoch: Epoch) -> Result<Vec<Part>, Failure> {
+    let mut parts = Vec::new();
+    let mut streamed = false;
+    let mut left = active.pages.as_slice();
+    while !left.is_empty() {
+        let mut buffer = match active.pool.try_take() {
+            Some(buffer) => buffer,
+            None => {
+                streamed = true;
+                for part in parts.drain(..) {
+                    active.outbox.part(epoch, part);
+                }
+                let wait = active.pool.free().recv_timeout(std::time::Duration::from_secs(10));
+                let gone =
+                    |_| Failure { why: "the link does not take the checkpoint".into(), resumable: false };
+                active.pool.adopt(wait.map_err(gone)?)
+            }
+        };
+        let (now, after) = left.split_at(left.len().min(buffer.pages()));
+        left = after;
+        let bytes = now.len() * PAGE_SIZE as usize;
+        ram.copy_out(now, &mut buffer.bytes_mut()[..bytes])
+            .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
+        parts.push(Part { pages: now.to_vec(), buffer });
+    }
+    Ok(parts)
+}

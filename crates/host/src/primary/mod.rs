@@ -1,0 +1,348 @@
+//! Owns a VM's loop at its primary: selects an event, hands it to the protocol, carries out the actions.
+
+mod checkpointer;
+mod copy;
+mod session;
+
+pub use checkpointer::Checkpointer;
+
+use crate::agent::Shared;
+use crate::api::types::{ApiError, ErrorCode, ProtectRequest, VmStatus};
+use crate::machine::Machine;
+use crate::measure::Measurements;
+use crate::vm::{Ended, Snapshot, VmHandle};
+use checkpointer::{Done, Job};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use protocol::asking::{ClaimAnswer, Claimant};
+use protocol::notice::LinkLoss;
+use protocol::primary::{Action, Command, CommandError, Event, Primary};
+use protocol::{Claim, Grant, Instant, Session};
+use session::{Incoming, SessionLink};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What operators ask of a running loop; answered when it was taken, not when it is done.
+#[derive(Debug)]
+pub enum Request {
+    /// Protect the VM.
+    Protect(ProtectRequest, Sender<Result<(), ApiError>>),
+    /// End protection.
+    Unprotect(Sender<Result<(), ApiError>>),
+    /// End the VM.
+    Stop(Sender<Result<(), ApiError>>),
+    /// Hand it to its backup.
+    Failover(Sender<Result<(), ApiError>>),
+}
+
+/// The loop of one VM at its primary.
+pub struct Engine {
+    shared: Arc<Shared>,
+    handle: Arc<VmHandle>,
+    machine: Machine,
+    protocol: Primary,
+    checkpointer: Checkpointer,
+    done: Receiver<Done>,
+    link: Option<SessionLink>,
+    incoming: (Sender<(Session, Incoming)>, Receiver<(Session, Incoming)>),
+    claims: (Sender<(Claim, ClaimAnswer)>, Receiver<(Claim, ClaimAnswer)>),
+    measurements: Arc<Mutex<Measurements>>,
+    staged: Option<checkpointer::Staged>,
+    actions: Vec<Action>,
+    ended: Option<Ended>,
+}
+
+impl Engine {
+    /// Takes over a machine that runs, or is about to, under this grant.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        handle: Arc<VmHandle>,
+        machine: Machine,
+        claimant: Claimant,
+        grant: Grant,
+    ) -> Self {
+        let (done_tx, done) = unbounded();
+        let checkpointer = Checkpointer::start(&machine, done_tx);
+        Self {
+            shared,
+            handle,
+            protocol: Primary::new(claimant, grant),
+            checkpointer,
+            machine,
+            done,
+            link: None,
+            incoming: unbounded(),
+            claims: unbounded(),
+            measurements: Arc::default(),
+            staged: None,
+            actions: Vec::new(),
+            ended: None,
+        }
+    }
+
+    /// Runs until the VM ends here.
+    pub fn run(mut self, requests: &Receiver<Request>) -> Ended {
+        crate::sched::prefer();
+        loop {
+            self.publish();
+            let wait = self.until_deadline();
+            let (incoming, claims, done) =
+                (self.incoming.1.clone(), self.claims.1.clone(), self.done.clone());
+            let events = self.machine.events.clone();
+            crossbeam_channel::select! {
+                recv(incoming) -> message => if let Ok((session, message)) = message { self.on_incoming(session, message) },
+                recv(done) -> done => if let Ok(done) = done { self.on_done(done) },
+                recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
+                recv(events) -> event => self.on_machine_event(event.ok()),
+                recv(requests) -> request => match request {
+                    Ok(request) => self.on_request(request),
+                    // The agent ends: the VM ends with it, without a word to the arbiter.
+                    Err(_) => return self.finish(Ended::Agent),
+                },
+                default(wait) => self.feed(Event::Tick),
+            }
+            if let Some(ended) = self.ended.take() {
+                return self.finish(ended);
+            }
+        }
+    }
+
+    fn finish(mut self, ended: Ended) -> Ended {
+        if let Some(link) = self.link.take() {
+            link.close();
+        }
+        self.checkpointer.quit();
+        self.machine.end();
+        ended
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let now = now();
+        let at = self.protocol.deadline();
+        at.map_or(Duration::from_millis(200), |at| Duration::from_micros(at.since(now).0))
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.protocol.handle(now(), event, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, mut actions: Vec<Action>) {
+        for action in actions.drain(..) {
+            self.act(action);
+        }
+        self.actions = actions;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect(session, peer) => self.connect(session, &peer),
+            Action::Send(session, message) => {
+                if let Some(link) = self.link_of(session) {
+                    link.outbox.to_backup(&message);
+                }
+            }
+            Action::StartCopy(session) => {
+                if let Some(link) = self.link_of(session) {
+                    let outbox = link.outbox.clone();
+                    self.checkpointer.send(Job::Copy { session, outbox });
+                }
+            }
+            Action::TakeCheckpoint { session, epoch, last } => {
+                self.checkpointer.send(Job::Checkpoint { session, epoch, last });
+            }
+            Action::SendCheckpoint(session, epoch) => self.send_checkpoint(session, epoch),
+            Action::EndSession(session) => self.end_session(session),
+            Action::Release(epoch) => self.gate("release output", |gate| gate.release(epoch)),
+            Action::HoldOutput => self.gate("hold output", net::Gate::hold),
+            Action::OpenOutput => self.gate("let output pass", net::Gate::open),
+            Action::Pause => self.checkpointer.send(Job::Pause),
+            Action::Resume(permit) => self.checkpointer.send(Job::Resume(permit)),
+            Action::Claim(claim) => self.claim(claim),
+            Action::Fence => {
+                // Order matters: silence first, then the end of the process.
+                self.machine.gate.discard();
+                self.ended = Some(Ended::Fenced);
+            }
+            Action::Shutdown => self.ended = Some(Ended::Stopped(self.protocol.term())),
+            Action::Notice(notice) => self.shared.notice(self.handle.name(), &notice),
+        }
+    }
+
+    fn gate(&self, what: &str, act: impl FnOnce(&net::Gate) -> Result<(), net::GateError>) {
+        if let Err(error) = act(&self.machine.gate) {
+            tracing::warn!(vm = %self.handle.name(), %error, "cannot {what}");
+        }
+    }
+
+    fn link_of(&self, session: Session) -> Option<&SessionLink> {
+        self.link.as_ref().filter(|link| link.session == session)
+    }
+
+    fn connect(&mut self, session: Session, peer: &protocol::HostName) {
+        let Some(&address) = self.shared.config.peers.get(peer) else {
+            let why =
+                LinkLoss::Connect(format!("{peer} is not among the peers in this host's configuration"));
+            return self.incoming.0.send((session, Incoming::Gone(why))).unwrap_or(());
+        };
+        let identity = (self.handle.id(), self.protocol.term(), session);
+        let measurements = Arc::clone(&self.measurements);
+        lock(&measurements).restart();
+        session::connect(address, identity, self.incoming.0.clone(), measurements);
+    }
+
+    fn on_incoming(&mut self, session: Session, message: Incoming) {
+        match message {
+            Incoming::Connected(link) => {
+                // A session that was given up while it connected is closed by dropping its link.
+                self.link = Some(link);
+                self.feed(Event::Connected(session));
+            }
+            Incoming::Message(message) => {
+                if let protocol::wire::ToPrimary::Ack(epoch, _) = message {
+                    lock(&self.measurements).acknowledged(epoch.0, os::clock::realtime_us());
+                }
+                self.feed(Event::Message(session, message));
+            }
+            Incoming::Gone(why) => self.feed(Event::Disconnected(session, why)),
+        }
+    }
+
+    fn end_session(&mut self, session: Session) {
+        if let Some(link) = self.link.take_if(|link| link.session == session) {
+            link.close();
+        }
+        self.staged = None;
+        self.handle.set_copy(None);
+        self.checkpointer.send(Job::EndSession(session));
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::CopyProgress(progress) => self.handle.set_copy(Some(progress)),
+            Done::Copied(session) => {
+                self.handle.set_copy(None);
+                self.feed(Event::Copied(session));
+            }
+            Done::Checkpoint(session, staged) => {
+                let (epoch, cut_at) = (staged.epoch, staged.cut_at);
+                let mut record = staged.record;
+                record.term = self.protocol.term().0;
+                lock(&self.measurements).cut(record);
+                self.staged = Some(*staged);
+                self.feed(Event::CheckpointTaken { session, epoch, cut_at });
+            }
+            Done::Failed { session, why, resumable } => {
+                let event = if resumable {
+                    Event::CheckpointFailed { session, why }
+                } else {
+                    Event::Disconnected(session, LinkLoss::Checkpoint(why))
+                };
+                self.feed(event);
+            }
+            Done::VmLost(why) => self.feed(Event::VmDied(why)),
+        }
+    }
+
+    fn send_checkpoint(&mut self, session: Session, epoch: protocol::Epoch) {
+        let Some(staged) = self.staged.take_if(|staged| staged.epoch == epoch) else { return };
+        if let Some(link) = self.link_of(session) {
+            staged.send(&link.outbox);
+        }
+    }
+
+    fn claim(&self, claim: Claim) {
+        let reply = self.claims.0.clone();
+        crate::claims::ask(&self.shared.arbiter, claim, move |claim, answer| {
+            let _ = reply.send((claim, answer));
+        });
+    }
+
+    fn on_machine_event(&mut self, event: Option<crate::machine::MachineEvent>) {
+        use crate::machine::MachineEvent;
+        match event {
+            Some(MachineEvent::GuestShutdown) => self.feed(Event::GuestShutdown),
+            Some(MachineEvent::Died(why)) => self.feed(Event::VmDied(why)),
+            Some(MachineEvent::Warning(text)) => self.handle.warn(text),
+            None => self.feed(Event::VmDied("its control connection is gone".into())),
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        let (result, reply) = match request {
+            Request::Protect(request, reply) => (self.protect(&request), reply),
+            Request::Unprotect(reply) => (self.command(Command::Unprotect), reply),
+            Request::Stop(reply) => (self.command(Command::Stop), reply),
+            Request::Failover(reply) => (self.command(Command::Failover), reply),
+        };
+        let _ = reply.send(result);
+    }
+
+    fn protect(&mut self, request: &ProtectRequest) -> Result<(), ApiError> {
+        let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
+        if !self.shared.config.peers.contains_key(&request.to) {
+            let known: Vec<_> = self.shared.config.peers.keys().map(|peer| peer.as_str()).collect();
+            let message = format!("{} is not among this host's peers ({})", request.to, known.join(", "));
+            return Err(ApiError::new(ErrorCode::Invalid, message));
+        }
+        self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
+        let identity = self.shared.arbiter.identity().map_err(|error| refused(error.to_string()))?;
+        let machine = self.machine.describe(&identity).map_err(|error| refused(error.to_string()))?;
+        let interval = protocol::Micros(request.interval_us);
+        let timing = self.shared.config.timing(interval, request.max_in_flight);
+        if let Err(error) = timing.check() {
+            return Err(ApiError::new(ErrorCode::Invalid, error.to_string()));
+        }
+        self.command(Command::Protect { peer: request.to.clone(), timing, machine })?;
+        self.handle.set_interval(interval);
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), ApiError> {
+        let mut actions = std::mem::take(&mut self.actions);
+        let result = self.protocol.command(now(), command, &mut actions);
+        self.carry_out(actions);
+        result.map_err(|error: CommandError| {
+            let message = format!("VM {} at {}: {error}", self.handle.name(), self.shared.config.name);
+            ApiError::new(ErrorCode::Refused, message)
+        })
+    }
+
+    fn publish(&self) {
+        let (epoch, acked, in_flight) = self.protocol.progress().unwrap_or_default();
+        let (throttled_total, throttled) = self.protocol.throttled();
+        self.handle.publish(Snapshot {
+            phase: name_of(&self.protocol.phase()),
+            term: self.protocol.term(),
+            peer: self.protocol.peer().cloned(),
+            epoch,
+            acked,
+            in_flight,
+            throttled,
+            throttled_total,
+            agent_bytes: self.checkpointer.bytes(),
+        });
+        self.handle.attach_measurements(&self.measurements, &self.machine.gate);
+    }
+}
+
+/// The engine's clock.
+#[must_use]
+pub fn now() -> Instant {
+    Instant(os::clock::now_us())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn name_of(phase: &impl serde::Serialize) -> String {
+    serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// A status that says only what the handle knows.
+#[must_use]
+pub fn status(handle: &VmHandle) -> VmStatus {
+    handle.status()
+}

@@ -1,0 +1,98 @@
+//! Owns a session's connection at the primary: connecting and reading run beside the loop.
+
+use crate::link::{self, LinkError, Outbox};
+use crate::measure::Measurements;
+use crossbeam_channel::Sender;
+use protocol::notice::LinkLoss;
+use protocol::wire::{Inbound, ToPrimary};
+use protocol::{Session, Term, VmId};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The connection of a session.
+#[derive(Debug)]
+pub struct SessionLink {
+    /// The session.
+    pub session: Session,
+    /// What is sent on it.
+    pub outbox: Outbox,
+}
+
+impl SessionLink {
+    /// Closes it behind what was queued.
+    pub fn close(self) {
+        self.outbox.close();
+    }
+}
+
+/// What comes from a session's threads.
+#[derive(Debug)]
+pub enum Incoming {
+    /// It stands.
+    Connected(SessionLink),
+    /// The backup says this.
+    Message(ToPrimary),
+    /// It is over.
+    Gone(LinkLoss),
+}
+
+/// Connects on a thread of its own, and reads from then on.
+pub fn connect(
+    address: SocketAddr,
+    identity: (VmId, Term, Session),
+    incoming: Sender<(Session, Incoming)>,
+    measurements: Arc<Mutex<Measurements>>,
+) {
+    let session = identity.2;
+    let failed = incoming.clone();
+    let spawned = std::thread::Builder::new().name("ud-session".into()).spawn(move || {
+        crate::sched::prefer();
+        let gone = match open(address, identity, &incoming, measurements) {
+            Ok(stream) => read(stream, identity, &incoming).into(),
+            Err(error) => LinkLoss::Connect(format!("{address}: {error}")),
+        };
+        let _ = incoming.send((session, Incoming::Gone(gone)));
+    });
+    if let Err(error) = spawned {
+        let _ = failed.send((session, Incoming::Gone(LinkLoss::Connect(error.to_string()))));
+    }
+}
+
+fn open(
+    address: SocketAddr,
+    identity: (VmId, Term, Session),
+    incoming: &Sender<(Session, Incoming)>,
+    measurements: Arc<Mutex<Measurements>>,
+) -> std::io::Result<TcpStream> {
+    let stream = link::connect(address, CONNECT_WITHIN)?;
+    let outbox = Outbox::start(stream.try_clone()?, identity, move |written| {
+        let mut measurements = measurements.lock().unwrap_or_else(PoisonError::into_inner);
+        measurements.written(written.epoch.0, written.wire_bytes, written.pages);
+    })?;
+    let session = identity.2;
+    let _ = incoming.send((session, Incoming::Connected(SessionLink { session, outbox })));
+    Ok(stream)
+}
+
+fn read(
+    mut stream: TcpStream,
+    (vm, term, session): (VmId, Term, Session),
+    incoming: &Sender<(Session, Incoming)>,
+) -> LinkError {
+    let mut inbound = Inbound::new(vm, term, session);
+    loop {
+        let message = link::read_session_frame(&mut stream, &mut inbound)
+            .and_then(|frame| Ok(ToPrimary::decode(frame.header.kind, frame.header.epoch, &frame.body)?));
+        match message {
+            Ok(message) => {
+                if incoming.send((session, Incoming::Message(message))).is_err() {
+                    return LinkError::Closed;
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Owns the start of a VM: its description, its first term, its loop.
+
+use crate::agent::{Entry, Shared};
+use crate::api::types::{ApiError, ErrorCode, Role, StartRequest, VmStatus};
+use crate::machine::Machine;
+use crate::primary::Engine;
+use crate::vm::VmHandle;
+use crossbeam_channel::{Sender, bounded, unbounded};
+use protocol::asking::Claimant;
+use protocol::{Grant, Term, VmName};
+use qemu::VmSpec;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Starting QEMU takes a fraction of a second; with a slow disk and a busy host, more.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// A random number, to tell this life of the agent from another.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds each process's hashers from the system's random numbers.
+    std::collections::hash_map::RandomState::new().build_hasher().finish() ^ os::clock::realtime_us()
+}
+
+/// Starts a VM at this host.
+///
+/// # Errors
+/// If its description is not right, it cannot be protected, it runs or may run elsewhere, or QEMU does not start.
+pub fn start(shared: &Arc<Shared>, request: &StartRequest) -> Result<VmStatus, ApiError> {
+    let (name, spec) = read_spec(request)?;
+    let (inputs, requests) = (unbounded(), unbounded());
+    let handle = VmHandle::new(name.clone(), shared.config.name.clone(), Role::Primary);
+    {
+        let mut vms = shared.vms();
+        if vms.contains_key(&name) {
+            let message = format!("VM {name} is already at host {}", shared.config.name);
+            return Err(ApiError::new(ErrorCode::Refused, message));
+        }
+        let entry = Entry { handle: Arc::clone(&handle), requests: requests.0, inputs: inputs.0 };
+        vms.insert(name.clone(), entry);
+    }
+    let (started, outcome) = bounded(1);
+    let (shared_too, handle_too) = (Arc::clone(shared), Arc::clone(&handle));
+    let last_owner_is_dead = request.last_owner_is_dead;
+    let body = move || {
+        let ready = prepare(&shared_too, &handle_too, spec, last_owner_is_dead);
+        let engine = report(ready, &started);
+        drop(inputs.1);
+        if let Some(engine) = engine {
+            let ended = engine.run(&requests.1);
+            shared_too.after_primary(&handle_too, &ended);
+        } else {
+            shared_too.remove(&handle_too);
+        }
+    };
+    // QEMU dies with the thread that started it, so this thread is the VM's loop.
+    let spawned = std::thread::Builder::new().name(format!("vm-{name}")).spawn(body);
+    let failed = |message: String| ApiError::new(ErrorCode::Failed, message);
+    if let Err(error) = spawned {
+        shared.remove(&handle);
+        return Err(failed(format!("no thread for VM {name}: {error}")));
+    }
+    match outcome.recv_timeout(START_WITHIN) {
+        Ok(result) => result.map(|()| handle.status()),
+        Err(_) => Err(failed(format!("VM {name} has not started within {} s", START_WITHIN.as_secs()))),
+    }
+}
+
+fn report(ready: Result<Engine, ApiError>, started: &Sender<Result<(), ApiError>>) -> Option<Engine> {
+    let (told, engine) = match ready {
+        Ok(engine) => (Ok(()), Some(engine)),
+        Err(error) => (Err(error), None),
+    };
+    let _ = started.send(told);
+    engine
+}
+
+fn read_spec(request: &StartRequest) -> Result<(VmName, VmSpec), ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
+    let mut spec = VmSpec::parse(&request.spec, "the VM file").map_err(|error| invalid(error.to_string()))?;
+    for path in [&mut spec.kernel, &mut spec.initrd, &mut spec.firmware].into_iter().flatten() {
+        *path = absolute(&request.base_dir, path);
+    }
+    let name = VmName::new(&spec.name).map_err(|error| invalid(error.to_string()))?;
+    spec.check_protectable().map_err(|refusals| {
+        let text: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+        ApiError::new(ErrorCode::Refused, format!("VM {name} cannot be protected: {}", text.join("; ")))
+    })?;
+    Ok((name, spec))
+}
+
+fn absolute(base: &Path, path: &Path) -> PathBuf {
+    if path.is_absolute() { path.to_path_buf() } else { base.join(path) }
+}
+
+fn prepare(
+    shared: &Arc<Shared>,
+    handle: &Arc<VmHandle>,
+    spec: VmSpec,
+    last_owner_is_dead: bool,
+) -> Result<Engine, ApiError> {
+    let name = handle.name();
+    let failed = |error: &dyn std::fmt::Display| {
+        ApiError::new(ErrorCode::Failed, format!("VM {name} at host {}: {error}", shared.config.name))
+    };
+    let claimant = Claimant::new(name.clone(), shared.config.name.clone(), random());
+    let next = next_term(shared, name, last_owner_is_dead)?;
+    // The term is claimed last: a VM that does not start leaves no record.
+    let machine = Machine::launch(shared, name, spec).map_err(|error| failed(&error))?;
+    let grant = first_grant(shared, &claimant, next)?;
+    handle.set_facts(machine.facts());
+    machine.go_live(grant.permit(), &[]).map_err(|error| failed(&error))?;
+    Ok(Engine::new(Arc::clone(shared), Arc::clone(handle), machine, claimant, grant))
+}
+
+/// The term to claim; none if the VM may be running elsewhere.
+fn next_term(shared: &Shared, name: &VmName, last_owner_is_dead: bool) -> Result<Term, ApiError> {
+    let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
+    let standing = shared.arbiter.current(name).map_err(|error| refused(error.to_string()))?;
+    match standing {
+        None => Ok(Term(1)),
+        Some(standing) if standing.stopped || last_owner_is_dead => Ok(standing.record.claim.term.next()),
+        Some(standing) => Err(refused(format!(
+            "VM {name} may be running at {}: that host owns term {} and did not stop it cleanly. If it is certain that \
+             no host runs it, start it with --last-owner-is-dead",
+            standing.record.claim.host, standing.record.claim.term
+        ))),
+    }
+}
+
+fn first_grant(shared: &Shared, claimant: &Claimant, term: Term) -> Result<Grant, ApiError> {
+    let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
+    let claim = claimant.claim(term);
+    let record = shared.arbiter.claim(&claim).map_err(|error| refused(error.to_string()))?;
+    Grant::from_record(&claim, &record).ok_or_else(|| {
+        let owner = &record.claim.host;
+        refused(format!(
+            "VM {} was started by {owner} in term {} at the same time",
+            claim.vm, record.claim.term
+        ))
+    })
+}

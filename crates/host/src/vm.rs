@@ -1,0 +1,258 @@
+//! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
+
+use crate::api::types::{CopyProgress, GateStatus, Measured, Role, Summary, VmStatus};
+use crate::measure::Measurements;
+use protocol::{HostName, Micros, Term, VmId, VmName};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why a VM's loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The VM was stopped or shut itself down, under this term.
+    Stopped(Term),
+    /// Another host owns it.
+    Fenced,
+    /// The agent ends.
+    Agent,
+    /// The standby was thrown away.
+    Discarded,
+}
+
+/// What a loop says of itself after each event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Phase of the protocol's machine.
+    pub phase: String,
+    /// The term.
+    pub term: Term,
+    /// The other host.
+    pub peer: Option<HostName>,
+    /// Newest epoch sent (primary) or committed (backup).
+    pub epoch: protocol::Epoch,
+    /// Newest acknowledged.
+    pub acked: protocol::Epoch,
+    /// Checkpoints in flight.
+    pub in_flight: u32,
+    /// The guest stands still because the backup is slow.
+    pub throttled: bool,
+    /// For so long in all.
+    pub throttled_total: Micros,
+    /// Memory of the agent for this VM.
+    pub agent_bytes: u64,
+}
+
+/// What does not change while a process of the VM lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Process id of QEMU.
+    pub pid: Option<u32>,
+    /// Exact machine type.
+    pub machine: String,
+    /// Accelerator and why.
+    pub accel: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    role: Role,
+    snapshot: Snapshot,
+    facts: Facts,
+    copy: Option<CopyProgress>,
+    interval: Micros,
+    warnings: Vec<String>,
+    measurements: Option<Arc<Mutex<Measurements>>>,
+    gate: Option<net::Gate>,
+}
+
+/// A VM at this agent, seen from outside its loop.
+#[derive(Debug)]
+pub struct VmHandle {
+    name: VmName,
+    host: HostName,
+    state: Mutex<State>,
+}
+
+impl VmHandle {
+    /// The handle of a VM whose loop is about to start.
+    #[must_use]
+    pub fn new(name: VmName, host: HostName, role: Role) -> Arc<Self> {
+        let state = State {
+            role,
+            snapshot: Snapshot { phase: "starting".into(), ..Snapshot::default() },
+            facts: Facts::default(),
+            copy: None,
+            interval: Micros(0),
+            warnings: Vec::new(),
+            measurements: None,
+            gate: None,
+        };
+        Arc::new(Self { name, host, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The VM's name.
+    #[must_use]
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// The VM's id in frames.
+    #[must_use]
+    pub fn id(&self) -> VmId {
+        VmId::of(&self.name)
+    }
+
+    /// What this host does for the VM.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.state().role
+    }
+
+    /// The newest term that this host knows for the VM.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.state().snapshot.term
+    }
+
+    /// The role changed: a backup was promoted.
+    pub fn set_role(&self, role: Role) {
+        let mut state = self.state();
+        state.role = role;
+        state.warnings.clear();
+    }
+
+    /// Its QEMU was started.
+    pub fn set_facts(&self, facts: Facts) {
+        self.state().facts = facts;
+    }
+
+    /// The loop's word on itself.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.state().snapshot = snapshot;
+    }
+
+    /// The first copy's progress.
+    pub fn set_copy(&self, copy: Option<CopyProgress>) {
+        self.state().copy = copy;
+    }
+
+    /// The interval asked for.
+    pub fn set_interval(&self, interval: Micros) {
+        self.state().interval = interval;
+    }
+
+    /// Something an operator should know.
+    pub fn warn(&self, text: String) {
+        tracing::warn!(vm = %self.name, "{text}");
+        let mut state = self.state();
+        if !state.warnings.contains(&text) && state.warnings.len() < 20 {
+            state.warnings.push(text);
+        }
+    }
+
+    /// Where the measurements are.
+    pub fn attach_measurements(&self, measurements: &Arc<Mutex<Measurements>>, gate: &net::Gate) {
+        let mut state = self.state();
+        if state.measurements.is_none() {
+            state.measurements = Some(Arc::clone(measurements));
+            state.gate = Some(gate.clone());
+        }
+    }
+
+    /// The loop is over: lets go of the gate.
+    pub fn detach(&self) {
+        let mut state = self.state();
+        state.gate = None;
+        state.measurements = None;
+    }
+
+    /// The measurements, if it is primary.
+    #[must_use]
+    pub fn measurements(&self) -> Option<Arc<Mutex<Measurements>>> {
+        self.state().measurements.clone()
+    }
+
+    /// Everything, for the API.
+    #[must_use]
+    pub fn status(&self) -> VmStatus {
+        let state = self.state();
+        let (gate, hold_ms) = state.gate.as_ref().map(gate_status).unwrap_or_default();
+        let measured = state.measurements.as_ref().map_or_else(Measured::default, |measurements| {
+            measurements.lock().unwrap_or_else(PoisonError::into_inner).measured(hold_ms)
+        });
+        let snapshot = &state.snapshot;
+        VmStatus {
+            name: self.name.clone(),
+            host: self.host.clone(),
+            role: state.role,
+            phase: snapshot.phase.clone(),
+            term: snapshot.term.0,
+            peer: snapshot.peer.clone(),
+            epoch: snapshot.epoch.0,
+            acked_epoch: snapshot.acked.0,
+            in_flight: snapshot.in_flight,
+            interval_us: state.interval.0,
+            throttled: snapshot.throttled,
+            throttled_ms: snapshot.throttled_total.as_millis_f64(),
+            pid: state.facts.pid,
+            machine: state.facts.machine.clone(),
+            accel: state.facts.accel.clone(),
+            cpus: state.facts.cpus,
+            memory_bytes: state.facts.memory_bytes,
+            copy: state.copy,
+            measured,
+            gate,
+            agent_bytes: snapshot.agent_bytes,
+            warnings: warnings(&state),
+        }
+    }
+}
+
+fn warnings(state: &State) -> Vec<String> {
+    let mut all = state.warnings.clone();
+    let says = match (state.role, state.snapshot.phase.as_str()) {
+        (Role::Primary, "unprotected") => "NOT PROTECTED: if this host dies, the VM dies with it",
+        (Role::Primary, "opening" | "copying") => "not protected yet: the first copy is not complete",
+        (Role::Primary, "claiming") => "output is held: the arbiter has not yet said who owns the VM",
+        _ => "",
+    };
+    if !says.is_empty() {
+        all.insert(0, says.to_owned());
+    }
+    if state.snapshot.throttled {
+        all.push(
+            "the guest is slowed down: checkpoints are not acknowledged as fast as they are taken".into(),
+        );
+    }
+    all
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+fn gate_status(gate: &net::Gate) -> (GateStatus, Summary) {
+    let stats = gate.stats();
+    let sum = |get: fn(&net::PortStats) -> u64| stats.ports.iter().map(get).sum();
+    let status = GateStatus {
+        waiting_frames: stats.queued_frames as u64,
+        waiting_bytes: stats.queued_bytes as u64,
+        released_frames: sum(|port| port.frames_out),
+        dropped_frames: sum(|port| port.dropped_full),
+        input_frames: sum(|port| port.frames_in),
+    };
+    let hold = stats.hold_us;
+    let ms = |us: u64| us as f64 / 1e3;
+    let hold = Summary {
+        min: ms(hold.min),
+        median: ms(hold.median),
+        p99: ms(hold.p99),
+        max: ms(hold.max),
+        count: hold.count,
+    };
+    (status, hold)
+}

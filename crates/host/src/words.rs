@@ -1,0 +1,88 @@
+//! Owns the sentences of the event log.
+
+use protocol::VmName;
+use protocol::notice::{Discard, LinkLoss, Notice};
+use protocol::wire::{EndReason, Refusal, YieldReason};
+
+/// A notice in words.
+#[must_use]
+pub fn of(vm: &VmName, notice: &Notice) -> String {
+    match notice {
+        Notice::Copying { peer, session } => format!("VM {vm}: first copy to {peer} (session {session})"),
+        Notice::Protected { peer, term } => format!("VM {vm}: PROTECTED by {peer} in term {term}"),
+        Notice::ProtectFailed { peer, why } => {
+            format!("VM {vm}: could not be protected by {peer}: {}; it runs on unprotected", loss(why))
+        }
+        Notice::CheckpointFailed { epoch, why } => {
+            format!("VM {vm}: checkpoint {epoch} failed: {why}; its pages are owed to the next")
+        }
+        Notice::BackupLost { peer, why } => {
+            format!("VM {vm}: backup {peer} LOST: {}; output is held, the arbiter is asked", loss(why))
+        }
+        Notice::ArbiterUnreachable { why } => {
+            format!("VM {vm}: the arbiter does not answer: {why}; output stays held, asking again")
+        }
+        Notice::Unprotected { term } => {
+            format!(
+                "VM {vm}: runs UNPROTECTED in term {term}; `undying vm protect {vm} --to HOST` protects it again"
+            )
+        }
+        Notice::Fenced { owner, term } => {
+            format!("VM {vm}: FENCED: {owner} owns it in term {term}; this copy is ended")
+        }
+        Notice::Throttled { in_flight } => {
+            format!("VM {vm}: slowed down, {in_flight} checkpoints wait for their acknowledgement")
+        }
+        Notice::HandedOver { epoch, reason } => {
+            format!("VM {vm}: given up at epoch {epoch} ({})", yielded(*reason))
+        }
+        Notice::HandoverFailed { why } => format!("VM {vm}: planned failover called off: {why}"),
+        Notice::VmDied { why } => format!("VM {vm}: its QEMU DIED: {why}"),
+        Notice::StandbyPreparing { primary, term } => {
+            format!("VM {vm}: preparing a standby for {primary} (term {term})")
+        }
+        Notice::StandbyArmed { primary, term } => {
+            format!("VM {vm}: this host can take over from {primary} (term {term})")
+        }
+        Notice::PrimaryLost { primary, epoch, why } => format!(
+            "VM {vm}: primary {primary} LOST: {}; newest committed epoch is {epoch}, the arbiter is asked",
+            loss(why)
+        ),
+        Notice::TakingOver { epoch, reason } => {
+            format!("VM {vm}: taking over at epoch {epoch} ({})", yielded(*reason))
+        }
+        Notice::Promoting { term, epoch } => format!("VM {vm}: PROMOTING in term {term}, from epoch {epoch}"),
+        Notice::PromotionFailed { term, why } => format!("VM {vm}: promotion in term {term} FAILED: {why}"),
+        Notice::StandbyDiscarded { why } => format!("VM {vm}: standby thrown away: {}", discarded(why)),
+    }
+}
+
+fn loss(why: &LinkLoss) -> String {
+    match why {
+        LinkLoss::Refused(Refusal::Machine { why }) => format!("the backup refused: {why}"),
+        LinkLoss::Refused(Refusal::Busy { term }) => {
+            format!(
+                "the backup refused: it runs this VM itself, or stands by for another owner of it (term {term})"
+            )
+        }
+        other => other.to_string(),
+    }
+}
+
+fn yielded(reason: YieldReason) -> &'static str {
+    match reason {
+        YieldReason::Planned => "planned failover",
+        YieldReason::VmDied => "the VM's process died",
+    }
+}
+
+fn discarded(why: &Discard) -> String {
+    match why {
+        Discard::Ended(EndReason::Unprotected) => "the primary ended protection".into(),
+        Discard::Ended(EndReason::Stopped) => "the VM was stopped".into(),
+        Discard::LostClaim { owner, term } => format!("{owner} owns the VM in term {term}"),
+        Discard::Incomplete(why) => format!("the first copy did not finish: {}", loss(why)),
+        Discard::Replaced { term } => format!("a newer session of term {term} takes its place"),
+        Discard::Operator => "the operator asked".into(),
+    }
+}
