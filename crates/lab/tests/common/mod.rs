@@ -23,3 +23,6 @@ pub fn kvm() -> bool {
     }
     opens
 }
+
+mod sample;
+pub use sample::sample_report;

@@ -1,0 +1,383 @@
+//! Owns a whole cluster in a lab: agents with their configuration, an arbiter, VMs, and waiting for what they do.
+
+use crate::guest::{console, redis::RedisGuest};
+use crate::plain::Machine;
+use crate::topology::{GuestAddress, Lab, LabError};
+use host::api::client::{Client, ClientError};
+use host::api::types::{EventRecord, ProtectRequest, Role, StartRequest, VmStatus};
+use protocol::{HostName, VmName};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Port of the agents.
+const PORT: u16 = 7400;
+/// How long the agents and guests of a lab may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What went wrong in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The lab.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// An agent's API.
+    #[error("agent of {host}: {source}")]
+    Api {
+        /// The host.
+        host: String,
+        /// The error.
+        source: ClientError,
+    },
+    /// The arbiter.
+    #[error(transparent)]
+    Arbiter(#[from] arbiter::ArbiterError),
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// The guest did not say what was expected.
+    #[error(transparent)]
+    Console(#[from] console::ConsoleError),
+    /// Something did not happen in time.
+    #[error("{what} did not happen within {} s; last seen: {last}", .waited.as_secs())]
+    Late {
+        /// What was awaited.
+        what: String,
+        /// How long.
+        waited: Duration,
+        /// What was seen instead.
+        last: String,
+    },
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] protocol::ids::NameError),
+}
+
+/// A VM's file and where its guest is reached.
+#[derive(Debug, Clone)]
+pub struct VmFile {
+    /// Its name.
+    pub name: VmName,
+    /// The file's text.
+    pub toml: String,
+    /// The guest's addresses in the lab's LAN.
+    pub address: GuestAddress,
+}
+
+/// What a VM of a test or a demonstration is.
+#[derive(Debug, Clone, Copy)]
+pub struct VmShape {
+    /// Machine type.
+    pub machine: Machine,
+    /// Model of the network card, as the VM file names it; the machine's usual one if none.
+    pub nic: Option<&'static str>,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Number of the guest in the LAN.
+    pub number: u8,
+}
+
+impl Default for VmShape {
+    fn default() -> Self {
+        Self { machine: Machine::Q35, nic: None, cpus: 1, memory_mib: 512, number: 0 }
+    }
+}
+
+impl VmFile {
+    /// A VM with the Redis guest.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn redis(
+        guest: &RedisGuest,
+        name: &str,
+        shape: VmShape,
+        pulse: Option<&str>,
+    ) -> Result<Self, ClusterError> {
+        let address = GuestAddress::of(shape.number);
+        let nic = shape.nic.map(|model| format!("model = \"{model}\"\n")).unwrap_or_default();
+        let toml = format!(
+            "name = \"{name}\"\nmachine = \"{}\"\naccel = \"tcg\"\ncpus = {}\nmemory = \"{}MiB\"\nkernel = {:?}\ninitrd = {:?}\n\
+             append = {:?}\n[[nic]]\nbridge = \"{}\"\n{nic}",
+            shape.machine.name(),
+            shape.cpus,
+            shape.memory_mib,
+            guest.kernel,
+            guest.initrd,
+            guest.append(shape.machine, address, pulse),
+            crate::topology::BRIDGE,
+        );
+        Ok(Self { name: VmName::new(name)?, toml, address })
+    }
+
+    /// A bare-metal guest: firmware that counts and speaks on the serial line.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn firmware(firmware: &Path, name: &str, accel: &str) -> Result<Self, ClusterError> {
+        let toml =
+            format!("name = \"{name}\"\naccel = \"{accel}\"\nmemory = \"64MiB\"\nfirmware = {firmware:?}\n");
+        Ok(Self { name: VmName::new(name)?, toml, address: GuestAddress::of(0) })
+    }
+}
+
+/// Agents on the hosts of a lab.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The hosts, the links and the client.
+    pub lab: Lab,
+    binary: PathBuf,
+    hosts: Vec<String>,
+}
+
+impl Cluster {
+    /// A lab with an arbiter and an agent (`binary`) on each of these hosts, the first two of which must be `alpha`
+    /// and `beta`. `detection` is the text of the configuration's section of that name, or empty.
+    ///
+    /// # Errors
+    /// If anything of it cannot be made.
+    pub fn start(tag: &str, binary: &Path, hosts: &[&str], detection: &str) -> Result<Self, ClusterError> {
+        let lab = Lab::new(tag)?;
+        for host in hosts.iter().skip(2) {
+            lab.add_host(host)?;
+        }
+        let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
+        let cluster = Self { lab, binary: binary.to_path_buf(), hosts };
+        let arbiter = cluster.arbiter();
+        make_directory(&arbiter)?;
+        arbiter::directory::init(&arbiter)?;
+        for host in &cluster.hosts {
+            cluster.configure(host, detection)?;
+            cluster.start_agent(host)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The arbiter's directory.
+    #[must_use]
+    pub fn arbiter(&self) -> PathBuf {
+        self.lab.directory().join("arbiter")
+    }
+
+    fn state_dir(&self, host: &str) -> PathBuf {
+        self.lab.directory().join(host)
+    }
+
+    /// The socket of a host's API.
+    #[must_use]
+    pub fn socket(&self, host: &str) -> PathBuf {
+        self.lab.directory().join(format!("{host}.sock"))
+    }
+
+    fn configure(&self, host: &str, detection: &str) -> Result<(), ClusterError> {
+        let mut text = format!(
+            "name = \"{host}\"\nlisten = \"{}:{PORT}\"\nstate_dir = {:?}\napi_socket = {:?}\n[arbiter]\ndirectory = {:?}\n",
+            self.lab.replication_address(host)?,
+            self.state_dir(host),
+            self.socket(host),
+            self.arbiter(),
+        );
+        text.push_str("[peers]\n");
+        for peer in self.hosts.iter().filter(|peer| *peer != host) {
+            text.push_str(&format!("{peer} = \"{}:{PORT}\"\n", self.lab.replication_address(peer)?));
+        }
+        text.push_str(detection);
+        let path = self.config(host);
+        std::fs::write(&path, text).map_err(|source| ClusterError::File { path, source })
+    }
+
+    fn config(&self, host: &str) -> PathBuf {
+        self.lab.directory().join(format!("{host}.toml"))
+    }
+
+    /// Starts a host's agent and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_agent(&self, host: &str) -> Result<(), ClusterError> {
+        self.lab.start_agent(host, &self.binary, &self.config(host))?;
+        wait_for(&format!("an answer of the agent of {host}"), PATIENCE, || {
+            let answer = self.api(host)?.host_status();
+            Ok(answer.map(|_| ()).map_err(|error| error.to_string()))
+        })
+        .map_err(|error| self.with_log(host, error))
+    }
+
+    fn with_log(&self, host: &str, error: ClusterError) -> ClusterError {
+        let log = std::fs::read_to_string(self.lab.log(host, crate::topology::AGENT)).unwrap_or_default();
+        match error {
+            ClusterError::Late { what, waited, last } => {
+                let last =
+                    format!("{last}\n--- log of the agent of {host}:\n{}", crate::command::tail(&log, 30));
+                ClusterError::Late { what, waited, last }
+            }
+            other => other,
+        }
+    }
+
+    /// The API of a host's agent.
+    ///
+    /// # Errors
+    /// If there is no way to ask.
+    pub fn api(&self, host: &str) -> Result<Client, ClusterError> {
+        Client::new(&self.socket(host)).map_err(|source| ClusterError::Api { host: host.to_owned(), source })
+    }
+
+    /// Asks a host's agent.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub fn ask<T>(
+        &self,
+        host: &str,
+        question: impl FnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, ClusterError> {
+        question(&self.api(host)?).map_err(|source| ClusterError::Api { host: host.to_owned(), source })
+    }
+
+    /// Starts a VM on a host.
+    ///
+    /// # Errors
+    /// If the agent refuses, or the VM does not start.
+    pub fn start_vm(&self, host: &str, vm: &VmFile) -> Result<VmStatus, ClusterError> {
+        let request = StartRequest {
+            spec: vm.toml.clone(),
+            base_dir: self.lab.directory().to_path_buf(),
+            last_owner_is_dead: false,
+        };
+        self.ask(host, |api| api.start(&request))
+    }
+
+    /// The committed console of a VM at a host.
+    #[must_use]
+    pub fn console(&self, host: &str, vm: &VmName) -> PathBuf {
+        self.state_dir(host).join("vms").join(vm.as_str()).join("console.log")
+    }
+
+    /// Waits until the Redis guest says that it serves.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn wait_ready(&self, host: &str, vm: &VmName) -> Result<(), ClusterError> {
+        console::wait_for(&self.console(host, vm), "READY", 1, PATIENCE)?;
+        Ok(())
+    }
+
+    /// Protects a VM and waits until its backup can take over.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub fn protect(&self, vm: &VmName, from: &str, to: &str, interval: Duration) -> Result<(), ClusterError> {
+        let interval_us = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+        let request = ProtectRequest { to: HostName::new(to)?, interval_us, max_in_flight: None };
+        // Right after a failover the other host may still be clearing up its old copy, and refuses.
+        wait_for(&format!("protection of {vm} by {to}"), PATIENCE, || {
+            match self.ask(from, |api| api.vm(vm))?.phase.as_str() {
+                "unprotected" => {
+                    self.ask(from, |api| api.protect(vm, &request))?;
+                    Ok(Err("asked".into()))
+                }
+                "protected" if self.armed(to, vm) => Ok(Ok(())),
+                other => Ok(Err(other.to_owned())),
+            }
+        })
+        .map_err(|error| self.with_log(from, error))
+    }
+
+    fn armed(&self, host: &str, vm: &VmName) -> bool {
+        let status = self.ask(host, |api| api.vm(vm));
+        status.is_ok_and(|status| status.phase == "armed")
+    }
+
+    /// Waits until a VM runs at a host as its owner, in one of these phases.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn wait_primary(&self, host: &str, vm: &VmName, phases: &[&str]) -> Result<VmStatus, ClusterError> {
+        let mut found = None;
+        wait_for(&format!("VM {vm} as primary at {host}"), PATIENCE, || {
+            let status = match self.ask(host, |api| api.vm(vm)) {
+                Ok(status) => status,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let there = status.role == Role::Primary && phases.contains(&status.phase.as_str());
+            let seen = format!("{:?} {}", status.role, status.phase);
+            found = Some(status);
+            Ok(if there { Ok(()) } else { Err(seen) })
+        })
+        .map_err(|error| self.with_log(host, error))?;
+        found.ok_or_else(|| ClusterError::Late {
+            what: "status".into(),
+            waited: PATIENCE,
+            last: String::new(),
+        })
+    }
+
+    /// Waits until a host knows nothing of a VM any more.
+    ///
+    /// # Errors
+    /// If it still does.
+    pub fn wait_gone(&self, host: &str, vm: &VmName) -> Result<(), ClusterError> {
+        wait_for(&format!("the end of VM {vm} at {host}"), PATIENCE, || {
+            let vms = self.ask(host, Client::vms)?;
+            let found = vms.into_iter().find(|status| status.name == *vm);
+            Ok(found.map_or(Ok(()), |status| Err(format!("{:?} {}", status.role, status.phase))))
+        })
+        .map_err(|error| self.with_log(host, error))
+    }
+
+    /// Waits for an event of a host's log whose JSON names it (`"event": name`), behind the event numbered `after`.
+    ///
+    /// # Errors
+    /// If it does not come.
+    pub fn wait_event(&self, host: &str, name: &str, after: u64) -> Result<EventRecord, ClusterError> {
+        let mut found = None;
+        wait_for(&format!("event {name} at {host}"), PATIENCE, || {
+            let events = self.ask(host, |api| api.events(after))?;
+            found = events.into_iter().find(|event| event.what["event"] == name);
+            Ok(found.as_ref().map(|_| ()).ok_or_else(|| "not there".to_owned()))
+        })
+        .map_err(|error| self.with_log(host, error))?;
+        found.ok_or_else(|| ClusterError::Late { what: name.into(), waited: PATIENCE, last: String::new() })
+    }
+
+    /// A dead host comes back: links and agent; it knows nothing.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn revive(&self, host: &str) -> Result<(), ClusterError> {
+        self.lab.revive_host(host)?;
+        self.start_agent(host)
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), ClusterError> {
+    std::fs::create_dir_all(path).map_err(|source| ClusterError::File { path: path.to_path_buf(), source })
+}
+
+/// Looks again and again until it is so: `Ok(Ok)` it is, `Ok(Err)` not yet, `Err` it never will be.
+///
+/// # Errors
+/// [`ClusterError::Late`] after `patience`, with what was seen last.
+pub fn wait_for(
+    what: &str,
+    patience: Duration,
+    mut look: impl FnMut() -> Result<Result<(), String>, ClusterError>,
+) -> Result<(), ClusterError> {
+    let until = Instant::now() + patience;
+    loop {
+        match look()? {
+            Ok(()) => return Ok(()),
+            Err(last) if Instant::now() >= until => {
+                return Err(ClusterError::Late { what: what.to_owned(), waited: patience, last });
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
