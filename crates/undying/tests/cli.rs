@@ -1,0 +1,223 @@
+//! The binary as a person runs it, against an agent's API with an engine without machines behind it.
+
+#![forbid(unsafe_code)]
+
+#[path = "../../host/tests/support/mod.rs"]
+mod support;
+
+use host::api::server::{ServerHandle, serve};
+use host::api::types::ErrorCode;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use support::{Fake, host_name, status, vm_name};
+
+struct Room {
+    directory: tempfile::TempDir,
+    fake: Arc<Fake>,
+    server: ServerHandle,
+}
+
+/// An agent; None, said loudly, for whom the API does not serve.
+fn room() -> Option<Room> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the API answers root only");
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake::new());
+    let server = serve(&directory.path().join("agent.sock"), fake.clone()).unwrap();
+    Some(Room { directory, fake, server })
+}
+
+impl Room {
+    fn command(&self, line: &str) -> Command {
+        let mut command = undying(line);
+        command.env("UNDYING_SOCKET", self.server.path());
+        command
+    }
+
+    /// Runs a command line to its end: exit code, standard output, standard error.
+    fn run(&self, line: &str) -> (i32, String, String) {
+        told(self.command(line).output().unwrap())
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+fn undying(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undying"));
+    command.args(line.split_whitespace()).env_remove("UNDYING_SOCKET").stdin(Stdio::null());
+    command
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A child that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn vms_are_listed_and_shown_to_people_and_to_programs() {
+    let Some(room) = room() else { return };
+    let (code, text, _) = room.run("vm list");
+    assert_eq!(code, 0);
+    assert!(text.lines().nth(1).unwrap().starts_with("web   primary  unprotected"), "{text}");
+    let (_, text, _) = room.run("vm status web");
+    assert!(text.contains("pc-q35-7.2, 2 cpus, 512 MiB") && text.contains("no vmx or svm"), "{text}");
+    let (_, json, _) = room.run("vm status web --output json");
+    let one: host::api::types::VmStatus = serde_json::from_str(&json).unwrap();
+    assert_eq!((one.name, one.term), (vm_name("web"), 7));
+    let (_, json, _) = room.run("vm status --output json");
+    assert_eq!(serde_json::from_str::<Vec<host::api::types::VmStatus>>(&json).unwrap().len(), 1);
+}
+
+#[test]
+fn protecting_waits_until_the_backup_can_take_over() {
+    let Some(room) = room() else { return };
+    let (code, text, progress) = room.run("vm protect web --to beta --interval 10ms --max-in-flight 2");
+    assert_eq!((code, text.as_str()), (0, "VM web is protected by host beta\n"), "{progress}");
+    assert!(progress.contains("round 1: 100 MiB sent, 300 MiB to go"), "{progress}");
+    assert_eq!(room.fake.calls(), ["protect to=beta us=10000 max=Some(2)"]);
+    let (code, text, _) = room.run("vm failover web --no-wait --output json");
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn protecting_without_waiting_returns_in_the_middle() {
+    let Some(room) = room() else { return };
+    let (code, json, _) = room.run("vm protect web --to beta --no-wait --output json");
+    assert_eq!(code, 0);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["phase"], "copying");
+}
+
+#[test]
+fn a_protection_that_fails_is_a_failure() {
+    let Some(room) = room() else { return };
+    room.fake.let_protection_fail();
+    let (code, text, error) = room.run("vm protect web --to beta");
+    assert_eq!((code, text.as_str()), (1, ""), "{error}");
+    assert!(error.contains("the backup is full"), "{error}");
+}
+
+#[test]
+fn every_way_to_fail_has_its_exit_code_and_says_why() {
+    let Some(room) = room() else { return };
+    let bad = room.file("bad.toml", "bad");
+    let boom = room.file("boom.toml", "boom");
+    for (line, code, says) in [
+        (format!("vm start {}", boom.display()), 1, "QEMU died"),
+        (format!("vm start {}", bad.display()), 2, "nmae"),
+        ("vm start /nonexistent.toml".into(), 2, "/nonexistent.toml"),
+        ("host --config /nonexistent.toml".into(), 2, "/nonexistent.toml"),
+        ("vm status".into(), 0, ""),
+        ("vm stop".into(), 2, "NAME"),
+        ("--socket /nonexistent.sock vm list".into(), 3, "undying host --config FILE"),
+        ("vm failover web".into(), 4, "protect it first"),
+        ("vm protect web --to nobody".into(), 4, "not among the peers"),
+        ("vm status ghost".into(), 5, "no VM ghost"),
+        ("vm stop ghost".into(), 5, "no VM ghost"),
+    ] {
+        let (found, _, error) = room.run(&line);
+        assert!(found == code && error.contains(says), "{line}: exit {found}, {error}");
+    }
+    let (_, _, error) = room.run("vm stop ghost --output json");
+    let error: serde_json::Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(error["code"], serde_json::to_value(ErrorCode::NotFound).unwrap());
+}
+
+#[test]
+fn a_vm_file_is_sent_with_the_folder_it_lies_in() {
+    let Some(room) = room() else { return };
+    let path = room.file("db.toml", "name = 'db'");
+    let folder = path.parent().unwrap();
+    let (code, ..) =
+        told(room.command("vm start db.toml --last-owner-is-dead").current_dir(folder).output().unwrap());
+    assert_eq!(code, 0);
+    assert_eq!(room.fake.calls(), [format!("start in {} dead=true", folder.display())]);
+    assert_eq!(status("db").host, host_name("alpha"));
+}
+
+#[test]
+fn a_stopped_vm_is_gone() {
+    let Some(room) = room() else { return };
+    assert_eq!(room.run("vm stop web").1, "VM web is stopped\n");
+    assert_eq!(room.run("vm list").1, "no VMs here\n");
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let Some(room) = room() else { return };
+    room.fake.happen("web", "first");
+    let child = room.command("events --follow --output json").stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(child);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"first\""));
+    room.fake.happen("web", "second");
+    assert!(lines.next().unwrap().unwrap().contains("\"second\""));
+    drop(room.server);
+    assert!(child.0.wait().unwrap().success(), "following ends with the agent");
+    assert!(lines.next().is_none());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let Some(room) = room() else { return };
+    let mut command = room.command("vm status web --watch --output json");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(child);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with('{'), "one object a line");
+    drop(lines);
+    assert!(child.0.wait().unwrap().success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn checkpoints_are_listed_with_their_pauses() {
+    let Some(room) = room() else { return };
+    let (_, text, _) = room.run("vm epochs web --since-at-us 1700000000050000");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.contains("2023-11-14 22:13:20.050  1.800"), "{text}");
+}
+
+#[test]
+fn an_arbiter_is_made_and_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    let run = |line: String| told(undying(&line).output().unwrap());
+    let (code, _, error) = run(format!("arbiter show {path}"));
+    assert!(code == 1 && error.contains("arbiter init"), "a directory is no arbiter yet: {error}");
+    assert_eq!(run(format!("arbiter init {path}")).0, 0);
+    let claim =
+        protocol::Claim { vm: vm_name("web"), term: protocol::Term(1), host: host_name("alpha"), nonce: 1 };
+    let arbiter = arbiter::directory::DirectoryArbiter::new(directory.path());
+    arbiter::Arbiter::claim(&arbiter, &claim).unwrap();
+    let (_, text, _) = run(format!("arbiter show {path}"));
+    assert_eq!(text, "VM   TERM  OWNER  STATE\nweb  1     alpha  owned\n");
+    assert_eq!(run(format!("arbiter show {path} ghost")).0, 5);
+}
+
+#[test]
+fn completions_and_help_come_without_an_agent() {
+    let (code, text, _) = told(undying("completions bash").output().unwrap());
+    assert!(code == 0 && text.contains("unprotect"));
+    let (code, text, _) = told(undying("--help").output().unwrap());
+    assert!(code == 0 && text.contains("Exit codes:") && text.contains("3  no agent answers"), "{text}");
+}
