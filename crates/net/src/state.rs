@@ -264,7 +264,7 @@ impl State {
         Ok(())
     }
 
-    /// Sends the announcements whose time has come.
+    /// Sends the announcements whose time has come; several that are late go as one.
     pub(crate) fn announce_due(&mut self, now_us: u64) {
         let late = self.due_us.iter().take_while(|&&due| due <= now_us).count();
         if late == 0 {
@@ -426,5 +426,23 @@ impl Port {
         stats.guest_alive = self.guest_alive();
         stats.outside_alive = self.outside_alive();
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_come_due_in_order_and_end_with_a_fence() {
+        let (sender, _events) = std::sync::mpsc::channel();
+        let mut state = State::new(GateLimits::default(), sender);
+        assert_eq!(state.idle_us(0), None);
+        state.announce(&[Duration::from_millis(5), Duration::ZERO, Duration::from_millis(2)], 100).unwrap();
+        assert_eq!(state.idle_us(100), Some(2000), "what is due at once is done");
+        state.announce_due(2100);
+        assert_eq!(state.idle_us(4000), Some(1100));
+        state.discard();
+        assert_eq!(state.idle_us(4000), None);
     }
 }

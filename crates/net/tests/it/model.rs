@@ -302,7 +302,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_time: 60_000, ..ProptestConfig::default() })]
 
     #[test]
     fn output_is_exactly_that_of_released_epochs(ops in prop::collection::vec(op(), 1..80)) {
