@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn each_single_difference_is_named() {
-        let changes: [(&str, fn(&mut Fingerprint)); 7] = [
+        type Change = fn(&mut Fingerprint);
+        let changes: [(&str, Change); 7] = [
             ("QEMU's version", |f| f.qemu.micro += 1),
             ("the machine type", |f| f.machine.push('x')),
             ("the accelerator", |f| f.accel = Accel::Kvm),

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long QEMU may take to load a device state; it takes milliseconds.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a QEMU that refused a state may take to end.
+const END_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a standby cannot be had or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -131,16 +133,19 @@ impl Standby {
         let mut qemu = self.qemu;
         match feed(&qemu, state) {
             Ok(()) => Ok(qemu),
+            // A QEMU that cannot load a state says so on its standard error and ends.
             Err(StandbyError::Qmp(error @ QmpError::Gone { .. })) => {
-                let messages = match qemu.explain(error) {
-                    LaunchError::Died { how, messages } => format!("QEMU {how}: {messages}"),
-                    other => other.to_string(),
-                };
-                Err(StandbyError::Rejected { why: "it ended".to_string(), messages })
+                Err(rejected(&mut qemu, error.to_string()))
             }
+            Err(StandbyError::Rejected { why, .. }) => Err(rejected(&mut qemu, why)),
             Err(other) => Err(other),
         }
     }
+}
+
+fn rejected(qemu: &mut Qemu, why: String) -> StandbyError {
+    let _ = qemu.wait(Some(END_GRACE));
+    StandbyError::Rejected { why, messages: qemu.messages() }
 }
 
 fn feed(qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
@@ -161,8 +166,7 @@ fn feed(qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
     };
     let end = wait_event(&events, "migrate-incoming", LOAD_TIMEOUT, ended)?;
     if status(&end).as_deref() != Some("completed") {
-        let why = end.data.to_string();
-        return Err(StandbyError::Rejected { why, messages: qemu.messages() });
+        return Err(StandbyError::Rejected { why: end.data.to_string(), messages: String::new() });
     }
     written.map_err(channel)
 }

@@ -29,6 +29,8 @@ pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<Str
     let size = spec.memory.0;
     let mut args = Arguments::default();
     args.flag("-nodefaults").flag("-no-user-config").flag("-no-shutdown").flag("-S");
+    // A device that cannot be saved must not exist: saving would silently leave it out.
+    args.flag("-only-migratable");
     args.pair("-name", format!("guest={}", spec.name));
     args.pair("-display", "none").pair("-vga", "none");
     args.pair(

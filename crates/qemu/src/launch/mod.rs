@@ -68,6 +68,10 @@ pub enum LaunchError {
     Blocked(Vec<String>),
 }
 
+/// Kernel memory that may hold what QEMU wrote to one channel and nobody has read. A serial console uses it up by
+/// some 800 bytes for each character.
+const CHANNEL_ROOM: usize = 8 << 20;
+
 /// What a QEMU is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -77,7 +81,8 @@ pub enum Role {
     Standby,
 }
 
-/// Our ends of QEMU's channels. The reader must always read: QEMU writes to them from its main loop.
+/// Our ends of QEMU's channels. The reader must always read: QEMU writes to them from its main loop, and what it
+/// cannot write at once it may write while the VM is stopped, where it belongs to no epoch.
 #[derive(Debug)]
 pub struct Channels {
     /// The serial console, a stream of bytes. What the guest writes there is output like any other.
@@ -290,6 +295,7 @@ fn inherit_channels(
 ) -> std::io::Result<(InheritedFds, Channels)> {
     let mut pair = || {
         let (ours, theirs) = UnixStream::pair()?;
+        make_room(&theirs)?;
         Ok::<_, std::io::Error>((ours, spawn.inherit(OwnedFd::from(theirs))))
     };
     let (console, console_fd) = pair()?;
@@ -302,4 +308,13 @@ fn inherit_channels(
     }
     let memory = spawn.inherit(memory.fd().try_clone_to_owned()?);
     Ok((InheritedFds { memory, console: console_fd, nics: nic_fds }, Channels { console, nics }))
+}
+
+/// Gives QEMU room to write while our reader is late. Without room a device keeps its byte or frame and sends it
+/// when it can, which may be while the VM is stopped: after the cut of a checkpoint, yet before its state is saved.
+fn make_room(theirs: &UnixStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    // The forced way goes beyond the system's limit, and needs CAP_NET_ADMIN.
+    let forced = sockopt::set_socket_send_buffer_size_force(theirs, CHANNEL_ROOM);
+    forced.or_else(|_| sockopt::set_socket_send_buffer_size(theirs, CHANNEL_ROOM)).map_err(Into::into)
 }

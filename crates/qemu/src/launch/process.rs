@@ -70,12 +70,8 @@ impl Process {
 
     /// How and with which words QEMU ended, after its connection did.
     pub(crate) fn death(&mut self) -> LaunchError {
-        let exit = self.child.wait(Some(END_GRACE)).ok().flatten();
+        let exit = self.wait(Some(END_GRACE)).ok().flatten();
         let how = exit.map_or_else(|| "closed its monitor".to_string(), |exit| exit.to_string());
-        if exit.is_some() {
-            // The pipe is at its end: the last words are on their way, not outstanding.
-            let _ = self.reader.take().map(std::thread::JoinHandle::join);
-        }
         LaunchError::Died { how, messages: self.messages() }
     }
 
@@ -106,12 +102,18 @@ impl Process {
         Ok(self.child.kill()?)
     }
 
-    /// Waits for its end, at most `timeout` (without one: for ever). `None` if it still runs.
+    /// Waits for its end, at most `timeout` (without one: for ever). `None` if it still runs. After its end
+    /// [`Process::messages`] has its last words.
     ///
     /// # Errors
     /// If someone else reaped it.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Exit>, LaunchError> {
-        Ok(self.child.wait(timeout)?)
+        let exit = self.child.wait(timeout)?;
+        if exit.is_some() {
+            // The pipe is at its end: the last words are on their way, not outstanding.
+            let _ = self.reader.take().map(std::thread::JoinHandle::join);
+        }
+        Ok(exit)
     }
 }
 

@@ -33,9 +33,9 @@ pub fn ram_blocks(text: &str) -> Result<Vec<BlockLine>, String> {
 
 fn block_line(line: &str) -> Option<BlockLine> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
-    let read_only = match words.last()? {
-        &"ro" => Some(true),
-        &"rw" => Some(false),
+    let read_only = match *words.last()? {
+        "ro" => Some(true),
+        "rw" => Some(false),
         _ => None,
     };
     if read_only.is_some() {

@@ -1,5 +1,7 @@
 # A guest without an operating system: a 64 KiB flat image for QEMU's -bios.
 #
+# The symbol DELAY, given to the assembler, is the number of turns of a loop between two ticks.
+#
 # The first processor counts 1, 2, 3, ...: tick n stores n into page n mod 64 of its own area and prints n in
 # decimal with a newline on the first serial port. Every other processor counts in an area of its own, silently.
 # After a reset it prints "boot" and begins again at 1.
@@ -55,7 +57,7 @@ flat:   movw    $16, %ax
         movl    $0x000c46f0, APIC_ICR       # start-up at page 0xf0 to all but self
 tick:   call    count
         call    print_number
-        movl    $20000, %ecx
+        movl    $DELAY, %ecx
 2:      loop    2b
         jmp     tick
 
@@ -65,7 +67,7 @@ other:  movl    $1, %eax
         leal    AREAS(%eax), %edi
         movl    $0, (%edi)
 3:      call    count
-        movl    $2000, %ecx
+        movl    $DELAY / 10, %ecx
 4:      loop    4b
         jmp     3b
 
