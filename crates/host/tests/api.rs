@@ -226,14 +226,15 @@ fn another_user_is_refused_even_where_the_file_lets_it_in() {
 }
 
 #[test]
-fn a_protection_that_was_accepted_may_still_fail_and_the_status_says_why() {
+fn a_protection_that_was_accepted_may_still_fail_and_the_events_say_why() {
     let Some(room) = room() else { return };
     room.fake.let_protection_fail();
     let request = ProtectRequest { to: host_name("beta"), interval_us: 25_000, max_in_flight: None };
     room.client.protect(&vm_name("web"), &request).unwrap();
     let mut polls = std::iter::repeat_with(|| room.client.vm(&vm_name("web")).unwrap());
     let after = polls.find(|vm| vm.phase != "copying").unwrap();
-    assert_eq!((after.phase.as_str(), after.warnings.len()), ("unprotected", 1));
+    assert_eq!(after.phase, "unprotected");
+    assert_eq!(room.client.events(0).unwrap()[0].what["event"], "protect_failed");
 }
 
 #[test]

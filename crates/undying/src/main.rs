@@ -1,2 +1,37 @@
-//! See Cargo.toml.
-fn main() {}
+//! The one binary of Undying: the agent of a host, and the command line that asks it.
+//!
+//! Holds no logic of replication: it reads arguments, asks the agent through `host::api::client`, and shows what
+//! came back.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod duration;
+mod failure;
+mod out;
+mod view;
+mod wait;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(cli.output),
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), failure::Failure> {
+    match &cli.command {
+        Command::Host { config } => commands::agent::run(config),
+        Command::Vm { command } => commands::vm::run(cli, command),
+        Command::Events { follow, after } => commands::events::run(cli, *follow, *after),
+        Command::Arbiter { command } => commands::arbiter::run(cli.output, command),
+        Command::Check { spec } => commands::check::run(cli.output, spec.as_deref()),
+        Command::Completions { shell } => commands::completions(*shell),
+    }
+}

@@ -55,16 +55,7 @@ impl Fake {
 
     /// Something happens to a VM.
     pub fn happen(&self, vm: &str, text: &str) {
-        let mut state = self.state.lock().unwrap();
-        let event = EventRecord {
-            seq: state.events.len() as u64 + 1,
-            at_us: 1_700_000_000_000_000,
-            host: host_name("alpha"),
-            vm: vm_name(vm),
-            what: serde_json::json!({"event": "made_up"}),
-            text: text.into(),
-        };
-        state.events.push(event);
+        log(&mut self.state.lock().unwrap().events, vm, "made_up", text);
         self.more.notify_all();
     }
 
@@ -83,6 +74,17 @@ impl Fake {
         let at = state.vms.iter().position(|vm| vm.name == *name).ok_or_else(|| missing(name))?;
         change(&mut state, at)
     }
+}
+
+fn log(events: &mut Vec<EventRecord>, vm: &str, event: &str, text: &str) {
+    events.push(EventRecord {
+        seq: events.len() as u64 + 1,
+        at_us: 1_700_000_000_000_000,
+        host: host_name("alpha"),
+        vm: vm_name(vm),
+        what: serde_json::json!({"event": event}),
+        text: text.into(),
+    });
 }
 
 fn missing(name: &VmName) -> ApiError {
@@ -149,7 +151,7 @@ impl Control for Fake {
                 vm.phase = if fails { "unprotected" } else { "protected" }.into();
                 vm.copy = None;
                 if fails {
-                    vm.warnings.push("protecting failed: the backup is full".into());
+                    log(&mut state.events, "web", "protect_failed", "protecting failed: the backup is full");
                 }
             }
         }

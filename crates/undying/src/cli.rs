@@ -1,0 +1,291 @@
+//! Owns the command line's grammar and its help.
+
+use crate::duration::parse_micros;
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use protocol::{HostName, Micros, VmName};
+use std::path::PathBuf;
+
+/// Undying keeps a virtual machine running when the machine under it dies.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = EXIT_CODES,
+    after_long_help = format!("{ROOT_EXAMPLES}\n{EXIT_CODES}")
+)]
+pub struct Cli {
+    /// The agent's socket, as `api_socket` in its configuration
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "UNDYING_SOCKET",
+        default_value = "/run/undying/undying.sock"
+    )]
+    pub socket: PathBuf,
+    /// How to print: text for people, or JSON for programs (also for errors, on standard error)
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed
+  2  the command line, the configuration or the request makes no sense
+  3  no agent answers
+  4  refused: it would be wrong now, or this VM or host cannot be protected
+  5  there is no such VM here";
+
+const ROOT_EXAMPLES: &str = "\
+Examples:
+  undying host --config /etc/undying/host.toml
+  undying vm start web.toml
+  undying vm protect web --to beta --interval 25ms
+  undying vm status web --watch
+";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this host's agent
+    ///
+    /// It stays in the foreground and ends on SIGTERM or SIGINT. The VMs of a host die with its agent: end it
+    /// only after their VMs were stopped or handed over.
+    #[command(after_long_help = "Example:\n  undying host --config /etc/undying/host.toml")]
+    Host {
+        /// The agent's configuration (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Start, protect, watch and stop VMs
+    #[command(
+        arg_required_else_help = true,
+        after_long_help = "Examples:\n  undying vm start web.toml\n  undying vm protect web --to beta"
+    )]
+    Vm {
+        /// What to do.
+        #[command(subcommand)]
+        command: VmCommand,
+    },
+    /// Show what happened to the VMs of this host
+    #[command(after_long_help = "Examples:\n  undying events\n  undying events --follow --after 17")]
+    Events {
+        /// Go on as events happen, until the agent ends
+        #[arg(long)]
+        follow: bool,
+        /// Only events with a number above N
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+    },
+    /// Make an arbiter, or look at what it granted
+    #[command(
+        arg_required_else_help = true,
+        after_long_help = "Examples:\n  undying arbiter init /shared/undying\n  undying arbiter show /shared/undying web"
+    )]
+    Arbiter {
+        /// What to do.
+        #[command(subcommand)]
+        command: ArbiterCommand,
+    },
+    /// Tell what this host lacks, and what in a VM file cannot be protected
+    ///
+    /// Needs no agent. Exits with 4 if anything stands in the way of protection.
+    #[command(after_long_help = "Examples:\n  undying check\n  undying check web.toml")]
+    Check {
+        /// A VM file
+        #[arg(value_name = "SPEC.toml")]
+        spec: Option<PathBuf>,
+    },
+    /// Print a shell's completions
+    #[command(after_long_help = "Example:\n  undying completions bash")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What to do with VMs.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Start the VM of a VM file here, unprotected
+    #[command(
+        after_long_help = "Examples:\n  undying vm start web.toml\n  undying vm start web.toml --last-owner-is-dead"
+    )]
+    Start {
+        /// The VM file
+        #[arg(value_name = "SPEC.toml")]
+        spec: PathBuf,
+        /// Start although the last owner did not stop the VM: only if that host is certainly dead, or two copies live
+        #[arg(long)]
+        last_owner_is_dead: bool,
+    },
+    /// List the VMs that this host runs or stands by for
+    #[command(after_long_help = "Example:\n  undying vm list --output json")]
+    List,
+    /// Show everything about one VM, or about all
+    #[command(
+        after_long_help = "Examples:\n  undying vm status web\n  undying vm status web --watch\n  undying vm status --output json"
+    )]
+    Status {
+        /// The VM; all without it
+        name: Option<VmName>,
+        /// Show again and again, in place; with JSON one line each time
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Protect a VM: keep a copy ready on another host
+    ///
+    /// Waits, with progress, until the first copy is complete and the other host can take over.
+    #[command(
+        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait"
+    )]
+    Protect {
+        /// The VM
+        name: VmName,
+        /// The backup: a host among the agent's peers
+        #[arg(long, value_name = "HOST")]
+        to: HostName,
+        /// From one checkpoint to the next, such as 25ms; 1ms to 10s
+        #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = parse_micros)]
+        interval: Micros,
+        /// Checkpoints under way at a time, 1 to 64; past it the guest is slowed [default: the agent's]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+        max_in_flight: Option<u32>,
+        /// Return once the agent accepted it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End a VM's protection; the VM runs on without a backup
+    #[command(after_long_help = "Example:\n  undying vm unprotect web")]
+    Unprotect {
+        /// The VM
+        name: VmName,
+    },
+    /// End a VM, and its protection with it
+    #[command(after_long_help = "Example:\n  undying vm stop web")]
+    Stop {
+        /// The VM
+        name: VmName,
+    },
+    /// Hand a protected VM over to its backup, which goes on with it
+    ///
+    /// Waits until the VM is gone from here, or runs on here because the handover failed.
+    #[command(after_long_help = "Examples:\n  undying vm failover web\n  undying vm failover web --no-wait")]
+    Failover {
+        /// The VM
+        name: VmName,
+        /// Return once the agent accepted it
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List a VM's checkpoints, as far as the agent keeps them
+    #[command(
+        after_long_help = "Examples:\n  undying vm epochs web\n  undying vm epochs web --since-at-us 1700000000000000 --output json"
+    )]
+    Epochs {
+        /// The VM
+        name: VmName,
+        /// Only those cut at or after T, in microseconds since 1970
+        #[arg(long, value_name = "T", default_value_t = 0)]
+        since_at_us: u64,
+    },
+}
+
+/// What to do with an arbiter in a directory.
+#[derive(Debug, Subcommand)]
+pub enum ArbiterCommand {
+    /// Make a directory, on storage that all hosts share, an arbiter
+    #[command(after_long_help = "Example:\n  undying arbiter init /shared/undying")]
+    Init {
+        /// The directory; it must be there already
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Show who owns which VM
+    #[command(
+        after_long_help = "Examples:\n  undying arbiter show /shared/undying\n  undying arbiter show /shared/undying web"
+    )]
+    Show {
+        /// The directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The VM; all without it
+        vm: Option<VmName>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command's long help, with the command's name.
+    fn helps(command: &clap::Command, all: &mut Vec<(String, String)>) {
+        let examples = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        all.push((command.get_name().to_string(), examples));
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            helps(child, all);
+        }
+    }
+
+    #[test]
+    fn every_command_has_examples_and_they_parse() {
+        let mut all = Vec::new();
+        helps(&Cli::command(), &mut all);
+        assert_eq!(all.len(), 17, "all commands were found: {all:?}");
+        for (command, help) in all {
+            let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
+            assert!(!examples.is_empty(), "{command} has no example");
+            for example in examples {
+                let parsed = Cli::try_parse_from(example.split_whitespace());
+                assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+                assert!(
+                    command == "undying" || example.contains(&format!(" {command}")),
+                    "{command}: {example}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_on_the_line_is_named() {
+        for (line, named) in [
+            ("undying vm protect web --to beta --interval 25", "25ms"),
+            ("undying vm protect web --to ../x", "../x"),
+            ("undying vm protect web --to beta --max-in-flight 65", "1..=64"),
+            ("undying vm stop", "NAME"),
+            ("undying vm stop -- -x", "'-'"),
+        ] {
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert!(error.to_string().contains(named), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        let line = "undying vm list --output json --socket /x.sock";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        assert_eq!((cli.output, cli.socket), (Output::Json, PathBuf::from("/x.sock")));
+    }
+}

@@ -1,0 +1,19 @@
+//! Owns what each command does: ask, wait, show.
+
+pub mod agent;
+pub mod arbiter;
+pub mod check;
+pub mod events;
+pub mod vm;
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+/// Prints a shell's completions.
+pub fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "undying", &mut text);
+    crate::out::line(String::from_utf8_lossy(&text).trim_end())
+}

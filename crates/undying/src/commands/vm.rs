@@ -1,0 +1,119 @@
+//! Owns `undying vm`: each command asks the agent and shows its answer.
+
+use crate::cli::{Cli, Output, VmCommand};
+use crate::failure::{Failure, Kind};
+use crate::wait::{self, Goal};
+use crate::{out, view};
+use host::api::client::Client;
+use host::api::types::{ProtectRequest, StartRequest, VmStatus};
+use protocol::VmName;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Between two looks of `--watch`.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Carries out a VM command.
+pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
+    let client = Client::new(&cli.socket)?;
+    match command {
+        VmCommand::Start { spec, last_owner_is_dead } => start(cli, &client, spec, *last_owner_is_dead),
+        VmCommand::List => show(cli, &client.vms()?, view::vms),
+        VmCommand::Status { name: Some(name), watch: false } => one(cli, &client.vm(name)?),
+        VmCommand::Status { name: None, watch: false } => show(cli, &client.vms()?, view::statuses),
+        VmCommand::Status { name, watch: true } => watch(cli, &client, name.as_ref()),
+        VmCommand::Protect { name, to, interval, max_in_flight, no_wait } => {
+            let request =
+                ProtectRequest { to: to.clone(), interval_us: interval.0, max_in_flight: *max_in_flight };
+            protect(cli, &client, name, &request, *no_wait)
+        }
+        VmCommand::Unprotect { name } => {
+            client.unprotect(name)?;
+            done(cli, name, "unprotect", "runs on without a backup")
+        }
+        VmCommand::Stop { name } => {
+            client.stop(name)?;
+            done(cli, name, "stop", "is stopped")
+        }
+        VmCommand::Failover { name, no_wait } => failover(cli, &client, name, *no_wait),
+        VmCommand::Epochs { name, since_at_us } => {
+            show(cli, &client.epochs(name, *since_at_us)?, view::epochs)
+        }
+    }
+}
+
+/// Prints a list, as JSON or as the text that `view` makes of it.
+fn show<T: serde::Serialize>(cli: &Cli, list: &[T], view: fn(&[T]) -> String) -> Result<(), Failure> {
+    match cli.output {
+        Output::Text => out::line(&view(list)),
+        Output::Json => out::json(&list),
+    }
+}
+
+fn done(cli: &Cli, vm: &VmName, did: &str, text: &str) -> Result<(), Failure> {
+    match cli.output {
+        Output::Text => out::line(&format!("VM {vm} {text}")),
+        Output::Json => out::json(&serde_json::json!({"vm": vm, "done": did})),
+    }
+}
+
+fn start(cli: &Cli, client: &Client, spec: &Path, last_owner_is_dead: bool) -> Result<(), Failure> {
+    let unreadable =
+        |error| Failure::new(Kind::Invalid, format!("cannot read the VM file {}: {error}", spec.display()));
+    let text = std::fs::read_to_string(spec).map_err(unreadable)?;
+    let file = std::path::absolute(spec).map_err(unreadable)?;
+    let base_dir = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let vm = client.start(&StartRequest { spec: text, base_dir, last_owner_is_dead })?;
+    one(cli, &vm)
+}
+
+fn one(cli: &Cli, vm: &VmStatus) -> Result<(), Failure> {
+    match cli.output {
+        Output::Text => out::line(&view::status(vm)),
+        Output::Json => out::json(vm),
+    }
+}
+
+fn watch(cli: &Cli, client: &Client, name: Option<&VmName>) -> Result<(), Failure> {
+    if cli.output == Output::Text {
+        out::clear()?;
+    }
+    loop {
+        match (name, cli.output) {
+            (Some(name), Output::Text) => out::redraw(&view::status(&client.vm(name)?))?,
+            (Some(name), Output::Json) => out::json_line(&client.vm(name)?)?,
+            (None, Output::Text) => out::redraw(&view::statuses(&client.vms()?))?,
+            (None, Output::Json) => out::json_line(&client.vms()?)?,
+        }
+        sleep(WATCH);
+    }
+}
+
+fn protect(
+    cli: &Cli,
+    client: &Client,
+    name: &VmName,
+    request: &ProtectRequest,
+    no_wait: bool,
+) -> Result<(), Failure> {
+    let log_end = wait::log_end(client)?;
+    client.protect(name, request)?;
+    if no_wait {
+        return one(cli, &client.vm(name)?);
+    }
+    match (wait::wait(client, name, Goal::Protected, log_end)?, cli.output) {
+        (Some(vm), Output::Json) => out::json(&vm),
+        _ => out::line(&format!("VM {name} is protected by host {}", request.to)),
+    }
+}
+
+fn failover(cli: &Cli, client: &Client, name: &VmName, no_wait: bool) -> Result<(), Failure> {
+    let log_end = wait::log_end(client)?;
+    client.failover(name)?;
+    if no_wait {
+        return done(cli, name, "failover_accepted", "is being handed over");
+    }
+    wait::wait(client, name, Goal::HandedOver, log_end)?;
+    done(cli, name, "failover", "was handed over to its backup")
+}

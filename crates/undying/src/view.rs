@@ -1,0 +1,240 @@
+//! Owns how VMs, checkpoints and events look to people.
+
+use host::api::types::{EpochRecord, EventRecord, Role, Summary, VmStatus};
+use std::fmt::Write;
+
+/// Rows under headings, each column as wide as its widest cell; the last one is not padded.
+pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut lines = vec![heads.iter().map(ToString::to_string).collect()];
+    lines.extend(rows.iter().cloned());
+    let lines: Vec<String> = lines.iter().map(|row: &Vec<String>| row_text(row, &widths)).collect();
+    lines.join("\n")
+}
+
+fn row_text(row: &[String], widths: &[usize]) -> String {
+    let cells = row.iter().zip(widths).map(|(cell, &width)| format!("{cell:<width$}"));
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+/// A list of VMs.
+pub fn vms(vms: &[VmStatus]) -> String {
+    if vms.is_empty() {
+        return "no VMs here".into();
+    }
+    let row = |vm: &VmStatus| {
+        vec![
+            vm.name.to_string(),
+            role(vm.role).into(),
+            phase(vm),
+            vm.peer.as_ref().map_or("-".into(), ToString::to_string),
+            vm.term.to_string(),
+            vm.epoch.to_string(),
+            bytes(vm.memory_bytes),
+            vm.cpus.to_string(),
+            accelerator(&vm.accel).into(),
+        ]
+    };
+    let heads = ["NAME", "ROLE", "PHASE", "PEER", "TERM", "EPOCH", "MEMORY", "CPUS", "ACCEL"];
+    table(&heads, &vms.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Everything about some VMs.
+pub fn statuses(vms: &[VmStatus]) -> String {
+    if vms.is_empty() {
+        return "no VMs here".into();
+    }
+    vms.iter().map(status).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Everything about a VM.
+pub fn status(vm: &VmStatus) -> String {
+    let mut rows = vec![
+        ("host", format!("{} ({})", vm.host, role(vm.role))),
+        ("phase", phase(vm)),
+        ("peer", vm.peer.as_ref().map_or("none".into(), ToString::to_string)),
+        ("term", vm.term.to_string()),
+        ("machine", format!("{}, {} cpus, {}", vm.machine, vm.cpus, bytes(vm.memory_bytes))),
+        ("accel", vm.accel.clone()),
+        ("qemu", vm.pid.map_or("no process".into(), |pid| format!("pid {pid}"))),
+    ];
+    if let Some(copy) = progress(vm) {
+        rows.push(("copy", copy));
+    }
+    if vm.role == Role::Primary {
+        rows.extend(primary_rows(vm));
+    } else {
+        rows.push(("epoch", format!("{} committed", vm.epoch)));
+    }
+    rows.push(("agent holds", format!("{} beside the guest's memory", bytes(vm.agent_bytes))));
+    rows.extend(vm.warnings.iter().map(|warning| ("warning", warning.clone())));
+    let mut text = format!("VM {}", vm.name);
+    for (name, value) in rows {
+        write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
+    }
+    text
+}
+
+fn primary_rows(vm: &VmStatus) -> Vec<(&'static str, String)> {
+    let (measured, gate) = (&vm.measured, &vm.gate);
+    let epochs = format!(
+        "{} sent, {} acknowledged, {} in flight, one every {} ms",
+        vm.epoch,
+        vm.acked_epoch,
+        vm.in_flight,
+        vm.interval_us as f64 / 1e3
+    );
+    let mut rows = Vec::new();
+    if vm.epoch > 0 {
+        rows.push(("epochs", epochs));
+        rows.push(("pause", summary(&measured.pause_ms, "ms")));
+        rows.push(("dirty pages", summary(&measured.dirty_pages, "")));
+        rows.push(("ack", summary(&measured.ack_ms, "ms")));
+        rows.push(("output held", summary(&measured.hold_ms, "ms")));
+        let wire = format!("{} for {} pages", bytes(measured.wire_bytes), measured.pages);
+        rows.push(("on the wire", wire));
+        rows.push(("slowed", slowed(vm)));
+    }
+    let gate = format!(
+        "{} frames wait ({}), {} released, {} dropped, {} went in",
+        gate.waiting_frames,
+        bytes(gate.waiting_bytes),
+        gate.released_frames,
+        gate.dropped_frames,
+        gate.input_frames
+    );
+    rows.push(("gate", gate));
+    rows
+}
+
+fn slowed(vm: &VmStatus) -> String {
+    let now = if vm.throttled { "STANDS STILL NOW: the backup is too slow; " } else { "" };
+    format!("{now}{:.1} ms in all", vm.throttled_ms)
+}
+
+/// How the first copy goes, while it does.
+pub fn progress(vm: &VmStatus) -> Option<String> {
+    let copy = vm.copy?;
+    let (copied, remaining) = (bytes(copy.copied_bytes), bytes(copy.remaining_bytes));
+    Some(format!("round {}: {copied} sent, {remaining} to go", copy.round))
+}
+
+/// A list of checkpoints.
+pub fn epochs(epochs: &[EpochRecord]) -> String {
+    let row = |epoch: &EpochRecord| {
+        vec![
+            epoch.term.to_string(),
+            epoch.epoch.to_string(),
+            clock(epoch.at_us),
+            format!("{:.3}", epoch.pause_us as f64 / 1e3),
+            epoch.dirty_pages.to_string(),
+            epoch.wire_bytes.to_string(),
+            if epoch.ack_us == 0 { "-".into() } else { format!("{:.3}", epoch.ack_us as f64 / 1e3) },
+        ]
+    };
+    let heads = ["TERM", "EPOCH", "CUT (UTC)", "PAUSE MS", "DIRTY PAGES", "WIRE BYTES", "ACK MS"];
+    table(&heads, &epochs.iter().map(row).collect::<Vec<_>>())
+}
+
+/// An event on a line.
+pub fn event(event: &EventRecord) -> String {
+    format!("{:>6}  {}  {}  {}  {}", event.seq, clock(event.at_us), event.host, event.vm, event.text)
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Backup => "backup",
+    }
+}
+
+fn phase(vm: &VmStatus) -> String {
+    let slowed = if vm.throttled { " (slowed)" } else { "" };
+    format!("{}{slowed}", vm.phase.replace('_', " "))
+}
+
+/// The accelerator without the reason it was chosen for.
+fn accelerator(accel: &str) -> &str {
+    accel.split_whitespace().next().unwrap_or(accel).trim_end_matches([',', ':'])
+}
+
+fn summary(summary: &Summary, unit: &str) -> String {
+    if summary.count == 0 {
+        return "nothing measured yet".into();
+    }
+    let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+    format!(
+        "median {:.2}{unit}, p99 {:.2}, min {:.2}, max {:.2} ({} values)",
+        summary.median, summary.p99, summary.min, summary.max, summary.count
+    )
+}
+
+/// A number of bytes, in the largest unit that leaves a digit before the point.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value.fract() > 0.0);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A moment, in microseconds since 1970, as UTC date and time with milliseconds.
+pub fn clock(at_us: u64) -> String {
+    let (days, second) = (at_us / 86_400_000_000, at_us / 1_000_000 % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, milli) = (second / 3_600, second / 60 % 60, at_us / 1_000 % 1_000);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}.{milli:03}", second % 60)
+}
+
+/// Year, month and day of a day counted from 1970-01-01, by the Gregorian calendar: years begin in March, so that
+/// the leap day is the last of its year (Hinnant, `civil_from_days`).
+fn date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let leaps = day_of_era / 1_460 + day_of_era / 146_096;
+    let year_of_era = (day_of_era + day_of_era / 36_524 - leaps) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_those_that_the_calendar_says() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00.000"),
+            (951_827_696, "2000-02-29 12:34:56.000"),
+            (1_709_251_199, "2024-02-29 23:59:59.000"),
+            (4_107_542_400, "2100-03-01 00:00:00.000"),
+        ] {
+            assert_eq!(clock(seconds * 1_000_000), text);
+        }
+        assert_eq!(clock(1_234_567), "1970-01-01 00:00:01.234");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["wörld".to_owned(), "1".to_owned()], vec!["x".to_owned(), "22".to_owned()]];
+        assert_eq!(table(&["A", "NUMBER"], &rows), "A      NUMBER\nwörld  1\nx      22");
+    }
+
+    #[test]
+    fn bytes_are_said_in_a_unit_that_fits() {
+        let said = [0, 1023, 1536, 512 << 20, 1 << 30, 3 << 50].map(bytes);
+        assert_eq!(said, ["0 B", "1023 B", "1.5 KiB", "512 MiB", "1 GiB", "3072 TiB"]);
+    }
+}
