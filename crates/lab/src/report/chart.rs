@@ -34,7 +34,7 @@ impl Chart {
     pub fn new(label: &str, height: f64, (from_ms, to_ms): (f64, f64), scale: Scale, largest: f64) -> Chart {
         let top_value = match scale {
             Scale::Linear => nice_above(largest),
-            Scale::Logarithmic(smallest) => nice_above(largest.max(smallest * 10.0)),
+            Scale::Logarithmic(smallest) => nice_above((largest * 1.6).max(smallest * 10.0)),
         };
         let to_ms = to_ms.max(from_ms + 1.0);
         let mut chart = Chart { svg: String::new(), height, from_ms, to_ms, scale, top_value };
@@ -152,6 +152,19 @@ impl Chart {
             points.iter().map(|(at, value)| format!("{:.1} {:.1}", self.x(*at), self.y(*value))).collect();
         // A line of one point would be invisible.
         if coordinates.len() == 1 { format!("{}h0.1", coordinates[0]) } else { coordinates.join("L") }
+    }
+
+    /// A bar for each `(beginning, width, value)`: one path.
+    pub fn bars(&mut self, bars: impl Iterator<Item = (f64, f64, f64)>, class: &str) {
+        let floor = self.height - BOTTOM;
+        let path: String = bars
+            .filter(|(_, _, value)| *value > 0.0)
+            .map(|(at, width, value)| {
+                let (left, right) = (self.x(at), self.x(at + width) - 1.0);
+                format!("M{left:.1} {floor:.1}V{:.1}H{right:.1}V{floor:.1}Z", self.y(value))
+            })
+            .collect();
+        let _ = write!(self.svg, "<path class=\"bars {class}\" d=\"{path}\"/>");
     }
 
     /// A dot for each point: one path, however many there are.

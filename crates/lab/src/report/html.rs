@@ -41,6 +41,12 @@ pub fn ms(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
+/// A number without digits that say nothing.
+pub fn plain(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A table; the first column is text, the others are numbers.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let cells = |tag: &str, cells: &[String]| -> String {
@@ -74,6 +80,7 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
+        assert_eq!((plain(100.0), plain(2.5), plain(0.0)), ("100".into(), "2.5".into(), "0".into()));
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!((count(0), count(999)), ("0".into(), "999".into()));
         assert_eq!(

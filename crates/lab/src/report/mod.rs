@@ -63,6 +63,10 @@ pub struct DemoReport {
     pub timeline: Vec<Bucket>,
     /// The width of the buckets of `timeline`.
     pub timeline_bucket_ms: f64,
+    /// The same around the kill, in buckets of `around_kill_bucket_ms`; times as in `timeline`.
+    pub around_kill: Vec<Bucket>,
+    /// The width of the buckets of `around_kill`.
+    pub around_kill_bucket_ms: f64,
     /// Every checkpoint.
     pub epoch_series: Vec<EpochPoint>,
     /// Runs of `redis-benchmark`.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::chart::{Chart, Scale};
-use super::html::{count, escape, ms, summary_row, table};
+use super::html::{count, escape, ms, plain, summary_row, table};
 use super::{DemoReport, EpochPoint};
 use crate::client::Bucket;
 
@@ -40,7 +40,7 @@ fn heading(report: &DemoReport) -> String {
          <p class=\"soft\">A Redis server in a stock QEMU guest, checkpointed to a second host every {} ms while clients \
          write to it. Then its host was killed.</p>\n\
          <div class=\"verdict {class}\"><span class=\"sign\">{sign}</span><div><b>{title}</b>{} {}</div></div>\n",
-        ms(report.interval_ms).trim_end_matches('0').trim_end_matches('.'),
+        plain(report.interval_ms),
         escape(&sentence(report)),
         escape(problem)
     )
@@ -108,7 +108,7 @@ fn client_section(report: &DemoReport) -> String {
         "<h2>What the client saw</h2>\n\
          <p class=\"soft\">Replies as they arrived at the writers, in steps of {} ms. The dashed line is the kill. Point at \
          the charts for numbers.</p>\n{}{}",
-        ms(report.timeline_bucket_ms).trim_end_matches('0').trim_end_matches('.'),
+        plain(report.timeline_bucket_ms),
         throughput(report),
         latency(report)
     )
@@ -198,8 +198,9 @@ fn outage_section(report: &DemoReport) -> String {
         .collect();
     let rest = report.outage_ms - steps.iter().map(|(_, _, time, _)| time).sum::<f64>();
     if rest > 0.0 {
-        let why = "until the client had its reply: mostly its TCP waiting before it sends again what the dead host took along";
-        steps.push(("s5", "Client's retransmission", rest, why));
+        let why = "all that was not timed by itself, until the client had its reply; its TCP may have to wait (200 ms at \
+                   least) before it sends again what the dead host took along";
+        steps.push(("s5", "The rest", rest, why));
     }
     let mut bar = String::new();
     let mut list = String::new();
@@ -219,10 +220,36 @@ fn outage_section(report: &DemoReport) -> String {
     }
     format!(
         "<h2>The outage, explained</h2>\n<p>{}. One connection waited {} ms between two replies; no other waited longer. \
-         This is where the time went.</p>\n<div class=\"split\">{bar}</div>\n<dl class=\"steps\">\n{list}</dl>\n",
+         This is where the time went.</p>\n<div class=\"split\">{bar}</div>\n<dl class=\"steps\">\n{list}</dl>\n{}",
         escape(&report.kill.what),
-        ms(report.outage_ms)
+        ms(report.outage_ms),
+        around_the_kill(report)
     )
+}
+
+/// Replies around the kill in fine steps: under protection they arrive epoch by epoch.
+fn around_the_kill(report: &DemoReport) -> String {
+    let (Some(first), Some(last)) = (report.around_kill.first(), report.around_kill.last()) else {
+        return String::new();
+    };
+    let width = report.around_kill_bucket_ms;
+    let largest = report.around_kill.iter().map(|bucket| bucket.operations).max().unwrap_or(0) as f64;
+    let name = "Replies around the kill";
+    let mut chart = Chart::new(name, 200.0, (first.at_ms, last.at_ms + width), Scale::Linear, largest);
+    let began = report.kill.at_ms - report.outage.before_kill_ms.unwrap_or(0.0);
+    chart.band("the longest wait of a client", (began, began + report.outage_ms), "out");
+    chart.axes();
+    chart.bars(report.around_kill.iter().map(|bucket| (bucket.at_ms, width, bucket.operations as f64)), "a");
+    chart.tips(report.around_kill.iter().map(|bucket| {
+        let after = bucket.at_ms - report.kill.at_ms;
+        (
+            bucket.at_ms,
+            bucket.at_ms + width,
+            format!("{after:+.0} ms from the kill: {} replies", bucket.operations),
+        )
+    }));
+    chart.mark("host killed", report.kill.at_ms, "kill");
+    figure(&[("a", &format!("replies in each {} ms around the kill", plain(width)))], &chart.finish())
 }
 
 fn checkpoint_section(report: &DemoReport) -> String {

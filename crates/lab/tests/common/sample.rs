@@ -28,6 +28,18 @@ fn timeline() -> Vec<Bucket> {
     (0..420).map(bucket).collect()
 }
 
+fn around_kill() -> Vec<Bucket> {
+    let bucket = |index: u64| {
+        let operations = match index {
+            0..50 if index.is_multiple_of(3) => 28 + (noise(index) * 9.0) as u64,
+            83.. => 44 + (noise(index) * 12.0) as u64,
+            _ => 0,
+        };
+        Bucket { at_ms: 29_550.0 + index as f64 * 10.0, operations, latency_ms: None }
+    };
+    (0..150).map(bucket).collect()
+}
+
 fn epochs() -> Vec<EpochPoint> {
     let point = |epoch: u64| EpochPoint {
         epoch,
@@ -87,6 +99,8 @@ pub fn sample_report() -> DemoReport {
         ],
         timeline: timeline(),
         timeline_bucket_ms: 100.0,
+        around_kill: around_kill(),
+        around_kill_bucket_ms: 10.0,
         epoch_series: epochs(),
         benchmarks: vec![
             Benchmark { phase: "unprotected".into(), rows: vec![row("SET", 5200.0), row("GET", 5900.0)] },
