@@ -10,10 +10,10 @@ use crate::agent::Shared;
 use crate::api::types::Role;
 use crate::link::{Frame, Outbox};
 use crate::machine::{Machine, MachineEvent, StandbyMachine};
-use crate::primary::{Engine, Request, now};
+use crate::primary::{Channel, Engine, Request, now};
 use crate::vm::{Facts, Snapshot, VmHandle};
 use applier::Applier;
-use crossbeam_channel::{Receiver, Sender, never, unbounded};
+use crossbeam_channel::{Receiver, never, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::LinkLoss;
@@ -66,7 +66,7 @@ struct Loop<'a> {
     candidate: Option<Connection>,
     standby: Option<Standby>,
     staged: Vec<Frame>,
-    claims: (Sender<(Claim, ClaimAnswer)>, Receiver<(Claim, ClaimAnswer)>),
+    claims: Channel<(Claim, ClaimAnswer)>,
     actions: Vec<Action>,
     promoted: Option<(Machine, Grant)>,
     over: bool,

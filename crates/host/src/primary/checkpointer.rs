@@ -5,6 +5,7 @@
 //! A checkpoint larger than the buffers is streamed while the guest stands still: the bound on memory wins
 //! over the pause.
 
+use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::link::{Outbox, Part};
@@ -17,7 +18,7 @@ use os::range::{PAGE_SIZE, Range};
 use os::tracker::Tracker;
 use protocol::wire::Kind;
 use protocol::{Epoch, Instant, RunPermit, Session};
-use qemu::{DeviceSaver, DeviceState, Qemu};
+use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -174,6 +175,8 @@ struct Active {
     outbox: Outbox,
     dirty: Vec<Range>,
     pages: Vec<(u8, u64)>,
+    /// None under TCG, whose clocks cannot be corrected.
+    clock: Option<ClockKeeper>,
 }
 
 struct Worker {
@@ -270,8 +273,11 @@ impl Worker {
         if self.saver.is_none() {
             self.saver = Some(DeviceSaver::new(self.qemu.qmp()).map_err(|error| text(&error))?);
         }
+        let kvm = self.qemu.resolved().accel == Accel::Kvm;
+        let clock =
+            kvm.then(|| ClockKeeper::start(self.qemu.pid())).transpose().map_err(|error| text(&error))?;
         self.bytes.store(pool.bytes(), Ordering::Relaxed);
-        Ok(Active { session, tracker, pool, outbox, dirty: Vec::new(), pages: Vec::new() })
+        Ok(Active { session, tracker, pool, outbox, dirty: Vec::new(), pages: Vec::new(), clock })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
@@ -284,7 +290,11 @@ impl Worker {
                 tracing::debug!(%error, "the gate is closed");
             }
         }
+        let kept = active.clock.as_mut().filter(|_| !last).map_or(Ok(()), ClockKeeper::keep);
         self.active = Some(active);
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the guest's clock is not corrected");
+        }
         match taken {
             Ok(staged) => self.say(Done::Checkpoint(session, Box::new(staged))),
             Err(Failure { why, resumable }) => self.say(Done::Failed { session, why, resumable }),

@@ -1,6 +1,7 @@
 //! Owns a VM's loop at its primary: selects an event, hands it to the protocol, carries out the actions.
 
 mod checkpointer;
+mod clock;
 mod copy;
 mod session;
 
@@ -20,6 +21,9 @@ use protocol::{Claim, Grant, Instant, Session};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Both ends: threads beside the loop get clones of the first.
+pub(crate) type Channel<T> = (Sender<T>, Receiver<T>);
 
 /// What operators ask of a running loop; answered when it was taken, not when it is done.
 #[derive(Debug)]
@@ -43,8 +47,8 @@ pub struct Engine {
     checkpointer: Checkpointer,
     done: Receiver<Done>,
     link: Option<SessionLink>,
-    incoming: (Sender<(Session, Incoming)>, Receiver<(Session, Incoming)>),
-    claims: (Sender<(Claim, ClaimAnswer)>, Receiver<(Claim, ClaimAnswer)>),
+    incoming: Channel<(Session, Incoming)>,
+    claims: Channel<(Claim, ClaimAnswer)>,
     measurements: Arc<Mutex<Measurements>>,
     staged: Option<checkpointer::Staged>,
     actions: Vec<Action>,
