@@ -42,7 +42,7 @@ fn fail_over(
 }
 
 /// Fails over twice: what was once a standby must be as good a primary as the first one. Then resets.
-fn goes_on_and_on(setting: Setting) {
+fn goes_on_and_on(setting: Setting<'_>) {
     let Some(bench) = Bench::new(setting) else { return };
     let (qemu, channels) = bench.primary();
     qemu.check_migratable().unwrap();

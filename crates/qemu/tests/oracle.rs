@@ -27,7 +27,7 @@ fn changed(before: &BTreeMap<u64, Vec<u8>>, after: &BTreeMap<u64, Vec<u8>>) -> B
     after.iter().filter(|(at, bytes)| before.get(at).unwrap_or(&zero) != *bytes).map(|(at, _)| *at).collect()
 }
 
-fn nothing_is_missed(setting: Setting) {
+fn nothing_is_missed(setting: Setting<'_>) {
     let Some(bench) = Bench::new(setting) else { return };
     let (qemu, Channels { console, .. }) = bench.primary();
     let mut tracker = Tracker::attach(qemu.pid(), &qemu.ram().tracked_ranges()).unwrap();

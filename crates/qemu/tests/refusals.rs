@@ -160,11 +160,11 @@ fn launch_refuses_before_it_starts_anything() {
 #[test]
 fn a_device_that_cannot_be_saved_is_refused_by_qemu() {
     let Some(mut bench) = Bench::new(TCG) else { return };
-    bench.resolved.spec.extra_args =
-        vec!["-device".into(), "usb-ehci,id=e".into(), "-device".into(), "usb-bot,bus=e.0".into()];
+    let args = ["-device", "usb-ehci,id=e", "-device", "usb-uas,bus=e.0"];
+    bench.resolved.spec.extra_args = args.map(str::to_string).to_vec();
     let error =
         Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory()).unwrap_err();
-    eprintln!("{error}");
+    assert!(error.to_string().contains("usb-uas is not migratable"), "{error}");
 }
 
 #[test]

@@ -51,17 +51,17 @@ pub fn build_counter(dir: &Path, delay: u32) -> Option<std::path::PathBuf> {
 
 /// Where and how a test runs.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub struct Setting<'a> {
     pub machine: &'static str,
     pub accel: &'static str,
     pub cpus: u32,
-    pub more: &'static str,
+    pub more: &'a str,
 }
 
-pub const TCG: Setting = Setting { machine: "q35", accel: "tcg", cpus: 1, more: "" };
+pub const TCG: Setting<'static> = Setting { machine: "q35", accel: "tcg", cpus: 1, more: "" };
 /// Two processors under KVM only on microvm: the development machines' KVM is an emulation that loses the second
 /// processor of a q35.
-pub const KVM: Setting = Setting { machine: "q35", accel: "kvm", cpus: 1, more: "" };
+pub const KVM: Setting<'static> = Setting { machine: "q35", accel: "kvm", cpus: 1, more: "" };
 
 /// Everything a test needs to start QEMUs of one VM.
 pub struct Bench {
@@ -72,7 +72,7 @@ pub struct Bench {
 
 impl Bench {
     /// None, said loudly, if this machine lacks what the setting needs.
-    pub fn new(setting: Setting) -> Option<Self> {
+    pub fn new(setting: Setting<'_>) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         if setting.accel == "kvm"
             && let Err(why) = os::facts::kvm_opens()
