@@ -194,10 +194,10 @@ impl Tracker {
 
     /// Puts the pages written since the last scan, and those owed, into `dirty` (sorted, joined), and starts anew.
     ///
-    /// Made for a paused target of which little is dirty. It looks first and then reads and protects only near what
-    /// it has found, so that a hypervisor's own page tables keep their other entries. It is exact in any case: a page
-    /// that is written while this runs is returned now or by the next scan, and a copy made afterwards is not older
-    /// than what is returned. Only a paused target makes that copy consistent.
+    /// Made for a paused target that is a hypervisor with page tables of its own (KVM): protecting a range drops
+    /// its entries there, dirty or not. So this looks first, and then reads and protects only near what it has found.
+    /// It is exact in any case: a page that is written while this runs is returned now or by the next scan, and a
+    /// copy made afterwards is not older than what is returned. Only a paused target makes that copy consistent.
     ///
     /// # Errors
     /// If the target is gone or has changed its mappings. What was read until then is owed, so nothing is lost.
@@ -210,8 +210,9 @@ impl Tracker {
         result
     }
 
-    /// Like [`Tracker::scan_paused`], in one step over everything: cheaper when much is dirty, as in the rounds of a
-    /// first copy while the target runs.
+    /// Like [`Tracker::scan_paused`], in one step over everything, and just as exact: takes less time itself, and so
+    /// is better where there are no second page tables (TCG), or where much is dirty, as in the rounds of a first copy
+    /// while the target runs.
     ///
     /// # Errors
     /// As for [`Tracker::scan_paused`].

@@ -112,16 +112,18 @@ impl Pagemap {
         let mut start = range.start;
         while start < range.end() {
             let rest = Range::between(start, range.end());
+            // The kernel makes a list of this length for each call: for a few pages a short one is faster.
+            let room = self.regions.len().min(usize::try_from(rest.page_count()).unwrap_or(usize::MAX));
             let mut argument = ScanArgument {
                 size: size_of::<ScanArgument>() as u64,
                 start,
                 end: range.end(),
                 vec: self.regions.as_mut_ptr() as u64,
-                vec_len: self.regions.len() as u64,
+                vec_len: room as u64,
                 ..wanted.argument()
             };
-            // SAFETY: the argument has the layout and the size that the ioctl expects; `vec` points to `vec_len`
-            // regions that are borrowed exclusively through `self` for the length of the call.
+            // SAFETY: the argument has the layout and the size that the ioctl expects; `vec` points to at least
+            // `vec_len` regions that are borrowed exclusively through `self` for the length of the call.
             let found = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
             if found == -1 {
                 return Err(self.failed(rest, io::Error::last_os_error()));

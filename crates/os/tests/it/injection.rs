@@ -74,6 +74,22 @@ fn a_stopped_target_stays_stopped() {
 }
 
 #[test]
+fn a_stop_that_arrives_meanwhile_takes_effect_afterwards() {
+    let mut target = Target::start("poll");
+    session(target.child.pidfd(), |session| {
+        // SAFETY: kill takes numbers.
+        unsafe { libc::kill(libc::pid_t::try_from(target.pid()).unwrap(), libc::SIGSTOP) };
+        session.system_call(libc::SYS_getpid, [0; 6])
+    })
+    .unwrap();
+    while target.state() != 'T' {
+        std::thread::yield_now();
+    }
+    target.resume();
+    assert_eq!(target.ask("awake"), "awake");
+}
+
+#[test]
 fn stops_and_continuations_at_any_moment_do_no_harm() {
     let target = Target::start("busy");
     std::thread::scope(|scope| {

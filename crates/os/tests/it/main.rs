@@ -5,6 +5,7 @@
 
 mod guest_clock;
 mod injection;
+mod measure;
 mod network;
 mod oracle;
 mod processes;
