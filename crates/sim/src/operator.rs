@@ -1,0 +1,139 @@
+//! Owns the operator: starts the VM where there is none, protects it, and sometimes has other wishes; and looks
+//! whether all is well.
+
+use crate::event::{Event, HostId};
+use crate::failure::Class;
+use crate::gate::Mode;
+use crate::guest::Guest;
+use crate::host::{Posted, Role};
+use crate::report::Count;
+use crate::world::World;
+use crate::{arbiter::Found, client::Client};
+use protocol::Grant;
+use protocol::backup::PhaseName as Backup;
+use protocol::primary::{Command, PhaseName};
+
+const WATCH: u64 = 25_000;
+
+impl World {
+    /// Whether any host has, or may yet get, the VM.
+    fn copy_exists(&self) -> bool {
+        self.hosts.iter().any(|host| match &host.role {
+            Role::Owner(owner) => owner.vm.is_some(),
+            Role::Standby(standby) => {
+                matches!(standby.machine.phase(), Backup::Armed | Backup::Claiming | Backup::Promoting)
+            }
+            Role::Idle => false,
+        })
+    }
+
+    pub(crate) fn operate(&mut self) {
+        if self.copy_exists() {
+            for id in HostId::ALL {
+                if let Some(command) = self.wish(id) {
+                    self.post(id, Posted::Command(command));
+                }
+            }
+        } else {
+            self.start_vm();
+        }
+        let after = self.rng.wait(self.plan.operator_gap);
+        self.queue.put(self.now + after, Event::Operator);
+    }
+
+    /// Nobody has the VM any more: it begins anew somewhere, as after a power cut.
+    fn start_vm(&mut self) {
+        if core::mem::take(&mut self.serving) {
+            self.report.add(if self.on_purpose { Count::VmsEnded } else { Count::VmsLost }, 1);
+        }
+        let host = HostId(self.rng.index(3));
+        let state = &self.hosts[host.0];
+        if !state.up || state.frozen || !matches!(state.role, Role::Idle) || self.arbiter_bad[host.0] > 0 {
+            return;
+        }
+        let term = self.arbiter.newest().next();
+        let claim = self.claimant(host).claim(term);
+        let Found::Record(record) = self.arbiter.claim(&claim) else { return };
+        let Some(grant) = Grant::from_record(&claim, &record) else { return };
+        self.vms += 1;
+        (self.serving, self.on_purpose) = (true, false);
+        self.report.add(Count::Starts, 1);
+        self.client = Client::default();
+        self.client.progress_at = self.now;
+        let life = self.checks.new_life();
+        self.checks.begin(life, term);
+        self.trace.line(self.now, || format!("the operator starts the VM on {host:?} in term {term}"));
+        let guest = Guest::boot(life, self.plan.pages);
+        self.become_owner(host, grant, guest, Mode::Open);
+        self.learnt = Some(host);
+    }
+
+    fn wish(&mut self, id: HostId) -> Option<Command> {
+        let calm = self.calm_since.is_some();
+        let phase = match &self.hosts[id.0].role {
+            Role::Owner(owner) if owner.vm.is_some() => owner.machine.phase(),
+            _ => return None,
+        };
+        let wishes = |per_mille: u64, rng: &mut crate::rng::Rng| !calm && rng.chance(per_mille);
+        match phase {
+            PhaseName::Unprotected if self.rng.chance(800) => {
+                let peer = HostId((id.0 + 1 + self.rng.index(2)) % 3);
+                let peer = self.hosts[peer.0].name.clone();
+                Some(Command::Protect { peer, timing: self.plan.timing, machine: vec![7; 20] })
+            }
+            PhaseName::Unprotected => wishes(5, &mut self.rng).then_some(Command::Stop),
+            PhaseName::Opening | PhaseName::Copying => wishes(10, &mut self.rng).then_some(Command::Unprotect),
+            PhaseName::Protected if wishes(60, &mut self.rng) => Some(Command::Failover),
+            PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
+            PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
+            _ => None,
+        }
+    }
+
+    /// Looks at everything from time to time.
+    pub(crate) fn watch(&mut self) {
+        for id in HostId::ALL {
+            self.check_patience(id);
+        }
+        if let Some(since) = self.calm_since {
+            let well = self.all_is_well(since);
+            self.well = if well { self.well + 1 } else { 0 };
+            if self.well >= 4 {
+                self.finish();
+            } else if self.now > since + self.options.liveness_ms * 1_000 {
+                let phases: Vec<_> = self.hosts.iter().map(|host| format!("{:.300}", format!("{:?}", host.role))).collect();
+                let what = format!("not protected and served {} ms after the last fault: {phases:#?}", self.options.liveness_ms);
+                self.fail(Class::NotProtectedAgain, what);
+            }
+        }
+        self.queue.put(self.now + WATCH, Event::Watch);
+    }
+
+    /// Protected by a backup that knows it, and the client was served since the faults stopped.
+    fn all_is_well(&self, since: u64) -> bool {
+        self.hosts.iter().any(|host| {
+            let Role::Owner(owner) = &host.role else { return false };
+            let peer = owner.machine.peer().and_then(|name| self.host_named(name));
+            let armed = peer.is_some_and(|peer| match &self.hosts[peer.0].role {
+                Role::Standby(standby) => {
+                    let (phase, by) = (standby.machine.phase(), standby.machine.standing_by());
+                    phase == Backup::Armed && by.is_some_and(|(_, term, _)| term == owner.machine.term())
+                }
+                _ => false,
+            });
+            let served = self.client.progress_at > since && self.client.progress_at + 8 * WATCH > self.now;
+            armed && served && owner.machine.phase() == PhaseName::Protected
+        })
+    }
+
+    fn finish(&mut self) {
+        self.done = true;
+        let newest = self.arbiter.newest();
+        for id in HostId::ALL {
+            let owner = self.owner(id).filter(|owner| owner.machine.term() == newest);
+            if let Some(vm) = owner.and_then(|owner| owner.vm.take()) {
+                self.check_writes(&vm.guest);
+            }
+        }
+    }
+}

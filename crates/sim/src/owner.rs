@@ -1,0 +1,524 @@
+//! Owns an owner's engine: it carries out what a primary's machine decides on the model guest.
+//!
+//! # Fault model
+//! A checkpoint may fail before the gate is cut; its dirty pages are given back and the VM stands as it stood. A
+//! VM's process may die, a guest may shut down, at any time. [`Action::EndSession`] cancels a checkpoint under way
+//! at once: the engine keeps that promise, since a cut that ends after its session would leave the VM paused or
+//! the gate holding with nobody to undo it.
+
+use crate::event::{Event, HostId, Job, MachineId};
+use crate::failure::Class;
+use crate::gate::{Gate, Mode};
+use crate::guest::{Devices, Guest, Page};
+use crate::host::{Posted, Role};
+use crate::network::ConnId;
+use crate::report::Count;
+use crate::world::World;
+use protocol::notice::{LinkLoss, Notice};
+use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
+use protocol::wire::{Commit, Inbound, Kind, Outbound, ToBackup, ToPrimary};
+use protocol::{Epoch, HostName, Instant, Session, Term};
+use std::collections::BTreeMap;
+
+/// A VM's process and its gate.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) guest: Guest,
+    pub(crate) gate: Gate,
+    pub(crate) runs: bool,
+    pub(crate) stopped_at: u64,
+    pub(crate) input: Vec<u64>,
+    /// A step is on the queue.
+    stepping: bool,
+}
+
+impl Vm {
+    pub(crate) fn new(guest: Guest, mode: Mode) -> Self {
+        Self { guest, gate: Gate::new(mode), runs: false, stopped_at: 0, input: Vec::new(), stepping: false }
+    }
+}
+
+/// A checkpoint being taken.
+#[derive(Debug)]
+struct Cut {
+    number: u64,
+    session: Session,
+    epoch: Epoch,
+    last: bool,
+    /// Made at the cut, on the host's clock.
+    cut_at: Option<Instant>,
+}
+
+/// What a checkpoint gathered.
+#[derive(Debug)]
+struct Gathered {
+    pages: Vec<(u64, Page)>,
+    devices: Devices,
+    console: Vec<(u64, u64)>,
+    cut_at: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) id: MachineId,
+    pub(crate) machine: Primary,
+    pub(crate) vm: Option<Vm>,
+    link: Option<(Session, Option<ConnId>)>,
+    cut: Option<Cut>,
+    cuts: u64,
+    gathered: BTreeMap<Epoch, Gathered>,
+    purpose_asked: bool,
+}
+
+impl Owner {
+    pub(crate) fn new(id: MachineId, machine: Primary, vm: Vm) -> Self {
+        Self {
+            id,
+            machine,
+            vm: Some(vm),
+            link: None,
+            cut: None,
+            cuts: 0,
+            gathered: BTreeMap::new(),
+            purpose_asked: false,
+        }
+    }
+
+    pub(crate) fn takes_checkpoint(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    fn in_session(&self, session: Session) -> bool {
+        self.link.as_ref().is_some_and(|&(current, _)| current == session)
+    }
+}
+
+impl World {
+    pub(crate) fn owner(&mut self, host: HostId) -> Option<&mut Owner> {
+        match &mut self.hosts[host.0].role {
+            Role::Owner(owner) => Some(owner),
+            _ => None,
+        }
+    }
+
+    fn owner_vm(&mut self, host: HostId) -> Option<&mut Vm> {
+        self.owner(host)?.vm.as_mut()
+    }
+
+    pub(crate) fn command_primary(&mut self, host: HostId, command: Command) {
+        let now = self.clock(host);
+        let mut out = Vec::new();
+        let Some(owner) = self.owner(host) else { return };
+        let (throttled, cutting) = (owner.machine.throttled().1, owner.takes_checkpoint());
+        let leaves = matches!(command, Command::Unprotect | Command::Stop);
+        let fails_over = command == Command::Failover;
+        let result = owner.machine.command(now, command.clone(), &mut out);
+        if result.is_ok() {
+            owner.purpose_asked |= leaves;
+            self.report.add(Count::FailoversWhileThrottled, u64::from(fails_over && throttled));
+            self.report.add(Count::FailoversDuringCheckpoint, u64::from(fails_over && cutting));
+        }
+        self.trace.line(self.now, || format!("{host:?} command {:?} {result:?}", Brief(&command)));
+        self.carry_out(host, out);
+    }
+
+    /// Hands an event to the host's primary, if it (still) has that machine.
+    pub(crate) fn drive_primary(&mut self, host: HostId, machine: Option<MachineId>, event: PrimaryEvent) {
+        let now = self.clock(host);
+        let Some(owner) = self.owner(host) else { return };
+        if machine.is_some_and(|machine| machine != owner.id) {
+            return;
+        }
+        let stale = event.session().is_some_and(|session| !owner.in_session(session));
+        let declined = matches!(event, PrimaryEvent::Message(_, ToPrimary::Declined(_)));
+        let line = (self.trace.on() && !matches!(event, PrimaryEvent::Tick)).then(|| format!("{event:?}"));
+        let Some(owner) = self.owner(host) else { return };
+        let mut out = Vec::new();
+        let before = owner.machine.phase();
+        owner.machine.handle(now, event, &mut out);
+        let after = owner.machine.phase();
+        self.report.add(Count::StaleEvents, u64::from(stale));
+        self.report.add(Count::Declined, u64::from(declined && after == PhaseName::Claiming));
+        if let Some(line) = line {
+            self.trace.line(self.now, || format!("{host:?} primary <- {line:.150}"));
+        }
+        if before != after {
+            self.trace.fold(after as u64);
+            self.trace.line(self.now, || format!("{host:?} primary {before:?} -> {after:?}"));
+            self.count_transition(host, before, after);
+        }
+        self.carry_out(host, out);
+        self.check_deadline(host);
+    }
+
+    fn count_transition(&mut self, host: HostId, before: PhaseName, after: PhaseName) {
+        let Some(owner) = self.owner(host) else { return };
+        let purpose = core::mem::take(&mut owner.purpose_asked);
+        let paused = owner.vm.as_ref().is_some_and(|vm| !vm.runs);
+        use PhaseName::{Claiming, Ended, Protected, Unprotected, Yielded};
+        match (before, after) {
+            (Claiming, Unprotected | Ended) if purpose => self.report.add(Count::LeftAfterLoss, 1),
+            (Protected, Unprotected | Ended) if purpose => self.report.add(Count::LeftOnPurpose, 1),
+            (Claiming, Unprotected) => self.report.add(Count::WentOnUnprotected, 1),
+            (Yielded, Claiming) => self.report.add(Count::HandoversTakenBack, 1),
+            _ => {}
+        }
+        if after == Claiming {
+            self.report.add(Count::ClaimedWhilePaused, u64::from(paused));
+            if let Some(owner) = self.owner(host) {
+                owner.purpose_asked = purpose;
+            }
+        }
+    }
+
+    pub(crate) fn carry_out(&mut self, host: HostId, actions: Vec<Action>) {
+        let mut ended = false;
+        for action in actions {
+            if !matches!(action, Action::Send(_, ToBackup::Heartbeat(_))) {
+                self.trace.line(self.now, || format!("{host:?} primary -> {:.150}", format!("{action:?}")));
+            }
+            ended |= matches!(action, Action::Fence | Action::Shutdown);
+            self.primary_action(host, action);
+        }
+        if ended {
+            self.end_owner(host);
+        }
+    }
+
+    fn primary_action(&mut self, host: HostId, action: Action) {
+        match action {
+            Action::Connect(session, peer) => self.connect(host, session, peer),
+            Action::Send(session, message) => self.send_to_backup(host, session, &message),
+            Action::StartCopy(session) => {
+                if let Some(owner) = self.owner(host) {
+                    let id = owner.id;
+                    if let Some(vm) = &mut owner.vm {
+                        vm.guest.give_back_dirty(u64::MAX);
+                    }
+                    self.job(host, 100, Job::Copy(id, session, 0));
+                }
+            }
+            Action::TakeCheckpoint { session, epoch, last } => self.begin_cut(host, session, epoch, last),
+            Action::SendCheckpoint(session, epoch) => self.send_checkpoint(host, session, epoch),
+            Action::EndSession(session) => self.end_session(host, session),
+            Action::Release(epoch) => {
+                let released = self.owner_vm(host).map(|vm| vm.gate.release(epoch));
+                self.emit(host, released.unwrap_or_default(), Mode::Holding);
+            }
+            Action::HoldOutput => {
+                if let Some(vm) = self.owner_vm(host) {
+                    vm.gate.hold();
+                }
+            }
+            Action::OpenOutput => {
+                let passed = self.owner_vm(host).map(|vm| vm.gate.open());
+                self.emit(host, passed.unwrap_or_default(), Mode::Open);
+            }
+            Action::Pause => self.pause(host),
+            Action::Resume(permit) => {
+                self.check_owner(host, permit.term(), "resumed the VM");
+                self.resume(host);
+            }
+            Action::Claim(claim) => self.ask_arbiter(host, claim),
+            Action::Fence => {
+                if let Some(vm) = self.owner_vm(host) {
+                    vm.gate.fence();
+                }
+            }
+            Action::Shutdown => self.on_purpose = self.owner_vm(host).is_some(),
+            Action::Notice(notice) => self.note_primary(&notice),
+        }
+    }
+
+    fn note_primary(&mut self, notice: &Notice) {
+        let count = match notice {
+            Notice::Protected { .. } => Count::Protections,
+            Notice::ProtectFailed { .. } => Count::ProtectFailed,
+            Notice::CheckpointFailed { .. } => Count::CheckpointsFailed,
+            Notice::BackupLost { why: LinkLoss::Stalled(_), .. } => Count::Stalled,
+            Notice::ArbiterUnreachable { .. } => Count::ArbiterSilent,
+            Notice::Fenced { .. } => Count::Fences,
+            Notice::Throttled { .. } => Count::Throttled,
+            Notice::HandoverFailed { .. } => Count::HandoversFailed,
+            _ => return,
+        };
+        self.report.add(count, 1);
+    }
+
+    fn end_owner(&mut self, host: HostId) {
+        let conn = self.owner(host).and_then(|owner| owner.link?.1);
+        if let Some(conn) = conn {
+            self.close_socket(host, conn, "the VM ended here");
+        }
+        self.host(host).role = Role::Idle;
+    }
+
+    fn connect(&mut self, host: HostId, session: Session, peer: HostName) {
+        if let Some(owner) = self.owner(host) {
+            owner.link = Some((session, None));
+            owner.gathered.clear();
+            let id = owner.id;
+            let after = 2 * self.rng.between(self.plan.delay.0, self.plan.delay.1);
+            self.job(host, after, Job::Connect(id, session, peer));
+        }
+    }
+
+    pub(crate) fn connected(&mut self, host: HostId, id: MachineId, session: Session, peer: &HostName) {
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id && owner.in_session(session)) else { return };
+        let term = owner.machine.term();
+        let to = self.host_named(peer).filter(|to| self.hosts[to.0].up);
+        let Some(to) = to.filter(|&to| !self.net.is_cut(host, to) && !self.net.is_cut(to, host)) else {
+            let why = LinkLoss::Connect("no route".into());
+            return self.post(host, Posted::ToPrimary(id, PrimaryEvent::Disconnected(session, why)));
+        };
+        let conn = self.net.connect(host, to);
+        if let Some(owner) = self.owner(host) {
+            owner.link = Some((session, Some(conn)));
+        }
+        let vm = self.vm_id;
+        let (inbound, outbound) = (Inbound::new(vm, term, session), Outbound::new(vm, term, session));
+        self.open_socket(host, conn, Some((id, session, inbound, outbound)));
+        self.open_socket(to, conn, None);
+        self.post(host, Posted::ToPrimary(id, PrimaryEvent::Connected(session)));
+    }
+
+    fn session_conn(&mut self, host: HostId, session: Session) -> Option<ConnId> {
+        self.owner(host)?.link.filter(|link| link.0 == session)?.1
+    }
+
+    fn send_to_backup(&mut self, host: HostId, session: Session, message: &ToBackup) {
+        if let Some(conn) = self.session_conn(host, session) {
+            let (kind, epoch, body) = message.encode();
+            self.send_frame(host, conn, kind, epoch, &body);
+        }
+    }
+
+    fn end_session(&mut self, host: HostId, session: Session) {
+        if let Some(conn) = self.session_conn(host, session) {
+            self.close_socket(host, conn, "the session ended");
+        }
+        let Some(owner) = self.owner(host).filter(|owner| owner.in_session(session)) else { return };
+        owner.link = None;
+        owner.gathered.clear();
+        if let Some(cut) = owner.cut.take()
+            && cut.cut_at.is_some()
+            && !cut.last
+        {
+            self.resume(host);
+        }
+    }
+
+    /// A round of the first copy: what is dirty now.
+    pub(crate) fn copy_round(&mut self, host: HostId, id: MachineId, session: Session, round: u32) {
+        let Some(conn) = self.session_conn(host, session) else { return };
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let Some(vm) = &mut owner.vm else { return };
+        let dirty = vm.guest.take_dirty();
+        let pages = pages_of(&vm.guest, dirty);
+        self.send_pages(host, conn, Epoch(0), &pages);
+        let after = self.rng.between(1_000, 8_000);
+        if round < 2 {
+            self.job(host, after, Job::Copy(id, session, round + 1));
+        } else {
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::Copied(session)));
+        }
+    }
+
+    /// Sends pages in small batches, so that an epoch is several frames; returns frames and bytes.
+    fn send_pages(&mut self, host: HostId, conn: ConnId, epoch: Epoch, pages: &[(u64, Page)]) -> (u64, u64) {
+        let (mut frames, mut bytes) = (0, 0);
+        for some in pages.chunks(3) {
+            let mut batch = core::mem::take(&mut self.batch);
+            some.iter().for_each(|(index, page)| batch.push(0, *index, page));
+            let body = batch.finish();
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, Kind::Pages, epoch, body);
+            batch.clear();
+            self.batch = batch;
+        }
+        (frames, bytes)
+    }
+
+    fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
+        let Some(owner) = self.owner(host) else { return };
+        owner.cuts += 1;
+        let (id, number) = (owner.id, owner.cuts);
+        assert!(owner.cut.is_none(), "one checkpoint at a time");
+        owner.cut = Some(Cut { number, session, epoch, last, cut_at: None });
+        let after = self.rng.between(20, 300);
+        self.job(host, after, Job::Cut(id, number));
+    }
+
+    /// The VM stands still: memory, devices and output of the epoch are what they are now.
+    pub(crate) fn cut(&mut self, host: HostId, id: MachineId, number: u64) {
+        let (clock, now) = (self.clock(host), self.now);
+        let fails = self.rng.chance(self.plan.checkpoint_failure);
+        let stays_stopped = self.rng.chance(500);
+        let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number)) else {
+            return;
+        };
+        if fails {
+            let (session, why) = (cut.session, "QEMU said no".to_string());
+            owner.cut = None;
+            if stays_stopped && vm.runs {
+                (vm.runs, vm.stopped_at) = (false, now);
+            }
+            let event = PrimaryEvent::CheckpointFailed { session, why };
+            return self.post(host, Posted::ToPrimary(id, event));
+        }
+        if vm.runs {
+            (vm.runs, vm.stopped_at) = (false, now);
+        }
+        cut.cut_at = Some(clock);
+        let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
+        let dirty = vm.guest.take_dirty();
+        let pages = pages_of(&vm.guest, dirty);
+        let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
+        let snapshot = vm.guest.snapshot();
+        owner.gathered.insert(epoch, Gathered { pages, devices: snapshot.devices, console, cut_at: clock });
+        self.checks.snapshots.insert((term, session, epoch), snapshot);
+        self.emit(host, passed, Mode::Open);
+        self.job(host, after, Job::CutDone(id, number));
+    }
+
+    pub(crate) fn cut_done(&mut self, host: HostId, id: MachineId, number: u64) {
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let Some(cut) = owner.cut.take_if(|cut| cut.number == number) else { return };
+        let (Some(cut_at), session, epoch) = (cut.cut_at, cut.session, cut.epoch) else { return };
+        if !cut.last {
+            self.resume(host);
+        }
+        self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointTaken { session, epoch, cut_at }));
+    }
+
+    fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
+        let Some(conn) = self.session_conn(host, session) else { return };
+        let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
+        let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
+        let console: Vec<u8> =
+            gathered.console.iter().flat_map(|(at, word)| [at.to_le_bytes(), word.to_le_bytes()]).flatten().collect();
+        for (kind, body) in [(Kind::Device, gathered.devices.encode().to_vec()), (Kind::Console, console)] {
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, kind, epoch, &body);
+        }
+        let gate = gathered.devices.sent.to_le_bytes().to_vec();
+        let commit = Commit { frames, bytes, sent_at: gathered.cut_at, gate };
+        let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
+        self.send_frame(host, conn, kind, epoch, &body);
+    }
+
+    fn pause(&mut self, host: HostId) {
+        let now = self.now;
+        if let Some(vm) = self.owner_vm(host)
+            && vm.runs
+        {
+            (vm.runs, vm.stopped_at) = (false, now);
+        }
+    }
+
+    pub(crate) fn resume(&mut self, host: HostId) {
+        if let Some(vm) = self.owner_vm(host) {
+            vm.runs = true;
+        }
+        self.resume_steps(host);
+    }
+
+    pub(crate) fn resume_steps(&mut self, host: HostId) {
+        let at = self.now + self.rng.between(1, self.plan.step);
+        let frozen = self.hosts[host.0].guest_frozen;
+        let Some(owner) = self.owner(host) else { return };
+        let id = owner.id;
+        if let Some(vm) = &mut owner.vm
+            && vm.runs
+            && !vm.stepping
+            && !frozen
+        {
+            vm.stepping = true;
+            self.queue.put(at, Event::Step(host, id));
+        }
+    }
+
+    /// The guest runs a step.
+    pub(crate) fn step(&mut self, host: HostId, id: MachineId) {
+        let now = self.now;
+        let (agent_frozen, frozen) = (self.hosts[host.0].frozen, self.hosts[host.0].guest_frozen);
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let Some(vm) = &mut owner.vm else { return };
+        vm.stepping = false;
+        if frozen || !vm.runs {
+            return;
+        }
+        let mut said = Vec::new();
+        let mut input = core::mem::take(&mut vm.input);
+        vm.guest.step(now, &mut input, &mut said);
+        vm.input = input;
+        said.into_iter().for_each(|output| vm.gate.push(now, output));
+        if !agent_frozen {
+            self.flush_open_gate(host);
+        }
+        self.resume_steps(host);
+    }
+
+    /// Output passes an open gate at once, if the agent is awake.
+    pub(crate) fn flush_open_gate(&mut self, host: HostId) {
+        if let Some(vm) = self.owner_vm(host)
+            && vm.gate.mode == Mode::Open
+        {
+            let passed = vm.gate.take_all();
+            self.emit(host, passed, Mode::Open);
+        }
+    }
+
+    /// The VM's process dies.
+    pub(crate) fn kill_vm(&mut self, host: HostId) {
+        if let Some(owner) = self.owner(host)
+            && owner.vm.take().is_some()
+        {
+            let id = owner.id;
+            owner.cut = None;
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::VmDied("killed".into())));
+        }
+    }
+
+    /// The guest shuts down.
+    pub(crate) fn shut_down_guest(&mut self, host: HostId) {
+        if let Some(owner) = self.owner(host)
+            && let Some(vm) = &mut owner.vm
+            && !vm.guest.devices.shut_down
+        {
+            vm.guest.devices.shut_down = true;
+            let id = owner.id;
+            self.report.add(Count::GuestShutdowns, 1);
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::GuestShutdown));
+        }
+    }
+
+    /// Only who the arbiter's record of the term names may let the VM run.
+    pub(crate) fn check_owner(&mut self, host: HostId, term: Term, what: &str) {
+        let owner = self.arbiter.owner(term).cloned();
+        if owner.as_ref() != Some(&self.hosts[host.0].name) {
+            self.fail(Class::Ownership, format!("{host:?} {what} in term {term}, which belongs to {owner:?}"));
+        }
+    }
+}
+
+fn pages_of(guest: &Guest, dirty: u64) -> Vec<(u64, Page)> {
+    let is_dirty = |&(index, _): &(u64, &Page)| dirty & (1 << index) != 0;
+    (0..).zip(&guest.pages).filter(is_dirty).map(|(index, page)| (index, page.clone())).collect()
+}
+
+/// Commands without the opaque parts.
+struct Brief<'a>(&'a Command);
+
+impl std::fmt::Debug for Brief<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Command::Protect { peer, .. } => write!(f, "Protect on {peer}"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Owns what is drawn once per seed: times, bounds, sizes and how often things go wrong.
+
+use crate::rng::Rng;
+use protocol::{Micros, Timing};
+
+/// What a caller of [`crate::run`] may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Length of the phase with faults, in virtual milliseconds.
+    pub safety_ms: u64,
+    /// Longest time that the phase without faults may take until the VM is protected again, in virtual
+    /// milliseconds.
+    pub liveness_ms: u64,
+    /// Whether faults are injected at all.
+    pub faults: bool,
+    /// So many lines of trace come with a failure.
+    pub trace_lines: usize,
+    /// Bugs to plant.
+    #[cfg(feature = "planted")]
+    pub planted: protocol::Planted,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            safety_ms: 4_000,
+            liveness_ms: 60_000,
+            faults: true,
+            trace_lines: 40,
+            #[cfg(feature = "planted")]
+            planted: protocol::Planted::default(),
+        }
+    }
+}
+
+/// What this seed drew. Times in virtual microseconds, rates per mille.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) timing: Timing,
+    /// One way between two hosts, shortest and longest.
+    pub(crate) delay: (u64, u64),
+    /// Bytes per millisecond of a good link.
+    pub(crate) bandwidth: u64,
+    /// Between two steps of the guest.
+    pub(crate) step: u64,
+    pub(crate) pages: usize,
+    /// Between two faults, on average.
+    pub(crate) fault_gap: u64,
+    /// Per frame.
+    pub(crate) frame_fault: u64,
+    /// Per question, and again per answer.
+    pub(crate) arbiter_loss: u64,
+    pub(crate) arbiter_delay: u64,
+    pub(crate) arbiter_timeout: u64,
+    pub(crate) checkpoint_failure: u64,
+    pub(crate) promotion_failure: u64,
+    pub(crate) standby_failure: u64,
+    /// Between two looks of the operator.
+    pub(crate) operator_gap: u64,
+    /// The VM stands still so long for a checkpoint.
+    pub(crate) pause: (u64, u64),
+    /// Parts per million by which a host's clock runs fast (or slow, if negative).
+    pub(crate) clock_ppm: [i64; 3],
+    pub(crate) clock_offset: [u64; 3],
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let heartbeat = rng.between(4, 30) * 1_000;
+        let timing = Timing {
+            interval: Micros(rng.between(2, 40) * 1_000),
+            heartbeat: Micros(heartbeat),
+            timeout: Micros(heartbeat * rng.between(5, 12)),
+            disconnect_grace: Micros(rng.between(1, 60) * 1_000),
+            stall: Micros(rng.between(300, 2_500) * 1_000),
+            claim_retry: Micros(rng.between(5, 150) * 1_000),
+            max_in_flight: u32::try_from(rng.between(1, 6)).unwrap_or(1),
+        };
+        let shortest = rng.between(20, 1_500);
+        Self {
+            timing,
+            delay: (shortest, shortest + rng.between(0, 3_000)),
+            bandwidth: rng.pick(&[3_000, 20_000, 120_000, 1_000_000]),
+            step: rng.between(400, 2_000),
+            pages: usize::try_from(rng.between(12, 40)).unwrap_or(16),
+            fault_gap: rng.between(60, 700) * 1_000,
+            frame_fault: rng.pick(&[0, 0, 0, 1, 3]),
+            arbiter_loss: rng.pick(&[0, 20, 100]),
+            arbiter_delay: rng.pick(&[300, 3_000, 40_000]),
+            arbiter_timeout: rng.between(50, 250) * 1_000,
+            checkpoint_failure: rng.pick(&[0, 0, 10, 60]),
+            promotion_failure: rng.pick(&[0, 30, 200]),
+            standby_failure: rng.pick(&[0, 50]),
+            operator_gap: rng.between(10, 80) * 1_000,
+            pause: (200, rng.between(300, 8_000)),
+            clock_ppm: core::array::from_fn(|_| i64::try_from(rng.below(60_001)).unwrap_or(0) - 30_000),
+            clock_offset: core::array::from_fn(|_| rng.below(1 << 40)),
+        }
+    }
+
+    /// A plan under which nothing goes wrong by itself.
+    pub(crate) fn calm(&mut self) {
+        self.frame_fault = 0;
+        self.arbiter_loss = 0;
+        self.checkpoint_failure = 0;
+        self.promotion_failure = 0;
+        self.standby_failure = 0;
+    }
+
+    /// Longest time that a healthy guest may stand still, or its output wait, while the arbiter answers: the
+    /// longest silence that the protocol tolerates, and some tries at the arbiter.
+    pub(crate) fn patience(&self) -> u64 {
+        let timing = &self.timing;
+        let asking = (timing.claim_retry.0 + self.arbiter_timeout + 4 * self.arbiter_delay) * 12;
+        2 * timing.stall.0 + 3 * timing.timeout.0 + asking + 1_000_000
+    }
+}

@@ -1,0 +1,231 @@
+//! Owns what a run says of itself: counts, so that a run that tests nothing is visible, and their summary over
+//! many seeds.
+
+use std::fmt;
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Something that is counted in a run.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(usize)]
+        pub enum Count {
+            $($(#[$doc])* $name),*
+        }
+
+        impl Count {
+            /// Every count.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+counts! {
+    /// Epochs committed by a backup.
+    Epochs,
+    /// Packets and console pieces that left a host.
+    Outputs,
+    /// Increments that the client saw acknowledged.
+    AcknowledgedWrites,
+    /// Frames handed to a reader.
+    Frames,
+    /// VMs that became protected.
+    Protections,
+    /// First copies given up.
+    ProtectFailed,
+    /// VMs continued at their backup.
+    Promotions,
+    /// Promotions after silence.
+    PromotionsAfterSilence,
+    /// Promotions after the connection ended.
+    PromotionsAfterDisconnect,
+    /// Promotions that the old owner asked for, as planned.
+    PlannedFailovers,
+    /// Promotions because the VM's process died under its owner.
+    PromotionsAfterVmDeath,
+    /// Planned failovers called off.
+    HandoversFailed,
+    /// Last epochs acknowledged but the owner took the VM back.
+    HandoversTakenBack,
+    /// Promotions that failed at the backup.
+    PromotionsFailed,
+    /// VMs that came back to the owner because the backup declined.
+    Declined,
+    /// Owners that went on unprotected after they lost their backup.
+    WentOnUnprotected,
+    /// Unprotect or stop granted with the backup still there.
+    LeftOnPurpose,
+    /// Unprotect or stop decided only after the link was lost.
+    LeftAfterLoss,
+    /// Owners that learnt that they are not.
+    Fences,
+    /// Backups that lost the claim.
+    ClaimsLost,
+    /// Questions that the arbiter did not answer while a claim was open.
+    ArbiterSilent,
+    /// Claims that needed more than one question.
+    ClaimsRepeated,
+    /// Old owners that woke up after the promotion.
+    FrozenOwnersWoke,
+    /// Old owners that had acknowledged output left when they woke up.
+    FrozenOwnersWithAcks,
+    /// Old owners that spoke after the promoted VM had, as their lease allows after a reset connection.
+    LateAfterReset,
+    /// Events of ended sessions that reached a machine.
+    StaleEvents,
+    /// Epochs of which a part had come when the primary was lost.
+    TornEpochs,
+    /// Times the VM waited because its backup was slow.
+    Throttled,
+    /// Planned failovers asked for while throttled.
+    FailoversWhileThrottled,
+    /// Planned failovers asked for while a checkpoint was taken.
+    FailoversDuringCheckpoint,
+    /// Times a paused VM had to wait for the arbiter.
+    ClaimedWhilePaused,
+    /// Checkpoints that failed.
+    CheckpointsFailed,
+    /// Backups given up because they stopped acknowledging.
+    Stalled,
+    /// Hellos refused.
+    HellosRefused,
+    /// Frames refused: damaged.
+    RefusedDamaged,
+    /// Frames refused: repeated, missing or out of order.
+    RefusedOrder,
+    /// Frames refused: of another session.
+    RefusedForeign,
+    /// VMs started.
+    Starts,
+    /// VMs that no host could continue: their last copy was lost.
+    VmsLost,
+    /// VMs ended on purpose.
+    VmsEnded,
+    /// Fault: an agent and its VM killed.
+    FaultKill,
+    /// Fault: a host lost its power.
+    FaultPower,
+    /// Fault: a host frozen.
+    FaultFreeze,
+    /// Fault: an agent frozen, its VM not.
+    FaultFreezeAgent,
+    /// Fault: a link cut in both directions.
+    FaultCut,
+    /// Fault: a link cut in one direction.
+    FaultCutOneWay,
+    /// Fault: a connection reset.
+    FaultReset,
+    /// Fault: a lost frame, made good after a while.
+    FaultStall,
+    /// Fault: a slow link.
+    FaultSlow,
+    /// Fault: a frame damaged, repeated, left out, moved or foreign.
+    FaultFrame,
+    /// Fault: a reader that is slow to post.
+    FaultSlowReader,
+    /// Fault: the arbiter out of reach.
+    FaultArbiter,
+    /// Fault: the VM's process died.
+    FaultVmDeath,
+    /// Fault: a standby died.
+    FaultStandbyDeath,
+    /// The guest shut itself down.
+    GuestShutdowns,
+}
+
+/// Counts of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Hash of everything that happened, in order: equal for equal commits and seeds.
+    pub trace_hash: u64,
+    /// How long the run took, in virtual microseconds.
+    pub virtual_us: u64,
+    counts: [u64; Count::ALL.len()],
+}
+
+impl Report {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed, trace_hash: 0, virtual_us: 0, counts: [0; Count::ALL.len()] }
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn get(&self, count: Count) -> u64 {
+        self.counts[count as usize]
+    }
+
+    pub(crate) fn add(&mut self, count: Count, by: u64) {
+        self.counts[count as usize] += by;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} hash {:016x} {} ms:", self.seed, self.trace_hash, self.virtual_us / 1_000)?;
+        for &count in Count::ALL.iter().filter(|&&count| self.get(count) > 0) {
+            write!(f, " {count:?}={}", self.get(count))?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts over many runs: for each, in how many seeds it happened and how often in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs.
+    pub seeds: u64,
+    /// Virtual microseconds in all.
+    pub virtual_us: u64,
+    seen: [(u64, u64); Count::ALL.len()],
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self { seeds: 0, virtual_us: 0, seen: [(0, 0); Count::ALL.len()] }
+    }
+}
+
+impl Summary {
+    /// Adds a run.
+    pub fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.virtual_us += report.virtual_us;
+        for (seen, &count) in self.seen.iter_mut().zip(&report.counts) {
+            *seen = (seen.0 + u64::from(count > 0), seen.1 + count);
+        }
+    }
+
+    /// Adds the runs of another summary.
+    pub fn merge(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.virtual_us += other.virtual_us;
+        for (seen, more) in self.seen.iter_mut().zip(&other.seen) {
+            *seen = (seen.0 + more.0, seen.1 + more.1);
+        }
+    }
+
+    /// In how many seeds it happened, and how often in all.
+    #[must_use]
+    pub fn get(&self, count: Count) -> (u64, u64) {
+        self.seen[count as usize]
+    }
+
+    /// What never happened: a fault mix that leaves something here does not test it.
+    #[must_use]
+    pub fn never(&self) -> Vec<Count> {
+        Count::ALL.iter().copied().filter(|&count| self.get(count).0 == 0).collect()
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} seeds, {} virtual seconds", self.seeds, self.virtual_us / 1_000_000)?;
+        writeln!(f, "{:28} {:>9} {:>12}", "", "in seeds", "in all")?;
+        for &count in Count::ALL {
+            let (seeds, all) = self.get(count);
+            writeln!(f, "{:28} {seeds:>9} {all:>12}", format!("{count:?}"))?;
+        }
+        Ok(())
+    }
+}

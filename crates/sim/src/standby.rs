@@ -1,0 +1,325 @@
+//! Owns a backup's engine: it carries out what a backup's machine decides on a model standby.
+//!
+//! # Fault model
+//! A standby may fail to start, die at any time, or refuse the devices when it is promoted.
+
+use crate::event::{HostId, Job, MachineId};
+use crate::gate::Mode;
+use crate::guest::{Devices, Guest, Page};
+use crate::host::{Incoming, Posted, Role};
+use crate::network::ConnId;
+use crate::owner::{Owner, Vm};
+use crate::report::Count;
+use crate::world::World;
+use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, PhaseName};
+use protocol::notice::{LinkLoss, Notice};
+use protocol::primary::{Event as PrimaryEvent, Primary};
+use protocol::wire::pages::{PAGE, PageData, read_batch};
+use protocol::wire::{Hello, Kind, YieldReason};
+use protocol::{Epoch, Grant, Session, Term};
+use std::rc::Rc;
+
+/// More pages than any guest of a run has.
+pub(crate) const MAX_PAGES: u64 = 63;
+
+/// Why the old owner is no more, as the backup sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Silence,
+    Disconnect,
+    Planned,
+    VmDied,
+}
+
+/// What was received: an image of memory, devices, and all console output of the session.
+#[derive(Debug, Default)]
+pub(crate) struct Image {
+    pub(crate) pages: Vec<Page>,
+    pub(crate) devices: Option<Devices>,
+    pub(crate) console: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Standby {
+    pub(crate) id: MachineId,
+    pub(crate) machine: Backup,
+    pub(crate) image: Image,
+    staged: Vec<(Kind, Vec<u8>)>,
+    /// The newest Hello.
+    asked: (Conn, Term, Session),
+    /// Term and session that it stands by for.
+    pub(crate) of: (Term, Session),
+    /// Of the process that holds the image.
+    alive: bool,
+    promotion: Option<(Grant, Epoch)>,
+    pub(crate) cause: Cause,
+}
+
+impl Standby {
+    fn new(id: MachineId, machine: Backup) -> Self {
+        Self {
+            id,
+            machine,
+            image: Image::default(),
+            staged: Vec::new(),
+            asked: (Conn(0), Term(0), Session(0)),
+            of: (Term(0), Session(0)),
+            alive: false,
+            promotion: None,
+            cause: Cause::Silence,
+        }
+    }
+}
+
+impl Image {
+    fn empty() -> Self {
+        Self { pages: vec![Rc::new([0; PAGE]); usize::try_from(MAX_PAGES).unwrap_or(0)], ..Self::default() }
+    }
+
+    fn apply(&mut self, kind: Kind, body: &[u8]) {
+        match kind {
+            Kind::Pages => {
+                let pages = &mut self.pages;
+                let done = read_batch(body, &[MAX_PAGES], |_, first, data| {
+                    let first = usize::try_from(first).unwrap_or(0);
+                    match data {
+                        PageData::Page(page) => pages[first] = Rc::new(*page),
+                        PageData::Zeros(count) => {
+                            let count = usize::try_from(count).unwrap_or(0);
+                            pages[first..first + count].fill(Rc::new([0; PAGE]));
+                        }
+                    }
+                });
+                assert!(done.is_ok(), "the reader let a bad batch pass");
+            }
+            Kind::Device => self.devices = Devices::decode(body),
+            _ => {
+                let words = body.as_chunks::<8>().0.as_chunks::<2>().0;
+                self.console.extend(words.iter().map(|&[at, w]| (u64::from_le_bytes(at), u64::from_le_bytes(w))));
+            }
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn standby(&mut self, host: HostId) -> Option<&mut Standby> {
+        match &mut self.hosts[host.0].role {
+            Role::Standby(standby) => Some(standby),
+            _ => None,
+        }
+    }
+
+    /// A Hello came to a host that does not own the VM.
+    pub(crate) fn backup_hello(&mut self, host: HostId, conn: ConnId, term: Term, session: Session, hello: Hello) {
+        if matches!(self.host(host).role, Role::Idle) {
+            let id = self.new_machine();
+            #[allow(unused_mut, reason = "only with the feature `planted`")]
+            let mut machine = Backup::new(self.claimant(host));
+            #[cfg(feature = "planted")]
+            machine.plant(self.planted);
+            self.host(host).role = Role::Standby(Box::new(Standby::new(id, machine)));
+        }
+        let machine = self.standby(host).map(|standby| standby.id);
+        if let Some(standby) = self.standby(host) {
+            standby.asked = (Conn(conn.0), term, session);
+        }
+        self.drive_backup(host, machine, BackupEvent::Hello(Conn(conn.0), term, hello));
+        let accepted = self.standby(host).is_some_and(|standby| standby.of == (term, session));
+        self.report.add(Count::HellosRefused, u64::from(!accepted));
+    }
+
+    pub(crate) fn backup_incoming(&mut self, host: HostId, conn: ConnId, incoming: Incoming) {
+        let Some(id) = self.standby(host).map(|standby| standby.id) else { return };
+        let conn = Conn(conn.0);
+        match incoming {
+            Incoming::Message(message) => self.drive_backup(host, Some(id), BackupEvent::Message(conn, message)),
+            Incoming::Ended(why) => self.drive_backup(host, Some(id), BackupEvent::Disconnected(conn, why)),
+            Incoming::Bulk(kind, epoch, body) => self.bulk(host, conn, kind, epoch, body),
+            Incoming::Hello(..) => {}
+        }
+    }
+
+    fn bulk(&mut self, host: HostId, conn: Conn, kind: Kind, epoch: Epoch, body: Vec<u8>) {
+        let now = self.clock(host);
+        let mut out = Vec::new();
+        let Some(standby) = self.standby(host) else { return };
+        match standby.machine.bulk(now, conn, epoch, body.len(), &mut out) {
+            BulkUse::ApplyNow => standby.image.apply(kind, &body),
+            BulkUse::Stage(_) => standby.staged.push((kind, body)),
+            BulkUse::Ignore => {}
+        }
+        self.carry_out_backup(host, out);
+    }
+
+    /// Hands an event to the host's backup, if it (still) has that machine.
+    pub(crate) fn drive_backup(&mut self, host: HostId, machine: Option<MachineId>, event: BackupEvent) {
+        let now = self.clock(host);
+        let Some(standby) = self.standby(host) else { return };
+        if machine.is_some_and(|machine| machine != standby.id) {
+            return;
+        }
+        let before = standby.machine.phase();
+        let line = (self.trace.on() && !matches!(event, BackupEvent::Tick)).then(|| format!("{event:?}"));
+        let Some(standby) = self.standby(host) else { return };
+        let mut out = Vec::new();
+        standby.machine.handle(now, event, &mut out);
+        let after = standby.machine.phase();
+        if let Some(line) = line {
+            self.trace.line(self.now, || format!("{host:?} backup <- {line:.150}"));
+        }
+        if before != after {
+            self.trace.fold(64 + after as u64);
+            self.trace.line(self.now, || format!("{host:?} backup {before:?} -> {after:?}"));
+        }
+        self.carry_out_backup(host, out);
+        self.check_deadline(host);
+        self.drop_done_standby(host);
+    }
+
+    fn drop_done_standby(&mut self, host: HostId) {
+        if self.standby(host).is_some_and(|standby| standby.machine.phase() == PhaseName::Done) {
+            self.host(host).role = Role::Idle;
+        }
+    }
+
+    fn carry_out_backup(&mut self, host: HostId, actions: Vec<Action>) {
+        for action in actions {
+            if !matches!(action, Action::Send(_, protocol::wire::ToPrimary::Pulse(_))) {
+                self.trace.line(self.now, || format!("{host:?} backup -> {:.150}", format!("{action:?}")));
+            }
+            self.backup_action(host, action);
+        }
+    }
+
+    fn backup_action(&mut self, host: HostId, action: Action) {
+        match action {
+            Action::Prepare(conn, _) => {
+                let after = self.rng.between(1_000, 60_000);
+                if let Some(standby) = self.standby(host) {
+                    (standby.image, standby.alive) = (Image::empty(), false);
+                    standby.staged.clear();
+                    assert_eq!(conn, standby.asked.0, "only who asked can be stood by for");
+                    standby.of = (standby.asked.1, standby.asked.2);
+                    let id = standby.id;
+                    self.job(host, after, Job::StartStandby(id, conn));
+                }
+            }
+            Action::Send(conn, message) => self.send_to_primary(host, ConnId(conn.0), &message),
+            Action::Close(conn) => self.close_socket(host, ConnId(conn.0), "closed by the backup"),
+            Action::Commit(..) => {
+                self.report.add(Count::Epochs, 1);
+                if let Some(standby) = self.standby(host) {
+                    let staged = core::mem::take(&mut standby.staged);
+                    staged.iter().for_each(|(kind, body)| standby.image.apply(*kind, body));
+                }
+            }
+            Action::DropStaged => {
+                let torn = self.standby(host).is_some_and(|s| !core::mem::take(&mut s.staged).is_empty());
+                self.report.add(Count::TornEpochs, u64::from(torn));
+            }
+            Action::Claim(claim) => self.ask_arbiter(host, claim),
+            Action::Promote(grant, epoch) => {
+                let after = self.rng.between(1_000, 30_000);
+                if let Some(standby) = self.standby(host) {
+                    standby.promotion = Some((grant, epoch));
+                    let id = standby.id;
+                    self.job(host, after, Job::Promote(id));
+                }
+            }
+            Action::Discard => {
+                if let Some(standby) = self.standby(host) {
+                    standby.alive = false;
+                    standby.image = Image::default();
+                }
+            }
+            Action::Notice(notice) => self.note_backup(host, &notice),
+        }
+    }
+
+    fn note_backup(&mut self, host: HostId, notice: &Notice) {
+        let cause = match notice {
+            Notice::PrimaryLost { why: LinkLoss::Silent(_), .. } => Cause::Silence,
+            Notice::PrimaryLost { .. } => Cause::Disconnect,
+            Notice::TakingOver { reason: YieldReason::Planned, .. } => Cause::Planned,
+            Notice::TakingOver { .. } => Cause::VmDied,
+            Notice::PromotionFailed { .. } => return self.report.add(Count::PromotionsFailed, 1),
+            Notice::ArbiterUnreachable { .. } => return self.report.add(Count::ArbiterSilent, 1),
+            Notice::StandbyDiscarded { why: protocol::notice::Discard::LostClaim { .. } } => {
+                return self.report.add(Count::ClaimsLost, 1);
+            }
+            _ => return,
+        };
+        if let Some(standby) = self.standby(host) {
+            standby.cause = cause;
+        }
+    }
+
+    pub(crate) fn standby_started(&mut self, host: HostId, id: MachineId, conn: Conn) {
+        let fails = self.rng.chance(self.plan.standby_failure);
+        let Some(standby) = self.standby(host).filter(|standby| standby.id == id) else { return };
+        standby.alive = !fails;
+        let event = match fails {
+            true => BackupEvent::StandbyFailed(conn, "no memory".into()),
+            false => BackupEvent::StandbyReady(conn),
+        };
+        self.post(host, Posted::ToBackup(id, event));
+    }
+
+    pub(crate) fn kill_standby(&mut self, host: HostId) {
+        if let Some(standby) = self.standby(host)
+            && core::mem::take(&mut standby.alive)
+        {
+            let id = standby.id;
+            self.post(host, Posted::ToBackup(id, BackupEvent::StandbyDied("killed".into())));
+        }
+    }
+
+    /// The devices are loaded and the VM goes on here, or it cannot.
+    pub(crate) fn promote(&mut self, host: HostId, id: MachineId) {
+        let fails = self.rng.chance(self.plan.promotion_failure);
+        let Some(standby) = self.standby(host).filter(|standby| standby.id == id) else { return };
+        let Some((grant, epoch)) = standby.promotion.take() else { return };
+        if fails || !standby.alive {
+            let event = BackupEvent::PromotionFailed("the devices could not be loaded".into());
+            return self.post(host, Posted::ToBackup(id, event));
+        }
+        let (image, of, cause) = (core::mem::take(&mut standby.image), standby.of, standby.cause);
+        let peer = standby.machine.standing_by().map(|(name, ..)| name.clone());
+        self.check_owner(host, grant.term(), "continued the VM");
+        let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else { return };
+        // The host's loop learns of it now: nothing else runs between this and the first step.
+        self.drive_backup(host, Some(id), BackupEvent::Promoted);
+        self.count_promotion(peer.and_then(|name| self.host_named(&name)), cause);
+        self.become_owner(host, grant, guest, Mode::Open);
+        self.announce(host, &image.console);
+    }
+
+    fn count_promotion(&mut self, from: Option<HostId>, cause: Cause) {
+        self.report.add(Count::Promotions, 1);
+        let count = match cause {
+            Cause::Silence => Count::PromotionsAfterSilence,
+            Cause::Disconnect => Count::PromotionsAfterDisconnect,
+            Cause::Planned => Count::PlannedFailovers,
+            Cause::VmDied => Count::PromotionsAfterVmDeath,
+        };
+        self.report.add(count, 1);
+        self.trace.line(self.now, || format!("promoted, the old owner was {from:?}, {cause:?}"));
+    }
+
+    /// From now on the host owns the VM.
+    pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, guest: Guest, mode: Mode) {
+        let id = self.new_machine();
+        let shut_down = guest.devices.shut_down;
+        let permit = grant.permit();
+        #[allow(unused_mut, reason = "only with the feature `planted`")]
+        let mut machine = Primary::new(self.claimant(host), grant);
+        #[cfg(feature = "planted")]
+        machine.plant(self.planted);
+        self.check_owner(host, permit.term(), "began to run the VM");
+        self.host(host).role = Role::Owner(Box::new(Owner::new(id, machine, Vm::new(guest, mode))));
+        self.resume(host);
+        if shut_down {
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::GuestShutdown));
+        }
+    }
+}
