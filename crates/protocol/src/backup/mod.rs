@@ -231,7 +231,7 @@ impl Backup {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let primary = self.primary()?;
-        let pulse = primary.conn.map(|_| primary.next_pulse);
+        let pulse = primary.conn.filter(|_| self.pulses()).map(|_| primary.next_pulse);
         let (silence, asking) = match &self.phase {
             Phase::Claiming(_, asking) => (None, asking.deadline()),
             Phase::Promoting(..) => (None, None),
@@ -430,8 +430,13 @@ impl Backup {
         self.ask_again(now, out);
     }
 
+    /// Whether the primary expects pulses: not before the standby was accepted.
+    fn pulses(&self) -> bool {
+        !matches!(self.phase, Phase::Preparing(_))
+    }
+
     fn pulse(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Preparing(_)) {
+        if !self.pulses() {
             return;
         }
         if let Some(primary) = self.primary_mut()
