@@ -150,7 +150,7 @@ number_type! {
 }
 number_type! {
     /// One attempt of a primary to protect its VM on a backup: one connection, one initial copy. Chosen by the
-    /// primary, never reused within a term.
+    /// primary, never reused by it, in whatever term.
     Session
 }
 

@@ -141,6 +141,8 @@ impl Network {
         if !connection.known[way.0] {
             return;
         }
+        let foreign = rng.index(self.museum.len());
+        let foreign = self.museum.get(foreign).cloned().unwrap_or_default();
         if self.museum.len() < 40 {
             self.museum.push(bytes.clone());
         } else if rng.chance(100) {
@@ -168,8 +170,7 @@ impl Network {
                 _ => frames.push((bytes, wrong)),
             },
             Some(FrameFault::Foreign) => {
-                let foreign = rng.index(self.museum.len());
-                frames.extend([(self.museum[foreign].clone(), true), (bytes, true)]);
+                frames.extend([(foreign, true), (bytes, true)]);
             }
             None => frames.push((bytes, core::mem::take(&mut wrong))),
         }

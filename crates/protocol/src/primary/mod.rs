@@ -230,6 +230,8 @@ pub struct Primary {
     grant: Grant,
     timing: Timing,
     phase: Phase,
+    /// Grows for as long as this machine lives, over its terms: what a reader or a checkpoint of an old session
+    /// still posts must not pass for the present one's.
     last_session: Session,
     /// The VM's processors stand still because this machine wanted it (throttled, handed over).
     paused: bool,

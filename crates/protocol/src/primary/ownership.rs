@@ -71,7 +71,6 @@ impl Primary {
         let term = grant.term();
         assert!(term > self.grant.term(), "a term only grows");
         self.grant = grant;
-        self.last_session = crate::Session(0);
         let purpose = match core::mem::replace(&mut self.phase, Phase::Unprotected) {
             Phase::Protected(link, _, Some((_, purpose))) => {
                 out.push(Action::Send(link.session, ToBackup::End(super::end_reason(purpose))));
