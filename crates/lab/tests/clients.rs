@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::Lab;
-use lab::client::{Pinger, PipelinedWriters, WriterConfig, WritersReport};
+use lab::client::{Pinger, PipelinedWriters, Standing, WriterConfig, WritersReport, spot_check};
 
 /// A server in the client's own namespace that gives each connection to `serve`.
 fn server(lab: &Lab, serve: fn(usize, TcpStream)) -> SocketAddr {
@@ -127,4 +127,23 @@ fn the_pinger_takes_no_wrong_answer() {
     Pinger::measure(lab.client(), target, 1).expect("a SET is answered with OK");
     let error = Pinger::measure(lab.client(), target, 2).expect_err("a GET is not");
     assert!(error.to_string().contains("ask"), "{error}");
+}
+
+#[test]
+fn the_spot_check_sees_what_is_missing_or_shifted() {
+    if !common::root_and_programs() {
+        return;
+    }
+    let lab = Lab::new("spot").expect("a lab");
+    let standing = Standing { key: "log:0".into(), acknowledged: 3, last_reply_us: 0 };
+    let cases: [(fn(usize, TcpStream), u64); 3] = [
+        (|_, stream| answer(stream, |_| "*2\r\n$1\r\n2\r\n$1\r\n3\r\n".into()), 0),
+        (|_, stream| answer(stream, |_| "*2\r\n$1\r\n2\r\n$1\r\n4\r\n".into()), 1),
+        (|_, stream| answer(stream, |_| "*1\r\n$1\r\n3\r\n".into()), 2),
+    ];
+    for (serve, wrong) in cases {
+        let target = server(&lab, serve);
+        let found = spot_check(lab.client(), target, std::slice::from_ref(&standing), 2).expect("lists");
+        assert_eq!(found, wrong);
+    }
 }

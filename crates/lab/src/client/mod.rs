@@ -1,6 +1,7 @@
 //! Owns the clients that measure: they run as threads in the client's namespace and note what they saw.
 //!
 //! - [`writers`]: connections that stay open and write increasing numbers, each reply checked at once;
+//! - [`live`]: what can be seen of the writers while they write;
 //! - [`pinger`]: one request at a time, every latency kept;
 //! - [`verify`]: reads back what the writers wrote and counts what is missing;
 //! - [`benchmark`]: runs `redis-benchmark` and reads its table;
@@ -10,6 +11,7 @@
 //! All times are microseconds of `os::clock::now_us`, which the agents on this machine use too.
 
 pub mod benchmark;
+pub mod live;
 pub mod pinger;
 pub mod resp;
 pub mod timeline;
@@ -17,9 +19,10 @@ pub mod verify;
 pub mod writers;
 
 pub use benchmark::{BenchmarkRow, redis_benchmark};
+pub use live::{Recent, Standing};
 pub use pinger::{PingReport, Pinger};
 pub use timeline::{Bucket, Gap, Sample};
-pub use verify::{Verification, verify};
+pub use verify::{Verification, spot_check, verify};
 pub use writers::{PipelinedWriters, WriterConfig, WriterReport, WritersReport};
 
 use std::io;

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ClientError;
+use super::live::{Board, Recent, Standing};
 use super::resp::{Connection, Reply, encode};
 use super::timeline::{self, Bucket, Gap, Sample};
 use crate::stats::Summary;
@@ -33,10 +34,12 @@ pub struct WriterConfig {
     pub prefix: String,
     /// A connection without a reply for this long is broken.
     pub patience: Duration,
+    /// Whether every reply is kept for the report: 16 bytes each. Without, only [`PipelinedWriters::recent`] tells times.
+    pub keep_samples: bool,
 }
 
 impl WriterConfig {
-    /// 8 connections, 4 writes deep, lists `log:0` to `log:7`, 60 s of patience.
+    /// 8 connections, 4 writes deep, lists `log:0` to `log:7`, 60 s of patience, every reply kept.
     pub fn new(target: SocketAddr) -> WriterConfig {
         WriterConfig {
             target,
@@ -44,6 +47,7 @@ impl WriterConfig {
             depth: 4,
             prefix: "log".into(),
             patience: Duration::from_secs(60),
+            keep_samples: true,
         }
     }
 }
@@ -56,12 +60,11 @@ pub struct PipelinedWriters {
     started_us: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
-    acknowledged: AtomicU64,
     broken: AtomicU64,
-    last_reply_us: AtomicU64,
+    board: Board,
 }
 
 /// What the writers have done so far, for a progress line.
@@ -84,7 +87,7 @@ pub struct WriterReport {
     pub acknowledged: u64,
     /// The highest number that was sent.
     pub sent: u64,
-    /// Every reply, in order.
+    /// Every reply, in order; empty if they were not kept.
     pub samples: Vec<Sample>,
     /// Why the connection broke, if it did.
     pub broken: Option<String>,
@@ -118,16 +121,21 @@ impl PipelinedWriters {
             target: config.target,
             source,
         })?;
-        let shared = Arc::new(Shared::default());
+        let key = |index| format!("{}:{index}", config.prefix);
+        let board = Board::new((0..config.connections).map(key));
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), broken: AtomicU64::new(0), board });
         let started_us = os::clock::now_us();
         let start = |(index, connection)| {
             let writer = Writer {
                 connection,
-                key: format!("{}:{index}", config.prefix),
+                index,
+                key: key(index),
                 depth: config.depth,
                 patience: config.patience,
+                keep_samples: config.keep_samples,
                 outstanding: VecDeque::with_capacity(config.depth),
                 sent: 0,
+                acknowledged: 0,
                 samples: Vec::new(),
             };
             let shared = Arc::clone(&shared);
@@ -139,11 +147,22 @@ impl PipelinedWriters {
 
     /// What was done so far.
     pub fn progress(&self) -> Progress {
+        let standings = self.standings();
         Progress {
-            acknowledged: self.shared.acknowledged.load(Relaxed),
+            acknowledged: standings.iter().map(|list| list.acknowledged).sum(),
             broken: self.shared.broken.load(Relaxed),
-            last_reply_us: self.shared.last_reply_us.load(Relaxed),
+            last_reply_us: standings.iter().map(|list| list.last_reply_us).max().unwrap_or(0),
         }
+    }
+
+    /// Where every connection stands.
+    pub fn standings(&self) -> Vec<Standing> {
+        self.shared.board.standings()
+    }
+
+    /// What arrived since this was asked last: one who asks takes it away from all others.
+    pub fn recent(&self) -> Recent {
+        self.shared.board.take()
     }
 
     /// Stops sending, waits for all outstanding replies, and tells what was seen.
@@ -167,12 +186,15 @@ impl PipelinedWriters {
 
 struct Writer {
     connection: Connection,
+    index: usize,
     key: String,
     depth: usize,
     patience: Duration,
+    keep_samples: bool,
     /// When each unanswered write was sent.
     outstanding: VecDeque<u64>,
     sent: u64,
+    acknowledged: u64,
     samples: Vec<Sample>,
 }
 
@@ -184,7 +206,7 @@ impl Writer {
         }
         WriterReport {
             key: self.key,
-            acknowledged: self.samples.len() as u64,
+            acknowledged: self.acknowledged,
             sent: self.sent,
             samples: self.samples,
             broken,
@@ -222,18 +244,28 @@ impl Writer {
     fn take_replies(&mut self, shared: &Shared) -> io::Result<()> {
         let replies = self.connection.arrived()?;
         let now = os::clock::now_us();
+        let mut arrived = Vec::with_capacity(replies.len());
+        // What came before a wrong reply was still acknowledged.
+        let outcome = self.check(replies, now, &mut arrived);
+        shared.board.note(self.index, &arrived);
+        if self.keep_samples {
+            self.samples.append(&mut arrived);
+        }
+        outcome
+    }
+
+    fn check(&mut self, replies: Vec<Reply>, now: u64, arrived: &mut Vec<Sample>) -> io::Result<()> {
         for reply in replies {
-            let expected = self.samples.len() as u64 + 1;
+            let expected = self.acknowledged + 1;
             if reply != Reply::Integer(expected.cast_signed()) {
                 return Err(unexpected(&self.key, &reply, expected));
             }
             let Some(sent_us) = self.outstanding.pop_front() else {
                 return Err(unexpected(&self.key, &reply, expected));
             };
-            self.samples.push(Sample { at_us: now, latency_us: now - sent_us });
-            shared.acknowledged.fetch_add(1, Relaxed);
+            arrived.push(Sample { at_us: now, latency_us: now - sent_us });
+            self.acknowledged = expected;
         }
-        shared.last_reply_us.fetch_max(now, Relaxed);
         Ok(())
     }
 
