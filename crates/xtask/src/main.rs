@@ -1,2 +1,58 @@
-//! See Cargo.toml.
-fn main() {}
+//! What a developer runs: tests and checks, the simulator. `cargo xtask test` is what CI runs.
+
+#![forbid(unsafe_code)]
+
+mod hygiene;
+mod process;
+mod simulate;
+mod step;
+mod test;
+mod tiers;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of the Undying project
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every check and test, as CI does: stops at the first failure
+    Test,
+    /// Check which crate may depend on which, and that `protocol` needs no operating system
+    Tiers,
+    /// Check lengths of files and functions, links, markers and other habits
+    Hygiene,
+    /// Run the protocol in the simulator, many seeds at a time
+    Sim(simulate::SimArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test => test::run().map(|()| ExitCode::SUCCESS),
+        Task::Tiers => tiers::run().map(|()| ExitCode::SUCCESS),
+        Task::Hygiene => hygiene::run().map(|()| ExitCode::SUCCESS),
+        Task::Sim(args) => simulate::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Cli::command().debug_assert();
+    }
+}
