@@ -81,6 +81,11 @@ fn tcg_pc() {
 }
 
 #[test]
+fn tcg_lean_with_a_card() {
+    goes_on_and_on(Setting { machine: "lean", more: "[[nic]]\nbridge = \"b\"\n", ..TCG });
+}
+
+#[test]
 fn tcg_microvm_with_a_card() {
     goes_on_and_on(Setting { machine: "microvm", more: "[[nic]]\nbridge = \"b\"\n", ..TCG });
 }

@@ -126,7 +126,7 @@ fn a_wrong_file_is_told_by_key_and_with_what_is_right() {
             "52:54:00:12:34:56",
         ),
         (
-            "name = \"a\"\nkernel = \"k\"\nprofile = \"lean\"\n[[nic]]\nbridge = \"b\"\nmodel = \"e1000e\"",
+            "name = \"a\"\nkernel = \"k\"\nmachine = \"microvm\"\n[[nic]]\nbridge = \"b\"\nmodel = \"e1000e\"",
             "no PCI bus",
         ),
     ];

@@ -33,9 +33,10 @@ pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<Str
     args.flag("-only-migratable");
     args.pair("-name", format!("guest={}", spec.name));
     args.pair("-display", "none").pair("-vga", "none");
+    let (machine, options) = (&resolved.machine, spec.machine_options());
     args.pair(
         "-machine",
-        format!("{},accel={},memory-backend={MAIN_MEMORY}", resolved.machine, resolved.accel),
+        format!("{machine}{options},accel={},memory-backend={MAIN_MEMORY}", resolved.accel),
     );
     args.pair("-cpu", &resolved.cpu_model).pair("-smp", spec.cpus.to_string());
     args.pair("-m", format!("{}k", size >> 10));
@@ -144,15 +145,22 @@ mod tests {
     }
 
     #[test]
-    fn lean_is_legacy_mmio_unless_told_otherwise() {
+    fn lean_is_a_small_pc_with_legacy_cards_unless_told_otherwise() {
         let lean = format!("{BASE}profile = \"lean\"\n[[nic]]\nbridge = \"br0\"\n");
         let args = build_for(&lean, Role::Primary);
+        assert!(args.contains("-machine pc,usb=off,smm=off,vmport=off,accel=tcg"));
+        assert!(args.contains("disable-modern=on,vectors=0"));
+        assert!(!build_for(&format!("{lean}model = \"virtio\"\n"), Role::Primary).contains("disable-modern"));
+    }
+
+    #[test]
+    fn the_bus_of_a_microvm_is_modern_or_legacy_as_a_whole() {
+        let microvm = format!("{BASE}machine = \"microvm\"\n[[nic]]\nbridge = \"br0\"\n");
+        let modern = build_for(&microvm, Role::Primary);
         assert!(
-            args.contains("-machine microvm,")
-                && args.contains("virtio-net-device")
-                && !args.contains("-global")
+            modern.contains("virtio-net-device") && modern.contains("-global virtio-mmio.force-legacy=false")
         );
-        let modern = build_for(&format!("{lean}model = \"virtio\"\n"), Role::Primary);
-        assert!(modern.contains("-global virtio-mmio.force-legacy=false"));
+        let legacy = build_for(&format!("{microvm}model = \"virtio-legacy\"\n"), Role::Primary);
+        assert!(legacy.contains("virtio-net-device") && !legacy.contains("-global"));
     }
 }

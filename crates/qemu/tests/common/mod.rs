@@ -85,10 +85,14 @@ impl Bench {
         let image = build_counter(dir.path(), delay)?;
         let installation = installation()?;
         let Setting { machine, accel, cpus, more } = setting;
+        let machine = match machine {
+            "lean" => "profile = \"lean\"".to_string(),
+            machine => format!("machine = \"{machine}\""),
+        };
         // An emulated KVM cannot set MSR_IA32_ARCH_CAPABILITIES.
         let cpu = if accel == "kvm" { "host,-arch-capabilities" } else { "max" };
         let text = format!(
-            "name = \"counter\"\nmachine = \"{machine}\"\naccel = \"{accel}\"\ncpus = {cpus}\nmemory = \"16MiB\"\n\
+            "name = \"counter\"\n{machine}\naccel = \"{accel}\"\ncpus = {cpus}\nmemory = \"16MiB\"\n\
              cpu_model = \"{cpu}\"\nfirmware = \"{}\"\n{more}",
             image.display()
         );
