@@ -30,8 +30,12 @@ impl World {
     pub(crate) fn operate(&mut self) {
         if self.copy_exists() {
             for id in HostId::ALL {
-                if let Some(command) = self.wish(id) {
-                    self.post(id, Posted::Command(command));
+                let Some(command) = self.wish(id) else { continue };
+                let leaves = matches!(command, Command::Failover | Command::Unprotect);
+                self.post(id, Posted::Command(command));
+                // A guest may shut itself down just then.
+                if leaves && self.rng.chance(25) {
+                    self.shut_down_guest(id);
                 }
             }
         } else {

@@ -109,12 +109,21 @@ impl Primary {
         })
     }
 
-    pub(super) fn on_guest_shutdown(&mut self, out: &mut Vec<Action>) {
-        // While it is undecided who owns the VM nothing may be said of it; the decision finds it shut down.
-        if self.leave(Purpose::Stop, out).is_err()
-            && let Phase::Claiming(_, purpose) = &mut self.phase
-        {
-            *purpose = Some(Purpose::Stop);
+    /// A guest that shut itself down is stopped as soon as its owner may. Until then it is remembered: the
+    /// guest says it once, and whatever is under way may end with the VM still here.
+    pub(super) fn heed_shutdown(&mut self, out: &mut Vec<Action>) {
+        if !self.guest_down || self.vm_dead {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Protected(_, _, Some((_, purpose))) => *purpose = Purpose::Stop,
+            Phase::Claiming(_, purpose) => *purpose = Some(Purpose::Stop),
+            // Handed over, it goes on elsewhere as it is: shut down.
+            Phase::HandingOver(..) | Phase::Yielded(_) | Phase::Fenced | Phase::Ended => {}
+            Phase::Unprotected | Phase::Opening(_) | Phase::Copying(..) | Phase::Protected(_, _, None) => {
+                let left = self.leave(Purpose::Stop, out);
+                debug_assert!(left.is_ok(), "these phases can be left");
+            }
         }
     }
 

@@ -236,6 +236,8 @@ pub struct Primary {
     /// The VM's processors stand still because this machine wanted it (throttled, handed over).
     paused: bool,
     vm_dead: bool,
+    /// The guest shut itself down.
+    guest_down: bool,
     throttle_total: Micros,
     #[cfg(feature = "planted")]
     planted: crate::Planted,
@@ -253,6 +255,7 @@ impl Primary {
             last_session: Session(0),
             paused: false,
             vm_dead: false,
+            guest_down: false,
             throttle_total: Micros(0),
             #[cfg(feature = "planted")]
             planted: crate::Planted::default(),
@@ -321,7 +324,7 @@ impl Primary {
             }
             Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
-            Event::GuestShutdown => self.on_guest_shutdown(out),
+            Event::GuestShutdown => self.guest_down = true,
             Event::VmDied(why) => self.on_vm_died(now, why, out),
             Event::Tick => {}
         }
@@ -386,6 +389,7 @@ impl Primary {
         if let Some(loss) = self.link_loss(now) {
             self.lose(loss, out);
         }
+        self.heed_shutdown(out);
         self.beat(now, out);
         self.drive_checkpoints(now, out);
         self.finish_handover(now, out);
@@ -398,7 +402,7 @@ impl Primary {
             return Some(LinkLoss::Silent(link.detector.silence(now).0 / 1_000));
         }
         let waiting = now.since(self.pipeline()?.ledger.oldest_waiting()?);
-        (waiting > self.timing.stall).then_some(LinkLoss::Stalled(waiting.0 / 1_000))
+        (waiting >= self.timing.stall).then_some(LinkLoss::Stalled(waiting.0 / 1_000))
     }
 
     /// Whether the backup expects heartbeats: not before it has a standby.
