@@ -35,8 +35,12 @@ fn main() {
                             }
                             summary.add(&report);
                         }
-                        Err(failure) if failures.fetch_add(1, Ordering::Relaxed) < 2 => println!("{failure}\n"),
-                        Err(failure) => println!("{}", failure.to_string().lines().last().unwrap_or_default()),
+                        Err(failure) if failures.fetch_add(1, Ordering::Relaxed) < 2 => {
+                            println!("{failure}\n")
+                        }
+                        Err(failure) => {
+                            println!("{}", failure.to_string().lines().last().unwrap_or_default())
+                        }
                     }
                 }
                 total.lock().unwrap_or_else(|error| panic!("{error}")).merge(&summary);

@@ -70,7 +70,10 @@ impl World {
 
     fn check_output(&mut self, host: HostId, output: Output, mode: Mode) {
         let Some(execution) = self.checks.executions.get_mut(&output.life) else {
-            return self.fail(Class::Ownership, format!("{host:?} releases output of a VM that was over: {output:?}"));
+            return self.fail(
+                Class::Ownership,
+                format!("{host:?} releases output of a VM that was over: {output:?}"),
+            );
         };
         execution.released = execution.released.max(output.step);
         execution.spoke = true;
@@ -108,7 +111,10 @@ impl World {
         if cause == Cause::Disconnect && leased {
             return self.report.add(Count::LateAfterReset, 1);
         }
-        self.fail(Class::OldHostSpoke, format!("{host:?} lets {output:?} leave after {successor:?} spoke ({cause:?})"));
+        self.fail(
+            Class::OldHostSpoke,
+            format!("{host:?} lets {output:?} leave after {successor:?} spoke ({cause:?})"),
+        );
     }
 
     /// What any client could notice: two different packets with one number, two words at one place.
@@ -163,14 +169,18 @@ impl World {
         let now = self.now;
         let parent = self.checks.executions.get_mut(&snapshot.life)?;
         if let Some(other) = parent.successor {
-            let what = format!("two executions go on from {:?}: {other:?} and one on {host:?}", snapshot.life);
+            let what =
+                format!("two executions go on from {:?}: {other:?} and one on {host:?}", snapshot.life);
             self.fail(Class::Ownership, what);
             return None;
         }
         parent.successor = Some((life, snapshot.devices.step, cause, now));
         if parent.released > snapshot.devices.step {
             let (released, step) = (parent.released, snapshot.devices.step);
-            self.fail(Class::OutputLost, format!("output of step {released} left, {host:?} goes on from {step}"));
+            self.fail(
+                Class::OutputLost,
+                format!("output of step {released} left, {host:?} goes on from {step}"),
+            );
         }
         self.checks.executions.insert(life, Execution { term, released: 0, successor: None, spoke: false });
         let guest = Guest::restore(life, snapshot.pages, snapshot.devices);
@@ -195,7 +205,27 @@ impl World {
             self.fail(Class::WriteLost, format!("{acked} writes are acknowledged, {stored} are stored"));
         }
         if let Some(cell) = guest.wrong_cell() {
-            self.fail(Class::WriteLost, format!("cell {cell} does not hold the sum of the {stored} stored writes"));
+            self.fail(
+                Class::WriteLost,
+                format!("cell {cell} does not hold the sum of the {stored} stored writes"),
+            );
+        }
+    }
+
+    /// A copy that could go on is thrown away only if a later term was granted.
+    pub(crate) fn check_discard(&mut self, host: HostId, of: Term) {
+        if self.arbiter.newest() <= of {
+            self.fail(
+                Class::CopyThrownAway,
+                format!("{host:?} throws its standby away, and term {of} is the newest"),
+            );
+        }
+    }
+
+    /// Nobody ends his VM for another owner's sake if he is the owner.
+    pub(crate) fn check_fence(&mut self, host: HostId) {
+        if self.owns_newest(host) {
+            self.fail(Class::CopyThrownAway, format!("{host:?} fences itself and owns the newest term"));
         }
     }
 

@@ -23,6 +23,8 @@ pub enum Class {
     BusyLoop,
     /// A damaged, repeated, moved or foreign frame was taken.
     DamageAccepted,
+    /// A copy of the VM was thrown away though nobody else was granted the VM.
+    CopyThrownAway,
     /// A machine panicked.
     Panic,
 }
@@ -41,7 +43,8 @@ impl Class {
             Self::GuestStopped => 16,
             Self::BusyLoop => 17,
             Self::DamageAccepted => 18,
-            Self::Panic => 19,
+            Self::CopyThrownAway => 19,
+            Self::Panic => 20,
         }
     }
 }

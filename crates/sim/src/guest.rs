@@ -37,8 +37,15 @@ pub(crate) struct Devices {
 impl Devices {
     pub(crate) fn encode(&self) -> [u8; DEVICE_LEN] {
         let mut out = [0; DEVICE_LEN];
-        let words =
-            [self.step, self.digest, self.console_at, self.sent, u64::from(self.shut_down), mix(self.digest), 0];
+        let words = [
+            self.step,
+            self.digest,
+            self.console_at,
+            self.sent,
+            u64::from(self.shut_down),
+            mix(self.digest),
+            0,
+        ];
         for (chunk, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *chunk = word.to_le_bytes();
         }

@@ -17,7 +17,9 @@ use crate::world::World;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::notice::LinkLoss;
 use protocol::primary;
-use protocol::wire::{HEADER_LEN, Header, Hello, Inbound, Kind, Outbound, Refusal, ToBackup, ToPrimary, WireError};
+use protocol::wire::{
+    HEADER_LEN, Header, Hello, Inbound, Kind, Outbound, Refusal, ToBackup, ToPrimary, WireError,
+};
 use protocol::{Claim, Epoch, HostName, Instant, Session, Term};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -265,12 +267,17 @@ impl World {
     }
 
     fn read_frame(&mut self, id: HostId, conn: ConnId, bytes: &[u8], wrong: bool) {
-        let Some(socket) = self.hosts[id.0].sockets.get_mut(&conn).filter(|socket| socket.read) else { return };
+        let Some(socket) = self.hosts[id.0].sockets.get_mut(&conn).filter(|socket| socket.read) else {
+            return;
+        };
         let slow_until = socket.slow_until;
         self.report.add(Count::Frames, 1);
         match understand(socket, bytes) {
             Ok(_) if wrong => {
-                self.fail(Class::DamageAccepted, format!("a wrong frame on {conn:?} was taken: {:x?}", &bytes[..80]));
+                self.fail(
+                    Class::DamageAccepted,
+                    format!("a wrong frame on {conn:?} was taken: {:x?}", &bytes[..80]),
+                );
             }
             Ok(Understood::FromBackup(machine, session, message)) => {
                 let event = primary::Event::Message(session, message);
@@ -291,7 +298,9 @@ impl World {
     }
 
     fn read_end(&mut self, id: HostId, conn: ConnId, why: LinkLoss) {
-        let Some(socket) = self.hosts[id.0].sockets.get_mut(&conn).filter(|socket| socket.read) else { return };
+        let Some(socket) = self.hosts[id.0].sockets.get_mut(&conn).filter(|socket| socket.read) else {
+            return;
+        };
         socket.read = false;
         let slow_until = socket.slow_until;
         let posted = match socket.opened {
@@ -410,7 +419,10 @@ impl World {
         host.late_deadlines = if late { host.late_deadlines + 1 } else { 0 };
         if host.late_deadlines > 3 {
             let role = format!("{:?}", self.hosts[id.0].role);
-            self.fail(Class::BusyLoop, format!("{id:?} has a deadline in the past however often it is called: {role:.400}"));
+            self.fail(
+                Class::BusyLoop,
+                format!("{id:?} has a deadline in the past however often it is called: {role:.400}"),
+            );
         }
     }
 

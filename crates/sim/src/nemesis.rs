@@ -171,7 +171,11 @@ impl World {
         (host_state.frozen, host_state.guest_frozen) = (true, with_guest);
         // Around the time-out, where it is hardest, or well past it.
         let mean = self.plan.timing.timeout.0;
-        let after = if self.rng.chance(500) { self.rng.between(mean / 4, mean * 3 / 2) } else { self.rng.wait(mean * 3) };
+        let after = if self.rng.chance(500) {
+            self.rng.between(mean / 4, mean * 3 / 2)
+        } else {
+            self.rng.wait(mean * 3)
+        };
         self.queue.put(self.now + after, Event::Undo(Undo::Thaw(host, boot)));
     }
 

@@ -176,7 +176,8 @@ impl Network {
         }
         flow.sent += 1;
         for (bytes, wrong) in frames {
-            let arrives = flow.schedule(now, bytes.len() as u64 * slow, rng, plan, Item::Frame { bytes, wrong });
+            let arrives =
+                flow.schedule(now, bytes.len() as u64 * slow, rng, plan, Item::Frame { bytes, wrong });
             queue.put(arrives, Event::Deliver(id, way));
         }
     }

@@ -86,7 +86,9 @@ impl World {
                 Some(Command::Protect { peer, timing: self.plan.timing, machine: vec![7; 20] })
             }
             PhaseName::Unprotected => wishes(5, &mut self.rng).then_some(Command::Stop),
-            PhaseName::Opening | PhaseName::Copying => wishes(10, &mut self.rng).then_some(Command::Unprotect),
+            PhaseName::Opening | PhaseName::Copying => {
+                wishes(10, &mut self.rng).then_some(Command::Unprotect)
+            }
             PhaseName::Protected if wishes(60, &mut self.rng) => Some(Command::Failover),
             PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
             PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
@@ -105,8 +107,12 @@ impl World {
             if self.well >= 4 {
                 self.finish();
             } else if self.now > since + self.options.liveness_ms * 1_000 {
-                let phases: Vec<_> = self.hosts.iter().map(|host| format!("{:.300}", format!("{:?}", host.role))).collect();
-                let what = format!("not protected and served {} ms after the last fault: {phases:#?}", self.options.liveness_ms);
+                let phases: Vec<_> =
+                    self.hosts.iter().map(|host| format!("{:.300}", format!("{:?}", host.role))).collect();
+                let what = format!(
+                    "not protected and served {} ms after the last fault: {phases:#?}",
+                    self.options.liveness_ms
+                );
                 self.fail(Class::NotProtectedAgain, what);
             }
         }

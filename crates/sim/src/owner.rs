@@ -221,6 +221,7 @@ impl World {
             }
             Action::Claim(claim) => self.ask_arbiter(host, claim),
             Action::Fence => {
+                self.check_fence(host);
                 if let Some(vm) = self.owner_vm(host) {
                     vm.gate.fence();
                 }
@@ -264,7 +265,9 @@ impl World {
     }
 
     pub(crate) fn connected(&mut self, host: HostId, id: MachineId, session: Session, peer: &HostName) {
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id && owner.in_session(session)) else { return };
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id && owner.in_session(session)) else {
+            return;
+        };
         let term = owner.machine.term();
         let to = self.host_named(peer).filter(|to| self.hosts[to.0].up);
         let Some(to) = to.filter(|&to| !self.net.is_cut(host, to) && !self.net.is_cut(to, host)) else {
@@ -357,7 +360,8 @@ impl World {
         let stays_stopped = self.rng.chance(500);
         let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
         let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
-        let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number)) else {
+        let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number))
+        else {
             return;
         };
         if fails {
@@ -398,8 +402,12 @@ impl World {
         let Some(conn) = self.session_conn(host, session) else { return };
         let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
         let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
-        let console: Vec<u8> =
-            gathered.console.iter().flat_map(|(at, word)| [at.to_le_bytes(), word.to_le_bytes()]).flatten().collect();
+        let console: Vec<u8> = gathered
+            .console
+            .iter()
+            .flat_map(|(at, word)| [at.to_le_bytes(), word.to_le_bytes()])
+            .flatten()
+            .collect();
         for (kind, body) in [(Kind::Device, gathered.devices.encode().to_vec()), (Kind::Console, console)] {
             frames += 1;
             bytes += body.len() as u64;
@@ -501,7 +509,10 @@ impl World {
     pub(crate) fn check_owner(&mut self, host: HostId, term: Term, what: &str) {
         let owner = self.arbiter.owner(term).cloned();
         if owner.as_ref() != Some(&self.hosts[host.0].name) {
-            self.fail(Class::Ownership, format!("{host:?} {what} in term {term}, which belongs to {owner:?}"));
+            self.fail(
+                Class::Ownership,
+                format!("{host:?} {what} in term {term}, which belongs to {owner:?}"),
+            );
         }
     }
 }

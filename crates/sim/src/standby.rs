@@ -73,7 +73,8 @@ impl Standby {
 
 impl Image {
     fn empty() -> Self {
-        Self { pages: vec![Rc::new([0; PAGE]); usize::try_from(MAX_PAGES).unwrap_or(0)], ..Self::default() }
+        let zero = Rc::new([0; PAGE]);
+        Self { pages: vec![zero; usize::try_from(MAX_PAGES).unwrap_or(0)], ..Self::default() }
     }
 
     fn apply(&mut self, kind: Kind, body: &[u8]) {
@@ -95,7 +96,8 @@ impl Image {
             Kind::Device => self.devices = Devices::decode(body),
             _ => {
                 let words = body.as_chunks::<8>().0.as_chunks::<2>().0;
-                self.console.extend(words.iter().map(|&[at, w]| (u64::from_le_bytes(at), u64::from_le_bytes(w))));
+                self.console
+                    .extend(words.iter().map(|&[at, w]| (u64::from_le_bytes(at), u64::from_le_bytes(w))));
             }
         }
     }
@@ -110,7 +112,14 @@ impl World {
     }
 
     /// A Hello came to a host that does not own the VM.
-    pub(crate) fn backup_hello(&mut self, host: HostId, conn: ConnId, term: Term, session: Session, hello: Hello) {
+    pub(crate) fn backup_hello(
+        &mut self,
+        host: HostId,
+        conn: ConnId,
+        term: Term,
+        session: Session,
+        hello: Hello,
+    ) {
         if matches!(self.host(host).role, Role::Idle) {
             let id = self.new_machine();
             #[allow(unused_mut, reason = "only with the feature `planted`")]
@@ -132,7 +141,9 @@ impl World {
         let Some(id) = self.standby(host).map(|standby| standby.id) else { return };
         let conn = Conn(conn.0);
         match incoming {
-            Incoming::Message(message) => self.drive_backup(host, Some(id), BackupEvent::Message(conn, message)),
+            Incoming::Message(message) => {
+                self.drive_backup(host, Some(id), BackupEvent::Message(conn, message))
+            }
             Incoming::Ended(why) => self.drive_backup(host, Some(id), BackupEvent::Disconnected(conn, why)),
             Incoming::Bulk(kind, epoch, body) => self.bulk(host, conn, kind, epoch, body),
             Incoming::Hello(..) => {}
@@ -153,12 +164,15 @@ impl World {
 
     /// Hands an event to the host's backup, if it (still) has that machine.
     pub(crate) fn drive_backup(&mut self, host: HostId, machine: Option<MachineId>, event: BackupEvent) {
+        use PhaseName::{Armed, Claiming, Promoting};
         let now = self.clock(host);
         let Some(standby) = self.standby(host) else { return };
         if machine.is_some_and(|machine| machine != standby.id) {
             return;
         }
         let before = standby.machine.phase();
+        let (mut armed, of) = (matches!(before, Armed | Claiming | Promoting) && standby.alive, standby.of);
+        armed &= !matches!(event, BackupEvent::PromotionFailed(_) | BackupEvent::Promoted);
         let line = (self.trace.on() && !matches!(event, BackupEvent::Tick)).then(|| format!("{event:?}"));
         let Some(standby) = self.standby(host) else { return };
         let mut out = Vec::new();
@@ -170,6 +184,9 @@ impl World {
         if before != after {
             self.trace.fold(64 + after as u64);
             self.trace.line(self.now, || format!("{host:?} backup {before:?} -> {after:?}"));
+        }
+        if armed && out.contains(&Action::Discard) {
+            self.check_discard(host, of.0);
         }
         self.carry_out_backup(host, out);
         self.check_deadline(host);
@@ -286,7 +303,9 @@ impl World {
         let (image, of, cause) = (core::mem::take(&mut standby.image), standby.of, standby.cause);
         let peer = standby.machine.standing_by().map(|(name, ..)| name.clone());
         self.check_owner(host, grant.term(), "continued the VM");
-        let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else { return };
+        let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else {
+            return;
+        };
         // The host's loop learns of it now: nothing else runs between this and the first step.
         self.drive_backup(host, Some(id), BackupEvent::Promoted);
         self.count_promotion(peer.and_then(|name| self.host_named(&name)), cause);

@@ -138,8 +138,8 @@ impl World {
             Event::Answered(host, boot, machine, claim, answer) if self.is_boot(host, boot) => {
                 self.post(host, Posted::Answer(machine, claim, answer));
             }
-            Event::ToGuest(host, write) => self.to_guest(host, write),
-            Event::ToClient(vm, stored) => self.to_client(vm, stored),
+            Event::ToGuest(host, write) => self.deliver_write(host, write),
+            Event::ToClient(vm, stored) => self.deliver_answer(vm, stored),
             Event::ClientTimer => self.client_timer(),
             Event::Operator => self.operate(),
             Event::Watch => self.watch(),
@@ -227,7 +227,7 @@ impl World {
         self.queue.put(self.now + 4_000, Event::ClientTimer);
     }
 
-    fn to_guest(&mut self, host: HostId, write: u64) {
+    fn deliver_write(&mut self, host: HostId, write: u64) {
         if self.hosts[host.0].frozen {
             return;
         }
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, vm: u64, stored: u64) {
+    fn deliver_answer(&mut self, vm: u64, stored: u64) {
         if vm != self.vms {
             return;
         }

@@ -1,0 +1,31 @@
+//! Planted bugs are found, each by the checker that is there for it.
+
+use sim::{Class, Options, Planted, run};
+
+/// The first seed that fails with the bug, and the class of the failure.
+fn first_failure(planted: Planted) -> (u64, Class) {
+    let options = Options { planted, trace_lines: 0, ..Options::default() };
+    let failed = |seed| run(seed, &options).err().map(|failure| (seed, failure.class));
+    (1..=1_000).find_map(failed).unwrap_or_else(|| panic!("{planted:?} was not found in 1,000 seeds"))
+}
+
+#[test]
+fn output_released_an_epoch_early_is_found() {
+    let (seed, class) = first_failure(Planted { release_early: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::OutputLost);
+}
+
+#[test]
+fn promotion_without_a_grant_is_found() {
+    let (seed, class) = first_failure(Planted { promote_without_grant: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::Ownership);
+}
+
+#[test]
+fn a_partial_epoch_applied_is_found() {
+    let (seed, class) = first_failure(Planted { apply_partial: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::ImageDiffers);
+}
