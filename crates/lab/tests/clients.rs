@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use lab::Lab;
 use lab::client::{Pinger, PipelinedWriters, Standing, WriterConfig, WritersReport, spot_check};
 
+/// What a server does with its connection of this number.
+type Serve = fn(usize, TcpStream);
+
 /// A server in the client's own namespace that gives each connection to `serve`.
-fn server(lab: &Lab, serve: fn(usize, TcpStream)) -> SocketAddr {
+fn server(lab: &Lab, serve: Serve) -> SocketAddr {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
     let listener = lab.client().run(bind).expect("in the namespace");
     let port = listener.local_addr().expect("bound").port();
@@ -53,7 +56,7 @@ fn a_lost_a_doubled_and_a_refused_write_break_the_connection_at_once() {
         return;
     }
     let lab = Lab::new("bad").expect("a lab");
-    let cases: [(fn(usize, TcpStream), &str); 4] = [
+    let cases: [(Serve, &str); 4] = [
         (
             |index, stream| answer(stream, |n| format!(":{}\r\n", if index == 0 && n == 10 { 9 } else { n })),
             "10 was due",
@@ -136,7 +139,7 @@ fn the_spot_check_sees_what_is_missing_or_shifted() {
     }
     let lab = Lab::new("spot").expect("a lab");
     let standing = Standing { key: "log:0".into(), acknowledged: 3, last_reply_us: 0 };
-    let cases: [(fn(usize, TcpStream), u64); 3] = [
+    let cases: [(Serve, u64); 3] = [
         (|_, stream| answer(stream, |_| "*2\r\n$1\r\n2\r\n$1\r\n3\r\n".into()), 0),
         (|_, stream| answer(stream, |_| "*2\r\n$1\r\n2\r\n$1\r\n4\r\n".into()), 1),
         (|_, stream| answer(stream, |_| "*1\r\n$1\r\n3\r\n".into()), 2),

@@ -1,5 +1,5 @@
 //! What the tests of this crate need, and saying loudly when it is not there.
-#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses some of it")]
 
 /// Whether this is root with all programs; says what is missing if not.
 pub fn root_and_programs() -> bool {
