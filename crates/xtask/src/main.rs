@@ -1,13 +1,16 @@
-//! What a developer runs: tests and checks, the simulator. `cargo xtask test` is what CI runs.
+//! What a developer runs: the demonstration, the torture, tests and checks, the simulator. `cargo xtask test` is what CI runs.
 
 #![forbid(unsafe_code)]
 
+mod demo;
 mod hygiene;
 mod process;
 mod simulate;
+mod stage;
 mod step;
 mod test;
 mod tiers;
+mod torture;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Demo(demo::DemoArgs),
+    Torture(torture::TortureArgs),
     /// Run every check and test, as CI does: stops at the first failure
     Test,
     /// Check which crate may depend on which, and that `protocol` needs no operating system
@@ -35,6 +40,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
+        Task::Torture(args) => torture::run(&args),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Tiers => tiers::run().map(|()| ExitCode::SUCCESS),
         Task::Hygiene => hygiene::run().map(|()| ExitCode::SUCCESS),

@@ -57,7 +57,7 @@ fn skip(chars: &[char], at: usize) -> usize {
 fn follows_word(chars: &[char], at: usize) -> bool {
     let before = |back: usize| at.checked_sub(back).is_some_and(|at| is_word(chars[at]));
     let prefix = at.checked_sub(1).is_some_and(|at| matches!(chars[at], 'b' | 'c'));
-    before(1) && !(prefix && !before(2))
+    before(1) && (!prefix || before(2))
 }
 
 fn find(chars: &[char], from: usize, wanted: impl Fn(&char) -> bool) -> Option<usize> {

@@ -35,7 +35,11 @@ pub fn undying(screen: &mut Screen) -> Result<PathBuf> {
         bail!("undying cannot be built:\n{}", lab::command::tail(&last_words.join("\n"), 40));
     }
     let binary = workspace::target().join("release/undying");
-    let what = if compiled == 0 { "undying is built already".to_owned() } else { format!("{compiled} packages compiled") };
+    let what = if compiled == 0 {
+        "undying is built already".to_owned()
+    } else {
+        format!("{compiled} packages compiled")
+    };
     screen.done(&format!("{what} ({:.0} s)", start.elapsed().as_secs_f64()));
     Ok(binary)
 }
