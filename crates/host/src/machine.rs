@@ -1,6 +1,7 @@
 //! Owns a VM's process with everything around it: RAM, gate, TAPs, console log; as primary and as standby.
 
 use crate::agent::Shared;
+use crate::link::Outbox;
 use crate::ram::{ApplyError, GuestRam};
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -184,7 +185,7 @@ impl Machine {
         };
         let mut ports = vec![PortConfig::console("console", channels.console, start, Box::new(write))];
         for (at, (guest, (_, tap))) in channels.nics.into_iter().zip(taps).enumerate() {
-            ports.push(PortConfig::nic(&format!("nic{at}"), guest, tap));
+            ports.push(PortConfig::nic(&nic_port(at), guest, tap));
         }
         let (gate, gate_events) = Gate::spawn(name.as_str(), ports, GateLimits::default())?;
         gate.pause_input();
@@ -209,6 +210,26 @@ impl Machine {
         tracing::debug!(term = %permit.term(), "the guest runs");
         self.qemu.cont()?;
         Ok(())
+    }
+
+    /// From now on the backup hears of every frame that the guest is given while its output is held.
+    pub fn share_input(&self, outbox: Outbox) {
+        let ports: Vec<String> = (0..self.taps.len()).map(nic_port).collect();
+        self.gate.observe_input(Some(Box::new(move |frame| {
+            let nic = ports.iter().position(|port| port == frame.port).and_then(|at| u8::try_from(at).ok());
+            if let Some(nic) = nic {
+                outbox.input(frame.epoch, nic, frame.bytes);
+            }
+        })));
+    }
+
+    /// Gives frames to the guest that its dead primary was given and it does not remember. Each begins with the
+    /// number of its NIC.
+    pub fn replay_input(&self, frames: Vec<Vec<u8>>) {
+        for at in 0..self.taps.len() {
+            let mine = frames.iter().filter(|frame| frame.first().is_some_and(|&nic| usize::from(nic) == at));
+            self.gate.inject(&nic_port(at), mine.map(|frame| frame[1..].to_vec()));
+        }
     }
 
     /// Refuses what cannot be protected, before anything begins.
@@ -363,6 +384,11 @@ impl Image {
             Err(error) => tracing::warn!(%error, "committed console output is not logged"),
         }
     }
+}
+
+/// Name of the gate's port of a NIC.
+fn nic_port(at: usize) -> String {
+    format!("nic{at}")
 }
 
 fn alike(theirs: &Fingerprint, ours: &Fingerprint) -> Result<(), MachineError> {

@@ -9,7 +9,7 @@ use crate::console::{ConsolePort, ConsoleSink};
 use crate::event::{GateError, GateEvent, PortFailure};
 use crate::framing::QEMU_MAX_FRAME;
 use crate::nic::NicPort;
-use crate::state::{CutReport, Kind, Port, State, Watch};
+use crate::state::{CutReport, InputObserver, Kind, Port, State, Watch};
 use crate::stats::GateStats;
 use os::clock::now_us;
 use protocol::Epoch;
@@ -74,7 +74,10 @@ impl PortConfig {
             Config::Nic { name, guest, tap } => {
                 guest.set_nonblocking(true)?;
                 rustix::io::ioctl_fionbio(&tap, true)?;
-                Ok(Port { name, kind: Kind::Nic(NicPort::new(guest.into(), tap, limits.max_frame_len)) })
+                Ok(Port {
+                    name,
+                    kind: Kind::Nic(Box::new(NicPort::new(guest.into(), tap, limits.max_frame_len))),
+                })
             }
             Config::Console { name, guest, start, sink } => {
                 guest.set_nonblocking(true)?;
@@ -218,6 +221,18 @@ impl Gate {
     /// Gives input to the guest again.
     pub fn resume_input(&self) {
         self.shared().lock().pause_input(false);
+        self.shared().wake();
+    }
+
+    /// From now on `observer` sees the input that is given to the guest while output is held: what a backup must be
+    /// told so that a promoted guest gets it as well, instead of its peers' retransmissions.
+    pub fn observe_input(&self, observer: Option<InputObserver>) {
+        self.shared().lock().observe_input(observer);
+    }
+
+    /// Gives frames to the guest ahead of anything new from the TAP. Frames that no NIC could have are left out.
+    pub fn inject(&self, port: &str, frames: impl IntoIterator<Item = Vec<u8>>) {
+        self.shared().lock().inject(port, frames);
         self.shared().wake();
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct NicPort {
     input: Box<[u8]>,
     /// The part of `input` that QEMU's socket has not taken yet.
     input_rest: std::ops::Range<usize>,
+    /// Input that a promotion brought along, to go in before anything from the TAP.
+    injected: VecDeque<Vec<u8>>,
     pub(crate) stations: Stations,
     pub(crate) counts: PortStats,
 }
@@ -57,6 +59,7 @@ impl NicPort {
             outgoing: VecDeque::new(),
             input: vec![0; HEADER_LEN + QEMU_MAX_FRAME].into_boxed_slice(),
             input_rest: 0..0,
+            injected: VecDeque::new(),
             stations: Stations::default(),
             counts: PortStats::default(),
         }
@@ -64,7 +67,13 @@ impl NicPort {
 
     /// Input waits for room in QEMU's socket.
     pub(crate) fn input_stalled(&self) -> bool {
-        !self.input_rest.is_empty()
+        !self.input_rest.is_empty() || !self.injected.is_empty()
+    }
+
+    /// Frames that shall reach the guest before anything new does.
+    pub(crate) fn inject(&mut self, frames: impl IntoIterator<Item = Vec<u8>>) {
+        let fits = |frame: &Vec<u8>| (MIN_FRAME..=QEMU_MAX_FRAME).contains(&frame.len());
+        self.injected.extend(frames.into_iter().filter(fits));
     }
 
     /// Frames wait for the TAP.
@@ -223,27 +232,17 @@ impl NicPort {
         }
     }
 
-    /// Moves frames from the TAP to QEMU, at most `budget` of them, until one side can do no more.
-    pub(crate) fn forward_input(&mut self, budget: usize) -> Result<(), Failed> {
+    /// Moves frames from the TAP to QEMU, at most `budget` of them, until one side can do no more. `observe` sees
+    /// each.
+    pub(crate) fn forward_input(&mut self, budget: usize, observe: &dyn Fn(&[u8])) -> Result<(), Failed> {
         for _ in 0..budget {
             if !self.push_input()? {
                 return Ok(());
             }
-            let Some(tap) = self.tap.clone() else {
+            let Some(n) = self.next_input()? else {
                 return Ok(());
             };
-            let n = match rustix::io::read(&*tap, &mut self.input[HEADER_LEN..]) {
-                // A datagram socket's peer may send nothing; a TAP and QEMU have no empty frames.
-                Ok(0) => return Err(Failed(Side::Outside, PortFailure::HungUp)),
-                Ok(n) => n,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                // What Linux says of a deleted TAP (drivers/net/tun.c).
-                Err(Errno::BADFD | Errno::IO | Errno::CONNRESET) => {
-                    return Err(Failed(Side::Outside, PortFailure::HungUp));
-                }
-                Err(errno) => return Err(Failed(Side::Outside, PortFailure::System(errno))),
-            };
+            observe(&self.input[HEADER_LEN..HEADER_LEN + n]);
             self.input[..HEADER_LEN].copy_from_slice(&framing::header(n));
             self.input_rest = 0..HEADER_LEN + n;
             self.counts.frames_in += 1;
@@ -254,6 +253,31 @@ impl NicPort {
             }
         }
         Ok(())
+    }
+
+    /// Puts the next frame for the guest behind the room for its header; none if there is none now.
+    fn next_input(&mut self) -> Result<Option<usize>, Failed> {
+        if let Some(frame) = self.injected.pop_front() {
+            self.input[HEADER_LEN..HEADER_LEN + frame.len()].copy_from_slice(&frame);
+            return Ok(Some(frame.len()));
+        }
+        let Some(tap) = self.tap.clone() else {
+            return Ok(None);
+        };
+        loop {
+            return match rustix::io::read(&*tap, &mut self.input[HEADER_LEN..]) {
+                // A datagram socket's peer may send nothing; a TAP and QEMU have no empty frames.
+                Ok(0) => Err(Failed(Side::Outside, PortFailure::HungUp)),
+                Ok(n) => Ok(Some(n)),
+                Err(Errno::AGAIN) => Ok(None),
+                Err(Errno::INTR) => continue,
+                // What Linux says of a deleted TAP (drivers/net/tun.c).
+                Err(Errno::BADFD | Errno::IO | Errno::CONNRESET) => {
+                    Err(Failed(Side::Outside, PortFailure::HungUp))
+                }
+                Err(errno) => Err(Failed(Side::Outside, PortFailure::System(errno))),
+            };
+        }
     }
 
     /// Writes the rest of the frame that is on its way in. Returns whether it is all written.
@@ -279,6 +303,7 @@ impl NicPort {
     pub(crate) fn close_guest(&mut self) {
         self.guest = None;
         self.input_rest = 0..0;
+        self.injected.clear();
     }
 
     /// Closes the TAP; what waits has nowhere to go.

@@ -55,8 +55,22 @@ pub struct CutReport {
     pub addresses_version: u64,
 }
 
+/// Input that was given to a VM whose output is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputFrame<'a> {
+    /// Name of the NIC's port.
+    pub port: &'a str,
+    /// The open epoch: the frame is in the checkpoint of this epoch, or was still on its way to the guest then.
+    pub epoch: Epoch,
+    /// The frame.
+    pub bytes: &'a [u8],
+}
+
+/// Sees input on its way in, under the gate's lock: it must be quick and never call the gate.
+pub type InputObserver = Box<dyn Fn(InputFrame<'_>) + Send>;
+
 pub(crate) enum Kind {
-    Nic(NicPort),
+    Nic(Box<NicPort>),
     Console(ConsolePort),
 }
 
@@ -79,6 +93,7 @@ pub(crate) struct State {
     events: Sender<GateEvent>,
     addresses_version: u64,
     input_paused: bool,
+    observer: Option<InputObserver>,
     /// When announcements are due, in order.
     due_us: Vec<u64>,
     /// Grows whenever ports come or go, so that answers to old watches are recognised.
@@ -93,6 +108,7 @@ impl State {
             events,
             addresses_version: 0,
             input_paused: false,
+            observer: None,
             due_us: Vec::new(),
             generation: 0,
         }
@@ -237,6 +253,17 @@ impl State {
         self.input_paused = paused;
     }
 
+    pub(crate) fn observe_input(&mut self, observer: Option<InputObserver>) {
+        self.observer = observer;
+    }
+
+    pub(crate) fn inject(&mut self, port: &str, frames: impl IntoIterator<Item = Vec<u8>>) {
+        let port = self.ports.iter_mut().find(|p| p.name == port);
+        if let Some(Port { kind: Kind::Nic(nic), .. }) = port {
+            nic.inject(frames);
+        }
+    }
+
     pub(crate) fn addresses(&self) -> (Addresses, u64) {
         let nic = |port: &Port| match &port.kind {
             Kind::Nic(nic) => Some((port.name.clone(), nic.stations.clone())),
@@ -302,7 +329,7 @@ impl State {
             };
             match &p.kind {
                 Kind::Nic(nic) => {
-                    add(&nic.guest, Side::Guest, true, nic.input_stalled());
+                    add(&nic.guest, Side::Guest, true, nic.input_stalled() && !self.input_paused);
                     let input = nic.guest.is_some() && !nic.input_stalled() && !self.input_paused && !fenced;
                     add(&nic.tap, Side::Outside, input, nic.has_outgoing());
                 }
@@ -318,7 +345,7 @@ impl State {
         match side {
             Side::Guest => {
                 self.drain(port, now_us, false);
-                if got.contains(PollFlags::OUT) {
+                if got.contains(PollFlags::OUT) && !paused {
                     self.forward_input(port);
                 }
             }
@@ -338,10 +365,16 @@ impl State {
     }
 
     fn forward_input(&mut self, port: usize) {
-        if let Kind::Nic(nic) = &mut self.ports[port].kind {
-            let result = nic.forward_input(TURN_FRAMES);
-            self.nic_result(port, result);
-        }
+        let Port { name, kind: Kind::Nic(nic) } = &mut self.ports[port] else { return };
+        let observer = self.observer.as_ref().filter(|_| self.ledger.mode() == Mode::Holding);
+        let epoch = self.ledger.last_cut().map_or(Epoch(1), Epoch::next);
+        let observe = |bytes: &[u8]| {
+            if let Some(observer) = observer {
+                observer(InputFrame { port: name, epoch, bytes });
+            }
+        };
+        let result = nic.forward_input(TURN_FRAMES, &observe);
+        self.nic_result(port, result);
     }
 
     /// Console bytes that may be written now; the caller writes them without the lock.

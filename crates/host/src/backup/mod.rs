@@ -4,6 +4,7 @@
 //! while a large epoch is written into the image. What is not applied yet is bounded by not reading on.
 
 mod applier;
+mod input;
 mod promote;
 
 use crate::agent::Shared;
@@ -14,6 +15,7 @@ use crate::primary::{Channel, Engine, Request, now};
 use crate::vm::{Facts, Snapshot, VmHandle};
 use applier::Applier;
 use crossbeam_channel::{Receiver, never, unbounded};
+use input::InputLog;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::LinkLoss;
@@ -66,6 +68,8 @@ struct Loop<'a> {
     candidate: Option<Connection>,
     standby: Option<Standby>,
     staged: Vec<Frame>,
+    /// What the primary's guest was given lately.
+    input: InputLog,
     claims: Channel<(Claim, ClaimAnswer)>,
     actions: Vec<Action>,
     promoted: Option<(Machine, Grant)>,
@@ -90,6 +94,7 @@ pub fn run(
         candidate: None,
         standby: None,
         staged: Vec::new(),
+        input: InputLog::default(),
         claims: unbounded(),
         actions: Vec::new(),
         promoted: None,
@@ -168,6 +173,11 @@ impl Loop<'_> {
         };
         match frame.header.kind {
             Kind::Pages | Kind::Device | Kind::Console => self.on_bulk(conn, frame),
+            Kind::Input => {
+                if self.protocol.heard(now(), conn) {
+                    self.input.push(frame.header.epoch, frame.body);
+                }
+            }
             kind => match ToBackup::decode(kind, frame.header.epoch, &frame.body) {
                 Ok(message) => self.feed(Event::Message(conn, message)),
                 Err(error) => self.lose(conn, LinkLoss::Stream(error.to_string())),
@@ -283,6 +293,7 @@ impl Loop<'_> {
 
     fn commit(&mut self, epoch: Epoch, gate: Vec<u8>) {
         let frames = std::mem::take(&mut self.staged);
+        self.input.committed(epoch);
         if let Some(standby) = &self.standby {
             standby.applier.commit(epoch, frames, gate);
         }
@@ -290,6 +301,7 @@ impl Loop<'_> {
 
     fn discard(&mut self) {
         self.staged.clear();
+        self.input = InputLog::default();
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();
             standby.machine.end();
@@ -319,7 +331,13 @@ impl Loop<'_> {
     fn promote(&mut self, grant: Grant, epoch: Epoch) {
         let Some(standby) = self.standby.take() else { return };
         let name = self.handle.name().clone();
-        match promote::promote(standby.machine, standby.applier, &grant, epoch) {
+        match promote::promote(
+            standby.machine,
+            standby.applier,
+            std::mem::take(&mut self.input),
+            &grant,
+            epoch,
+        ) {
             Ok((machine, split)) => {
                 self.shared.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);

@@ -1,6 +1,7 @@
 //! Owns the steps of a promotion, in order, and how long each took.
 
 use super::applier::Applier;
+use super::input::InputLog;
 use crate::machine::{Machine, MachineError, StandbyMachine};
 use protocol::{Epoch, Grant, VmName};
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub struct Split {
     pub resume_us: u64,
     /// All of it.
     pub total_us: u64,
+    /// Frames given to the guest that its dead primary was given after the epoch.
+    pub replayed_frames: usize,
 }
 
 impl Split {
@@ -38,13 +41,14 @@ impl Split {
     pub fn words(&self, vm: &VmName) -> String {
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, devices {:.1}, resume {:.1})",
+            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, devices {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),
             ms(self.apply_us),
             ms(self.load_us),
-            ms(self.resume_us)
+            ms(self.resume_us),
+            self.replayed_frames
         )
     }
 }
@@ -53,6 +57,7 @@ impl Split {
 pub fn promote(
     machine: StandbyMachine,
     applier: Applier,
+    input: InputLog,
     grant: &Grant,
     epoch: Epoch,
 ) -> Result<(Machine, Split), MachineError> {
@@ -65,6 +70,9 @@ pub fn promote(
     machine.gate.learn(&applied.addresses);
     machine.go_live(grant.permit(), &ANNOUNCE)?;
     let total = start.elapsed();
+    let input = input.into_frames();
+    let replayed_frames = input.len();
+    machine.replay_input(input);
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let split = Split {
         term: grant.term().0,
@@ -73,6 +81,7 @@ pub fn promote(
         load_us: us(load),
         resume_us: us(total - apply - load),
         total_us: us(total),
+        replayed_frames,
     };
     Ok((machine, split))
 }

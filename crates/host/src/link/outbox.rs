@@ -10,6 +10,11 @@ use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup,
 use protocol::{Epoch, Instant, Session, Term, VmId};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of input that may wait behind a slow link.
+const MAX_INPUT_WAITING: usize = 4 << 20;
 
 /// Pages of one checkpoint (or of the first copy), copied out of the guest.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ enum Item {
     Part(Epoch, Part),
     Blob(Kind, Epoch, Vec<u8>),
     Commit(Epoch, Instant, Vec<u8>),
+    Input(Epoch, Vec<u8>),
     Close,
 }
 
@@ -45,6 +51,8 @@ enum Item {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     queue: Sender<Item>,
+    /// Bytes of input that wait.
+    input: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Item {
@@ -64,6 +72,7 @@ impl Outbox {
         written: impl Fn(Written) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (queue, items) = unbounded();
+        let input = Arc::new(AtomicUsize::new(0));
         let mut writer = Writer {
             stream,
             outbound: Outbound::new(vm, term, session),
@@ -71,6 +80,7 @@ impl Outbox {
             open: Written::default(),
             body_bytes: 0,
             written: Box::new(written),
+            input: Arc::clone(&input),
         };
         std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
             crate::sched::prefer();
@@ -80,7 +90,7 @@ impl Outbox {
             // The reader of this connection sees its end and tells the engine.
             let _ = writer.stream.shutdown(Shutdown::Both);
         })?;
-        Ok(Self { queue })
+        Ok(Self { queue, input })
     }
 
     fn put(&self, item: Item) {
@@ -115,6 +125,20 @@ impl Outbox {
         self.put(Item::Commit(epoch, cut_at, gate));
     }
 
+    /// Queues a frame that was given to the guest's NIC number `nic`. When many wait already it is left out: to the
+    /// guest at the backup it is then as if the network had lost it.
+    pub fn input(&self, epoch: Epoch, nic: u8, frame: &[u8]) {
+        let waiting = self.input.fetch_add(frame.len(), Ordering::Relaxed);
+        if waiting > MAX_INPUT_WAITING {
+            self.input.fetch_sub(frame.len(), Ordering::Relaxed);
+            return;
+        }
+        let mut body = Vec::with_capacity(frame.len() + 1);
+        body.push(nic);
+        body.extend_from_slice(frame);
+        self.put(Item::Input(epoch, body));
+    }
+
     /// Closes the connection behind everything queued.
     pub fn close(&self) {
         self.put(Item::Close);
@@ -128,6 +152,7 @@ struct Writer {
     open: Written,
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
+    input: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -142,6 +167,10 @@ impl Writer {
                     }
                 }
                 Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate)?,
+                Item::Input(epoch, body) => {
+                    self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
+                    self.frame(Kind::Input, epoch, &body)?;
+                }
                 Item::Close => return Ok(()),
             }
         }

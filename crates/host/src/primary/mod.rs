@@ -200,6 +200,7 @@ impl Engine {
         match message {
             Incoming::Connected(link) => {
                 // A session that was given up while it connected is closed by dropping its link.
+                self.machine.share_input(link.outbox.clone());
                 self.link = Some(link);
                 self.feed(Event::Connected(session));
             }
@@ -217,6 +218,7 @@ impl Engine {
         if let Some(link) = self.link.take_if(|link| link.session == session) {
             link.close();
         }
+        self.machine.gate.observe_input(None);
         self.staged = None;
         self.handle.set_copy(None);
         self.checkpointer.send(Job::EndSession(session));

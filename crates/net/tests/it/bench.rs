@@ -72,6 +72,11 @@ impl Nic {
         }
     }
 
+    /// The world sends a frame.
+    pub fn world_sends(&self, frame: &[u8]) {
+        rustix::io::write(&self.world, frame).unwrap();
+    }
+
     /// All frames that are in the world now.
     pub fn world_has(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();

@@ -337,3 +337,37 @@ fn nothing_leaves_early_under_load() {
     assert_eq!(gate.stats().hold_us.count, seen);
     nic.guest.flush().unwrap();
 }
+
+#[test]
+fn input_is_observed_only_while_output_is_held_with_the_epoch_that_is_open() {
+    let (port, mut nic) = nic("net0");
+    let (gate, _events) = Gate::spawn("observe", vec![port], GateLimits::default()).unwrap();
+    let (seen_tx, seen) = std::sync::mpsc::channel();
+    gate.observe_input(Some(Box::new(move |input| {
+        seen_tx.send((input.port.to_owned(), input.epoch, input.bytes.to_vec())).unwrap();
+    })));
+    nic.world_sends(&frame(b"first"));
+    assert_eq!(nic.guest_gets(), frame(b"first"));
+    gate.cut(Epoch(1)).unwrap();
+    nic.world_sends(&frame(b"second"));
+    assert_eq!(nic.guest_gets(), frame(b"second"));
+    gate.open().unwrap();
+    nic.world_sends(&frame(b"unheld"));
+    assert_eq!(nic.guest_gets(), frame(b"unheld"));
+    let expected =
+        [("net0".to_owned(), Epoch(1), frame(b"first")), ("net0".to_owned(), Epoch(2), frame(b"second"))];
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn injected_frames_reach_the_guest_before_new_ones() {
+    let (port, mut nic) = nic("net0");
+    let (gate, _events) = Gate::spawn("inject", vec![port], GateLimits::default()).unwrap();
+    gate.pause_input();
+    nic.world_sends(&frame(b"new"));
+    gate.inject("net0", [frame(b"old 1"), vec![1; 3], frame(b"old 2")]);
+    gate.inject("no such port", [frame(b"nowhere")]);
+    gate.resume_input();
+    let got: Vec<_> = (0..3).map(|_| nic.guest_gets()).collect();
+    assert_eq!(got, [frame(b"old 1"), frame(b"old 2"), frame(b"new")]);
+}

@@ -227,6 +227,16 @@ impl Backup {
         self.drive(now, out);
     }
 
+    /// A frame came on this connection that needs no decision: the primary is alive. False if the connection is
+    /// not the session's.
+    pub fn heard(&mut self, now: Instant, conn: Conn) -> bool {
+        let current = self.is_current(conn);
+        if current {
+            self.hear(now);
+        }
+        current
+    }
+
     /// When to call [`Backup::handle`] with a [`Event::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

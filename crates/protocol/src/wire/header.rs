@@ -144,6 +144,8 @@ kinds! {
     Yield = 7,
     /// Protection is over.
     End = 8,
+    /// A frame that was given to the guest.
+    Input = 9,
     /// The backup is ready.
     Accept = 16,
     /// The backup will not do it.

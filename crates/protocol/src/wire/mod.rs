@@ -10,6 +10,7 @@
 //! | Heartbeat | primary → backup | the primary's clock |
 //! | Yield | primary → backup | the primary will not run the VM again in this term: take over |
 //! | End | primary → backup | protection is over, throw the standby away |
+//! | Input | primary → backup | number of a NIC, then a frame that was given to the guest in this epoch |
 //! | Accept, Refuse | backup → primary | answer to Hello |
 //! | Ack | backup → primary | the epoch is committed; echoes the primary's clock |
 //! | Pulse | backup → primary | heartbeat; echoes the primary's clock |

@@ -1,0 +1,224 @@
+//! The backup's machine, fed by hand.
+
+mod common;
+
+use common::*;
+use protocol::backup::{Action, BulkUse, Conn, Event, PhaseName};
+use protocol::notice::{LinkLoss, Notice};
+use protocol::wire::{EndReason, Hello, Refusal, ToBackup, ToPrimary, YieldReason};
+use protocol::{Epoch, Grant, Instant, Micros, Term, Timing};
+
+fn lost() -> Event {
+    Event::Disconnected(C1, LinkLoss::Disconnected("reset".into()))
+}
+
+fn promotes(actions: &[Action]) -> Option<(&Grant, Epoch)> {
+    actions.iter().find_map(|action| match action {
+        Action::Promote(grant, epoch) => Some((grant, *epoch)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_standby_takes_its_phases_and_acknowledges_whole_epochs() {
+    let mut standby = Standby::empty();
+    let prepared = standby.feed(Event::Hello(C1, Term(1), hello()));
+    assert!(prepared.contains(&Action::Prepare(C1, hello())));
+    assert_eq!(standby.phase(), PhaseName::Preparing);
+    standby.feed(Event::StandbyReady(C1));
+    assert_eq!(standby.bulk(0, 4096).0, BulkUse::ApplyNow, "the first copy");
+    let committed = standby.receives(1);
+    assert!(committed.contains(&Action::Commit(Epoch(1), vec![3])));
+    let acks = |action: &Action| matches!(action, Action::Send(C1, ToPrimary::Ack(Epoch(1), _)));
+    assert!(committed.iter().any(acks));
+    assert_eq!(standby.phase(), PhaseName::Armed);
+    assert_eq!(standby.bulk(0, 4096).0, BulkUse::Ignore, "no copy any more");
+}
+
+/// Found by the simulator: the pulse's deadline stood in the past for as long as the standby took to start.
+#[test]
+fn no_deadline_lies_in_the_past_while_the_standby_starts() {
+    let mut standby = Standby::empty();
+    standby.feed(Event::Hello(C1, Term(1), hello()));
+    for _ in 0..5 {
+        standby.pass(Micros::from_millis(50));
+        assert!(standby.machine.deadline() > Some(standby.now));
+    }
+}
+
+#[test]
+fn an_epoch_that_is_not_whole_is_refused_and_what_is_committed_stays() {
+    for wrong in [commit(2, 2, 100), commit(2, 1, 99), commit(3, 1, 100), commit(1, 1, 100)] {
+        let mut standby = Standby::armed();
+        standby.bulk(2, 100);
+        let refused = standby.hears(wrong);
+        assert!(!refused.iter().any(|action| matches!(action, Action::Commit(..))));
+        assert!(refused.contains(&Action::DropStaged) && refused.contains(&Action::Close(C1)));
+        assert!(refused.iter().any(|action| matches!(action, Action::Send(C1, ToPrimary::Broken(_)))));
+        assert_eq!(standby.machine.standing_by().unwrap().2, Epoch(1));
+        // Its primary is alive and told; should it die, epoch 1 goes on.
+        let claiming = standby.pass(short().timeout);
+        let won = standby.decided(&claiming, "beta");
+        assert_eq!(promotes(&won).unwrap().1, Epoch(1));
+    }
+}
+
+#[test]
+fn data_of_an_epoch_that_is_not_open_is_refused() {
+    for epoch in [1, 3] {
+        let mut standby = Standby::armed();
+        let (used, refused) = standby.bulk(epoch, 10);
+        assert_eq!(used, BulkUse::Ignore);
+        assert!(refused.contains(&Action::DropStaged));
+    }
+}
+
+#[test]
+fn before_the_first_whole_epoch_nothing_entitles_it() {
+    for event in [lost(), Event::Tick] {
+        let mut standby = Standby::copying();
+        standby.bulk(1, 100);
+        if matches!(event, Event::Tick) {
+            standby.now = standby.now + short().timeout;
+        }
+        let gone = standby.feed(event);
+        assert!(gone.contains(&Action::Discard), "{gone:?}");
+        assert_eq!(standby.phase(), PhaseName::Done);
+    }
+}
+
+#[test]
+fn it_asks_after_silence_and_promotes_only_with_the_record() {
+    let mut standby = Standby::armed();
+    assert!(promotes(&standby.pass(Micros(short().timeout.0 - 1))).is_none());
+    assert_eq!(standby.phase(), PhaseName::Armed);
+    let claiming = standby.pass(Micros(1));
+    let claim = backup_claim(&claiming);
+    assert_eq!(claim.term, Term(2));
+    assert!(promotes(&standby.feed(Event::Claimed(claim.clone(), silence()))).is_none());
+    assert_eq!(backup_claim(&standby.pass(short().claim_retry)), claim, "the same question");
+    let won = standby.feed(Event::Claimed(claim.clone(), given_to("beta", &claim)));
+    let (grant, epoch) = promotes(&won).unwrap();
+    assert_eq!((grant.term(), epoch), (Term(2), Epoch(1)));
+    assert_eq!(standby.machine.known_term(), Term(2));
+    standby.feed(Event::Promoted);
+    assert_eq!(standby.phase(), PhaseName::Done);
+}
+
+#[test]
+fn who_loses_the_claim_throws_the_standby_away() {
+    let mut standby = Standby::armed();
+    let claiming = standby.pass(short().timeout);
+    let discarded = standby.decided(&claiming, "alpha");
+    assert!(promotes(&discarded).is_none() && discarded.contains(&Action::Discard));
+    assert_eq!(standby.phase(), PhaseName::Done);
+}
+
+#[test]
+fn the_end_of_a_connection_counts_after_its_grace() {
+    let mut standby = Standby::armed();
+    standby.bulk(2, 100);
+    let ended = standby.feed(lost());
+    assert_eq!(ended, [Action::DropStaged]);
+    assert_eq!(standby.pass(Micros(short().disconnect_grace.0 - 1)), []);
+    backup_claim(&standby.pass(Micros(1)));
+}
+
+#[test]
+fn a_yield_is_taken_at_the_named_epoch_only() {
+    let mut standby = Standby::armed();
+    let claiming = standby.hears(ToBackup::Yield(Epoch(1), YieldReason::Planned));
+    assert_eq!(promotes(&standby.decided(&claiming, "beta")).unwrap().1, Epoch(1));
+
+    let mut standby = Standby::armed();
+    let refused = standby.hears(ToBackup::Yield(Epoch(2), YieldReason::Planned));
+    assert!(refused.iter().any(|action| matches!(action, Action::Send(C1, ToPrimary::Broken(_)))));
+
+    let mut standby = Standby::armed();
+    standby.receives(2);
+    let claiming = standby.hears(ToBackup::Yield(Epoch(1), YieldReason::VmDied));
+    assert_eq!(promotes(&standby.decided(&claiming, "beta")).unwrap().1, Epoch(2), "the newest whole one");
+}
+
+#[test]
+fn a_promotion_that_fails_is_told_and_never_tried_again_in_that_term() {
+    let mut standby = Standby::armed();
+    let claiming = standby.hears(ToBackup::Yield(Epoch(1), YieldReason::Planned));
+    standby.decided(&claiming, "beta");
+    let failed = standby.feed(Event::PromotionFailed("no".into()));
+    assert!(failed.contains(&Action::Send(C1, ToPrimary::Declined(Term(2)))));
+    assert!(failed.contains(&Action::Discard));
+    assert_eq!(standby.phase(), PhaseName::Done);
+}
+
+#[test]
+fn hellos_that_cannot_be_right_are_refused() {
+    let refused = |standby: &mut Standby, term: u64, hello: Hello| {
+        let out = standby.feed(Event::Hello(Conn(2), Term(term), hello));
+        assert!(out.contains(&Action::Close(Conn(2))), "{out:?}");
+        let answer = out.into_iter().find_map(|action| match action {
+            Action::Send(Conn(2), answer) => Some(answer),
+            _ => None,
+        });
+        answer.unwrap()
+    };
+    let machine = |answer: &ToPrimary| matches!(answer, ToPrimary::Refuse(Refusal::Machine { .. }));
+    let mut empty = Standby::empty();
+    assert!(machine(&refused(&mut empty, 1, Hello { primary: host("beta"), ..hello() })));
+    let other = protocol::VmName::new("other").unwrap();
+    assert!(machine(&refused(&mut empty, 1, Hello { vm: other, ..hello() })));
+    let timing = Timing { heartbeat: Micros(0), ..short() };
+    assert!(machine(&refused(&mut empty, 1, Hello { timing, ..hello() })));
+    assert_eq!(empty.phase(), PhaseName::Empty);
+
+    let mut armed = Standby::armed();
+    let busy = ToPrimary::Refuse(Refusal::Busy { term: Term(1) });
+    assert_eq!(refused(&mut armed, 1, hello()), busy);
+    assert_eq!(refused(&mut armed, 0, hello()), ToPrimary::Fenced(Term(1)), "a stale term");
+    armed.feed(Event::Disconnected(C1, LinkLoss::Disconnected("reset".into())));
+    armed.pass(short().timeout);
+    assert_eq!(armed.phase(), PhaseName::Claiming);
+    assert_eq!(refused(&mut armed, 2, hello()), busy, "until it is decided");
+    assert_eq!(armed.phase(), PhaseName::Claiming);
+}
+
+#[test]
+fn an_owner_of_a_higher_term_may_replace_the_standby() {
+    let mut standby = Standby::armed();
+    let replaced = standby.feed(Event::Hello(Conn(2), Term(2), hello()));
+    assert!(replaced.contains(&Action::Discard) && replaced.contains(&Action::Prepare(Conn(2), hello())));
+    assert_eq!(standby.phase(), PhaseName::Preparing);
+    assert_eq!(standby.hears(commit(2, 0, 0)), [], "the old connection is over");
+}
+
+#[test]
+fn the_end_of_protection_is_obeyed_unless_the_arbiter_is_asked_already() {
+    let mut standby = Standby::armed();
+    assert!(standby.hears(ToBackup::End(EndReason::Unprotected)).contains(&Action::Discard));
+    let mut standby = Standby::armed();
+    standby.pass(short().timeout);
+    standby.hears(ToBackup::End(EndReason::Unprotected));
+    assert_eq!(standby.phase(), PhaseName::Claiming, "only the arbiter's record decides");
+}
+
+#[test]
+fn the_newest_clock_reading_is_echoed() {
+    let mut standby = Standby::armed();
+    standby.hears(ToBackup::Heartbeat(Instant(77)));
+    standby.hears(ToBackup::Heartbeat(Instant(70)));
+    let pulses = standby.pass(short().heartbeat);
+    let echo = pulses.iter().find_map(|action| match action {
+        Action::Send(C1, ToPrimary::Pulse(body)) => Some(body.echo),
+        _ => None,
+    });
+    assert_eq!(echo, Some(Instant(77)));
+}
+
+#[test]
+fn a_standby_that_dies_says_so_and_is_gone() {
+    let mut standby = Standby::armed();
+    let died = standby.feed(Event::StandbyDied("signal 9".into()));
+    assert!(died.iter().any(|action| matches!(action, Action::Send(C1, ToPrimary::Broken(_)))));
+    assert!(died.iter().any(|action| matches!(action, Action::Notice(Notice::StandbyDiscarded { .. }))));
+    assert_eq!(standby.phase(), PhaseName::Done);
+}

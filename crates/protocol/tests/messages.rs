@@ -1,0 +1,77 @@
+//! Messages survive their encoding; no bytes make a decoder panic.
+
+mod common;
+
+use common::{host, vm};
+use proptest::prelude::*;
+use protocol::wire::{
+    AckBody, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Refusal, ToBackup, ToPrimary, YieldReason,
+};
+use protocol::{Epoch, Instant, Term, Timing};
+
+fn to_backup() -> impl Strategy<Value = ToBackup> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..50);
+    let hello = |machine| Hello { vm: vm(), primary: host("alpha"), timing: Timing::default(), machine };
+    let commit = |(epoch, frames, bytes, at, gate)| {
+        ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(at), gate })
+    };
+    let reason = prop_oneof![Just(YieldReason::Planned), Just(YieldReason::VmDied)];
+    prop_oneof![
+        bytes().prop_map(move |machine| ToBackup::Hello(hello(machine))),
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), bytes()).prop_map(commit),
+        any::<u64>().prop_map(|at| ToBackup::Heartbeat(Instant(at))),
+        (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
+        prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
+    ]
+}
+
+fn to_primary() -> impl Strategy<Value = ToPrimary> {
+    let refusal = prop_oneof![
+        any::<u64>().prop_map(|term| Refusal::Busy { term: Term(term) }),
+        ".{0,20}".prop_map(|why| Refusal::Machine { why }),
+    ];
+    let body = |echo| AckBody { echo: Instant(echo) };
+    prop_oneof![
+        Just(ToPrimary::Accept),
+        refusal.prop_map(ToPrimary::Refuse),
+        any::<(u64, u64)>().prop_map(move |(epoch, echo)| ToPrimary::Ack(Epoch(epoch), body(echo))),
+        any::<u64>().prop_map(move |echo| ToPrimary::Pulse(body(echo))),
+        ".{0,20}".prop_map(ToPrimary::Broken),
+        any::<u64>().prop_map(|term| ToPrimary::Declined(Term(term))),
+        any::<u64>().prop_map(|term| ToPrimary::Fenced(Term(term))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_message_to_a_backup_is_read_back_and_only_whole(message in to_backup()) {
+        let (kind, epoch, body) = message.encode();
+        prop_assert_eq!(ToBackup::decode(kind, epoch, &body), Ok(message));
+        let mut longer = body.clone();
+        longer.push(0);
+        prop_assert!(ToBackup::decode(kind, epoch, &longer).is_err());
+        prop_assert!(ToBackup::decode(kind, epoch, &body[..body.len() - 1]).is_err());
+        prop_assert!(ToPrimary::decode(kind, epoch, &body).is_err(), "from the wrong side");
+    }
+
+    #[test]
+    fn a_message_to_a_primary_is_read_back_and_only_whole(message in to_primary()) {
+        let (kind, epoch, body) = message.encode();
+        prop_assert_eq!(ToPrimary::decode(kind, epoch, &body), Ok(message));
+        let mut longer = body.clone();
+        longer.push(0);
+        prop_assert!(ToPrimary::decode(kind, epoch, &longer).is_err());
+        prop_assert!(ToBackup::decode(kind, epoch, &body).is_err(), "from the wrong side");
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic(body in prop::collection::vec(any::<u8>(), 0..200), epoch in any::<u64>()) {
+        for &kind in Kind::ALL {
+            let _ = ToBackup::decode(kind, Epoch(epoch), &body);
+            let _ = ToPrimary::decode(kind, Epoch(epoch), &body);
+        }
+        let mut head = [0; HEADER_LEN];
+        head.iter_mut().zip(&body).for_each(|(to, from)| *to = *from);
+        prop_assert!(Header::decode(&head).is_err());
+    }
+}
