@@ -7,7 +7,7 @@ use protocol::asking::ClaimAnswer;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
 use protocol::wire::{AckBody, EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
-use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
+use protocol::{Epoch, Micros, Session, Term, Timing};
 
 fn lost() -> Event {
     Event::Disconnected(S1, LinkLoss::Disconnected("reset".into()))
@@ -312,7 +312,7 @@ fn silence_of_three_quarters_of_the_time_out_makes_the_owner_ask_first() {
 
 #[test]
 fn a_backup_that_lives_and_never_acknowledges_is_given_up_at_the_very_deadline() {
-    let timing = Timing { interval: Micros::from_millis(1_500), ..short() };
+    let timing = short();
     let mut owner = Owner::protected(timing);
     owner.pass(timing.interval);
     owner.takes(2);
@@ -405,11 +405,6 @@ fn a_backup_that_never_answers_hello_is_given_up() {
     owner.feed(Event::Connected(S1));
     let given_up = owner.pass(Micros::from_millis(20_000));
     assert!(given_up.contains(&Action::EndSession(S1)));
-    assert_eq!((owner.phase(), owner.now > Instant(0)), (PhaseName::Unprotected, true));
-    assert_ne!(
-        owner.protect(short()),
-        [Action::Connect(S1, host("beta"))],
-        "another session: {:?}",
-        Session(2)
-    );
+    assert_eq!(owner.phase(), PhaseName::Unprotected);
+    assert_eq!(owner.protect(short()), [Action::Connect(Session(2), host("beta"))]);
 }
