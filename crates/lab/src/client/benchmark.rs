@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ClientError;
 use crate::topology::Namespace;
 
+/// No run takes so long unless the server is gone.
+const PATIENCE_SECONDS: &str = "120";
+
 /// One line of `redis-benchmark --csv`: latencies in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkRow {
@@ -40,8 +43,14 @@ pub fn redis_benchmark(
     connections: u32,
     depth: u32,
 ) -> Result<Vec<BenchmarkRow>, ClientError> {
-    let mut command = Command::new("redis-benchmark");
-    command.arg("-h").arg(target.ip().to_string()).arg("-p").arg(target.port().to_string());
+    // It waits for ever for a server that has died: coreutils' timeout ends it.
+    let mut command = Command::new("timeout");
+    command
+        .args([PATIENCE_SECONDS, "redis-benchmark"])
+        .arg("-h")
+        .arg(target.ip().to_string())
+        .arg("-p")
+        .arg(target.port().to_string());
     command.arg("-n").arg(requests.to_string()).arg("-c").arg(connections.to_string());
     command.arg("-P").arg(depth.to_string()).args(["-t", "set,get", "--csv"]);
     parse(&client.output(&mut command)?)

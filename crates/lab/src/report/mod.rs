@@ -53,6 +53,8 @@ pub struct DemoReport {
     pub latency_unprotected_ms: Option<Summary>,
     /// Request/response latency under protection.
     pub latency_protected_ms: Option<Summary>,
+    /// How long what the VM sent waited for its checkpoint to be acknowledged.
+    pub gate_hold_ms: Option<Summary>,
     /// What the lists on the server held afterwards.
     pub verification: Verification,
     /// What was killed, and when.

@@ -292,6 +292,7 @@ fn numbers(report: &DemoReport) -> String {
     let latencies = [
         ("Request and reply, unprotected", &report.latency_unprotected_ms),
         ("Request and reply, protected", &report.latency_protected_ms),
+        ("Output waited for its checkpoint", &report.gate_hold_ms),
     ];
     rows.extend(
         latencies.iter().filter_map(|(name, found)| found.as_ref().map(|found| summary_row(name, found))),

@@ -85,6 +85,7 @@ pub fn sample_report() -> DemoReport {
         added_latency_ms: summary(28.4, 44.0, 61.0, 1500),
         latency_unprotected_ms: Some(summary(0.9, 2.0, 4.0, 1500)),
         latency_protected_ms: Some(summary(29.3, 45.0, 62.0, 1500)),
+        gate_hold_ms: Some(summary(14.0, 33.0, 60.0, 9000)),
         verification: Verification {
             lists: 8,
             entries: 123_460,

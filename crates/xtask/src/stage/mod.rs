@@ -1,0 +1,131 @@
+//! Owns what the demo and the torture begin with: everything needed is there and built, two hosts run, and a VM
+//! with a Redis server runs on one of them.
+
+mod build;
+pub mod moments;
+pub mod screen;
+pub mod watch;
+
+use anyhow::{Context, Result};
+use lab::client::{PipelinedWriters, WriterConfig};
+use lab::cluster::{Cluster, VmFile, VmShape};
+use lab::guest::cache::Cache;
+use lab::guest::redis::{REDIS_PORT, RedisGuest};
+use protocol::VmName;
+use screen::Screen;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The hosts; the first is the VM's home.
+pub const HOSTS: [&str; 2] = ["alpha", "beta"];
+/// Name of the VM.
+const VM: &str = "web";
+
+/// What has to be there before anything can run.
+pub struct Props {
+    /// The program that is shown.
+    pub binary: PathBuf,
+    /// The guest's kernel and initramfs.
+    pub guest: RedisGuest,
+}
+
+/// Two hosts and a VM on the first.
+pub struct Stage {
+    /// The hosts, the client, the agents.
+    pub cluster: Cluster,
+    /// The VM.
+    pub vm: VmName,
+    /// Where its Redis listens.
+    pub target: SocketAddr,
+}
+
+/// The other host.
+pub fn other(host: &str) -> &'static str {
+    if host == HOSTS[0] { HOSTS[1] } else { HOSTS[0] }
+}
+
+/// Installs what is missing (after saying so), builds the program and the guest.
+pub fn gather(screen: &mut Screen) -> Result<Props> {
+    let missing = lab::packages::missing();
+    if missing.is_empty() {
+        screen.done("all Debian packages that are needed are installed");
+    } else {
+        screen.say("These Debian packages are missing and are installed now:");
+        screen.block(&lab::packages::explain(&missing));
+        let start = Instant::now();
+        screen.live("apt-get install");
+        lab::packages::install(&missing)?;
+        screen.done(&format!(
+            "{} packages installed ({:.0} s)",
+            missing.len(),
+            start.elapsed().as_secs_f64()
+        ));
+    }
+    let binary = build::undying(screen)?;
+    let start = Instant::now();
+    screen.live("the guest: Debian's kernel and Redis, packed into an initramfs (kept for the next time)");
+    let guest = RedisGuest::build(&Cache::open()?)?;
+    screen.done(&format!(
+        "guest: Debian kernel {}, redis-server {}, both as Debian ships them ({:.0} s)",
+        guest.manifest.kernel,
+        guest.manifest.redis,
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(Props { binary, guest })
+}
+
+impl Stage {
+    /// Makes the hosts, starts their agents and the VM, and waits until its Redis serves.
+    pub fn raise(props: &Props, tag: &str, screen: &mut Screen) -> Result<Self> {
+        let start = Instant::now();
+        let cluster = Cluster::start(tag, &props.binary, &HOSTS, "")?;
+        screen.done(&format!(
+            "hosts alpha and beta, a switch and a client are network namespaces of this machine ({:.1} s)",
+            start.elapsed().as_secs_f64()
+        ));
+        let shape = VmShape::default();
+        let file = VmFile::redis(&props.guest, VM, shape, None)?;
+        let start = Instant::now();
+        screen.live("the guest boots");
+        let status = cluster.start_vm(HOSTS[0], &file)?;
+        cluster.wait_ready(HOSTS[0], &file.name)?;
+        screen.done(&format!(
+            "VM \"{VM}\" runs on alpha and its Redis answers: stock QEMU, {}, {} MiB, {} CPU ({:.1} s)",
+            status.machine,
+            shape.memory_mib,
+            shape.cpus,
+            start.elapsed().as_secs_f64()
+        ));
+        let target = SocketAddr::new(IpAddr::V4(file.address.v4), REDIS_PORT);
+        Ok(Self { cluster, vm: file.name, target })
+    }
+
+    /// Opens the writers' connections, once and for all.
+    pub fn writers(&self, keep_samples: bool) -> Result<PipelinedWriters> {
+        let config = WriterConfig { keep_samples, ..WriterConfig::new(self.target) };
+        PipelinedWriters::start(self.cluster.lab.client(), &config).context("the clients cannot begin")
+    }
+
+    /// Protects the VM and waits until its backup can take over.
+    pub fn protect(&self, from: &str, to: &str, interval: Duration) -> Result<()> {
+        Ok(self.cluster.protect(&self.vm, from, to, interval)?)
+    }
+
+    /// Keeps the agents' logs and events in a directory, for who wants to know more.
+    pub fn keep_logs(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        for host in HOSTS {
+            let log = self.cluster.lab.log(host, lab::topology::AGENT);
+            let events = self.cluster.lab.directory().join(host).join("events.jsonl");
+            for (from, to) in [(log, format!("{host}.log")), (events, format!("{host}-events.jsonl"))] {
+                // A host that never ran has none.
+                if from.exists() {
+                    std::fs::copy(&from, directory.join(to))
+                        .with_context(|| format!("cannot copy {}", from.display()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns `cargo xtask torture`: kill, verify, protect in the other direction, again and again, under the same clients.
+//!
+//! [`round`] is one kill and what follows; [`chance`] makes a seed into a sequence of them; [`result`] sums up.
+
+mod chance;
+mod result;
+mod round;
+
+use crate::demo::{Output, interval};
+use crate::stage::screen::{Screen, count};
+use crate::stage::watch::Watch;
+use crate::stage::{self, HOSTS, Stage};
+use crate::workspace;
+use anyhow::{Result, bail};
+use chance::Chance;
+use clap::{Args, ValueEnum};
+use lab::client::{PipelinedWriters, verify};
+use result::TortureResult;
+use round::{Blow, Field, Round};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How a host is hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The host dies: its cables are pulled, its agent and QEMU are killed.
+    Kill,
+    /// The primary's agent is stopped (SIGSTOP), and wakes up after the other host has taken over.
+    Freeze,
+    /// The replication link is cut while both hosts live: one of them goes on, and only one.
+    Link,
+    /// The primary's QEMU alone is killed.
+    Qemu,
+    /// One of these each time, as the seed has it.
+    Mix,
+}
+
+/// Kill the host of a protected VM again and again while the same clients keep writing
+///
+/// After each kill the clients' connections and lists are checked, the VM is protected in the other direction, and
+/// the next kill follows at a random moment. The exit status is 0 only if every kill was survived, no acknowledged
+/// write was lost and no connection broke.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7"
+)]
+pub struct TortureArgs {
+    /// How many kills
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    kills: u32,
+    /// Decides when (and in a mix, how) is killed [default: a new one, which is printed]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// How the host is hit
+    #[arg(long, value_enum, default_value_t = Mode::Kill)]
+    mode: Mode,
+    /// Time from one checkpoint to the next
+    #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
+    interval: Duration,
+    /// Folder for the agents' logs [default: target/torture]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Runs the torture.
+///
+/// # Errors
+/// If it could not be carried out to the end: a VM that does not come back is one reason.
+pub fn run(args: &TortureArgs) -> Result<ExitCode> {
+    let mut screen = Screen::new(args.output == Output::Json);
+    let seed = args.seed.unwrap_or_else(|| os::clock::realtime_us() % 1_000_000);
+    screen.chapter("Getting ready");
+    let props = stage::gather(&mut screen)?;
+    let stage = Stage::raise(&props, "torture", &mut screen)?;
+    let logs = args.out.clone().unwrap_or_else(|| workspace::target().join("torture"));
+    // Kept whatever comes: a kill that was not survived is what they are for.
+    let result = torture(args, seed, &stage, &mut screen);
+    stage.keep_logs(&logs)?;
+    let result = result?;
+    result.show(&mut screen);
+    screen.block(&format!("logs    {}", logs.display()));
+    if args.output == Output::Json {
+        println!("{:#}", serde_json::to_value(&result)?);
+    }
+    Ok(if result.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn torture(args: &TortureArgs, seed: u64, stage: &Stage, screen: &mut Screen) -> Result<TortureResult> {
+    screen.chapter(&format!("{} kills, seed {seed}", args.kills));
+    // Every reply of hundreds of kills would fill the memory: only the waits around the kills are kept.
+    let writers = stage.writers(false)?;
+    screen.say(&format!(
+        "{} clients write without a pause, on connections that are never opened again. \"outage\" is the longest wait \
+         of the unluckiest of them.",
+        writers.standings().len()
+    ));
+    let mut rounds = Vec::new();
+    let ended = all_rounds(args, seed, stage, &writers, screen, &mut rounds);
+    if let Err(error) = ended {
+        screen.bad(&format!("round {} of {} was not survived", rounds.len() + 1, args.kills));
+        return Err(error);
+    }
+    screen.live("the clients stop, and every list is read back");
+    let report = writers.stop()?;
+    let verification = verify(stage.cluster.lab.client(), stage.target, &report.writers)?;
+    Ok(TortureResult::of(seed, args, rounds, &report, &verification))
+}
+
+fn all_rounds(
+    args: &TortureArgs,
+    seed: u64,
+    stage: &Stage,
+    writers: &PipelinedWriters,
+    screen: &mut Screen,
+    rounds: &mut Vec<Round>,
+) -> Result<()> {
+    let mut chance = Chance::new(seed);
+    let watch = Watch::new(stage, writers, screen);
+    let mut field = Field { stage, watch, home: HOSTS[0], interval: args.interval };
+    field.protect(stage::other(HOSTS[0]))?;
+    for number in 1..=args.kills {
+        let blow = match args.mode {
+            Mode::Kill => Blow::Kill,
+            Mode::Freeze => Blow::Freeze,
+            Mode::Link => Blow::Link,
+            Mode::Qemu => Blow::Qemu,
+            Mode::Mix => chance.pick(&Blow::ALL),
+        };
+        let rest = Duration::from_micros(chance.between(300_000, 1_200_000));
+        let round = field.round(number, blow, rest)?;
+        let progress = writers.progress();
+        let after = format!("{} writes acknowledged", count(progress.acknowledged));
+        field.watch.screen().block(&format!("{}, {after}", round.line(args.kills)));
+        let wrong = round.wrong;
+        rounds.push(round);
+        if progress.broken > 0 || wrong > 0 {
+            bail!(
+                "{} connections are broken, {wrong} acknowledged writes are not in their place",
+                progress.broken
+            );
+        }
+    }
+    Ok(())
+}

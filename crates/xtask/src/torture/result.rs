@@ -1,0 +1,107 @@
+//! Owns the sum of all rounds, and whether the promises held.
+
+use super::TortureArgs;
+use super::round::Round;
+use crate::stage::screen::{Screen, count};
+use lab::client::{Verification, WritersReport};
+use lab::stats::Summary;
+use serde::Serialize;
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub struct TortureResult {
+    /// The seed.
+    pub seed: u64,
+    /// How hosts were hit.
+    pub mode: String,
+    /// How many kills were asked for.
+    pub kills: u32,
+    /// How many of them the VM survived.
+    pub survived: u32,
+    /// Writes that the clients saw acknowledged.
+    pub acknowledged_writes: u64,
+    /// Of these, how many were not there at the end.
+    pub lost_acknowledged_writes: u64,
+    /// Connections that were opened at the beginning.
+    pub connections: u64,
+    /// Of these, how many broke.
+    pub connections_broken: u64,
+    /// The longest wait of a client at each kill.
+    pub outage_ms: Option<Summary>,
+    /// From the kill until it was noticed.
+    pub detection_ms: Option<Summary>,
+    /// The promotions.
+    pub promotion_ms: Option<Summary>,
+    /// Everything that was read back at the end.
+    pub verification: Verification,
+    /// Every round.
+    pub rounds: Vec<Round>,
+}
+
+impl TortureResult {
+    /// Sums up.
+    pub fn of(
+        seed: u64,
+        args: &TortureArgs,
+        rounds: Vec<Round>,
+        report: &WritersReport,
+        verification: &Verification,
+    ) -> Self {
+        Self {
+            seed,
+            mode: format!("{:?}", args.mode).to_lowercase(),
+            kills: args.kills,
+            survived: rounds.len() as u32,
+            acknowledged_writes: report.acknowledged(),
+            lost_acknowledged_writes: verification.lost_acknowledged,
+            connections: report.writers.len() as u64,
+            connections_broken: report.broken(),
+            outage_ms: Summary::of(rounds.iter().map(|round| round.outage_ms)),
+            detection_ms: Summary::of(rounds.iter().filter_map(|round| round.detection_ms)),
+            promotion_ms: Summary::of(rounds.iter().filter_map(|round| round.promotion_ms)),
+            verification: verification.clone(),
+            rounds,
+        }
+    }
+
+    /// Whether every kill was survived with nothing lost and no connection broken.
+    pub fn held(&self) -> bool {
+        self.survived == self.kills
+            && self.acknowledged_writes > 0
+            && self.lost_acknowledged_writes == 0
+            && self.connections_broken == 0
+            && self.verification.holds()
+    }
+
+    /// Shows the sum.
+    pub fn show(&self, screen: &mut Screen) {
+        screen.chapter("Verdict");
+        let kept = self.connections - self.connections_broken;
+        let rows = [
+            ("kills survived", format!("{} of {}", self.survived, self.kills)),
+            ("acknowledged writes", count(self.acknowledged_writes)),
+            ("of these lost", count(self.lost_acknowledged_writes)),
+            ("connections kept", format!("{kept} of {}", self.connections)),
+            ("outage", spread(self.outage_ms)),
+            ("detection", spread(self.detection_ms)),
+            ("promotion", spread(self.promotion_ms)),
+        ];
+        for (name, value) in rows {
+            screen.block(&format!("{name:<22} {value}"));
+        }
+        if let Some(problem) = &self.verification.first_problem {
+            screen.bad(problem);
+        }
+        let verdict = if self.held() { "HELD: every kill survived, nothing lost." } else { "BROKEN." };
+        screen.strong(verdict, self.held());
+    }
+}
+
+fn spread(found: Option<Summary>) -> String {
+    found.map_or("none".into(), |found| {
+        format!(
+            "min {:.1}, median {:.1}, p99 {:.1}, max {:.1} ms",
+            found.min, found.median, found.p99, found.max
+        )
+    })
+}
