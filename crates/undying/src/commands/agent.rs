@@ -6,7 +6,7 @@ use host::api::server;
 use host::config::HostConfig;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until SIGTERM or SIGINT. Log lines go to standard error; `RUST_LOG` sets how many.
 pub fn run(config: &Path) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let config = HostConfig::load(config).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     // Before anything starts: a signal must not find the default action once there are VMs.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::failed)?;
