@@ -6,6 +6,7 @@ use crate::topology::{GuestAddress, Lab, LabError};
 use host::api::client::{Client, ClientError};
 use host::api::types::{EventRecord, ProtectRequest, Role, StartRequest, VmStatus};
 use protocol::{HostName, VmName};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -192,7 +193,32 @@ impl Cluster {
         std::fs::write(&path, text).map_err(|source| ClusterError::File { path, source })
     }
 
-    fn config(&self, host: &str) -> PathBuf {
+    /// From now on a host reaches a peer at this address, as through a relay; its agent is started anew, and must
+    /// know no VM.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written or the agent not be started.
+    pub fn reroute(&self, host: &str, peer: &str, address: SocketAddr) -> Result<(), ClusterError> {
+        let path = self.config(host);
+        let failed = |source| ClusterError::File { path: path.clone(), source };
+        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        let old = format!("{peer} = \"{}:{PORT}\"\n", self.lab.replication_address(peer)?);
+        std::fs::write(&path, text.replace(&old, &format!("{peer} = \"{address}\"\n"))).map_err(failed)?;
+        self.lab.kill(host, crate::topology::AGENT)?;
+        self.start_agent(host)
+    }
+
+    /// Where a host's agent listens for other hosts.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn replication_socket(&self, host: &str) -> Result<SocketAddr, ClusterError> {
+        Ok(SocketAddr::new(self.lab.replication_address(host)?.into(), PORT))
+    }
+
+    /// A host's configuration.
+    #[must_use]
+    pub fn config(&self, host: &str) -> PathBuf {
         self.lab.directory().join(format!("{host}.toml"))
     }
 
@@ -202,6 +228,14 @@ impl Cluster {
     /// If it does not.
     pub fn start_agent(&self, host: &str) -> Result<(), ClusterError> {
         self.lab.start_agent(host, &self.binary, &self.config(host))?;
+        self.wait_agent(host)
+    }
+
+    /// Waits until a host's agent, however it was started, answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn wait_agent(&self, host: &str) -> Result<(), ClusterError> {
         wait_for(&format!("an answer of the agent of {host}"), PATIENCE, || {
             let answer = self.api(host)?.host_status();
             Ok(answer.map(|_| ()).map_err(|error| error.to_string()))

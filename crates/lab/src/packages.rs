@@ -38,6 +38,11 @@ pub const NEEDED: &[Package] = &[
         file: "usr/bin/as",
         why: "assembles the bare-metal counter guest, lists the libraries of Redis",
     },
+    Package {
+        name: "tcpdump",
+        file: "usr/bin/tcpdump",
+        why: "shows in the tests that a fenced host says nothing",
+    },
     Package { name: "gcc", file: "usr/bin/cc", why: "links Rust programs" },
     Package {
         name: "libc6-dev",

@@ -1,15 +1,56 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
-use crate::kit::{Loaded, possible};
-use lab::cluster::VmShape;
+use crate::kit::{Setup, look, possible};
+use lab::topology::AGENT;
 
 #[test]
 fn the_primary_host_dies() {
     if !possible() {
         return;
     }
-    let loaded = Loaded::start("kill", VmShape::default());
+    let loaded = Setup::new("kill").start();
+    let qemu = loaded.qemu("alpha");
     loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    let status = loaded.runs_at("beta");
+    assert_eq!(status.term, 2);
+    assert!(!qemu.is_alive());
+    loaded.verdict();
+}
+
+#[test]
+fn the_agent_alone_is_killed_and_its_qemu_dies_with_it() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("agent").start();
+    let qemu = loaded.qemu("alpha");
+    look::agent(&loaded.cluster, "alpha").kill();
+    qemu.wait_gone();
     loaded.runs_at("beta");
+    let end = loaded.cluster.lab.wait("alpha", AGENT).expect("the agent ended");
+    assert!(!end.success());
+    // The host itself is well: a new agent there protects the VM again.
+    loaded.cluster.start_agent("alpha").expect("a new agent");
+    loaded.protect("beta", "alpha");
+    loaded.verdict();
+}
+
+#[test]
+fn qemu_alone_is_killed_and_its_agent_gives_the_vm_up() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("qemu").start();
+    let (alpha, beta) = (look::mark(&loaded.cluster, "alpha"), look::mark(&loaded.cluster, "beta"));
+    loaded.qemu("alpha").kill();
+    loaded.runs_at("beta");
+    look::event(&loaded.cluster, "alpha", "vm_died", alpha);
+    look::event(&loaded.cluster, "alpha", "handed_over", alpha);
+    look::event(&loaded.cluster, "beta", "taking_over", beta);
+    assert!(
+        !look::has_event(&loaded.cluster, "beta", "primary_lost", beta),
+        "beta was told, it did not have to find out"
+    );
+    loaded.cluster.wait_gone("alpha", &loaded.vm).expect("alpha forgets the VM");
     loaded.verdict();
 }

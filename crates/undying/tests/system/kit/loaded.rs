@@ -1,0 +1,234 @@
+//! Owns the usual beginning: a cluster whose first host runs a Redis guest, protected by the second, under load.
+
+use super::load::Load;
+use super::process::Process;
+use super::{INTERVAL, binary, look};
+use host::api::types::{ProtectRequest, VmStatus};
+use lab::cluster::{Cluster, ClusterError, VmFile, VmShape};
+use lab::guest::cache::Cache;
+use lab::guest::pulse::{PULSE_PORT, PulseClient};
+use lab::guest::redis::{REDIS_PORT, RedisGuest};
+use protocol::{HostName, VmName};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// What a test begins with.
+pub struct Setup {
+    tag: &'static str,
+    hosts: &'static [&'static str],
+    shape: VmShape,
+    detection: &'static str,
+    over_ipv6: bool,
+    interval: Duration,
+    lean: bool,
+}
+
+impl Setup {
+    /// Hosts alpha and beta, a guest of the usual shape, the default times; `tag` is a few letters.
+    pub fn new(tag: &'static str) -> Self {
+        let shape = VmShape { memory_mib: 256, ..VmShape::default() };
+        Self {
+            tag,
+            hosts: &["alpha", "beta"],
+            shape,
+            detection: "",
+            over_ipv6: false,
+            interval: INTERVAL,
+            lean: false,
+        }
+    }
+
+    /// Other hosts.
+    pub fn hosts(self, hosts: &'static [&'static str]) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Another guest.
+    pub fn shape(self, change: impl FnOnce(&mut VmShape)) -> Self {
+        let mut shape = self.shape;
+        change(&mut shape);
+        Self { shape, ..self }
+    }
+
+    /// The section `[detection]` of the agents' configuration.
+    pub fn detection(self, detection: &'static str) -> Self {
+        Self { detection, ..self }
+    }
+
+    /// The clients use IPv6.
+    pub fn over_ipv6(self) -> Self {
+        Self { over_ipv6: true, ..self }
+    }
+
+    /// Another checkpoint interval.
+    pub fn interval(self, interval: Duration) -> Self {
+        Self { interval, ..self }
+    }
+
+    /// The profile `lean` of the VM file.
+    pub fn lean(self) -> Self {
+        Self { lean: true, ..self }
+    }
+
+    /// The cluster without a VM.
+    pub fn cluster(&self) -> Cluster {
+        Cluster::start(self.tag, binary(), self.hosts, self.detection).expect("a cluster")
+    }
+
+    /// The VM's file.
+    pub fn vm_file(&self) -> VmFile {
+        let guest = RedisGuest::build(&Cache::open().expect("cache")).expect("the Redis guest");
+        let mut file = VmFile::redis(&guest, "web", self.shape, None).expect("a VM file");
+        if self.lean {
+            file.toml = file.toml.replace("machine = \"q35\"", "profile = \"lean\"");
+            assert!(file.toml.contains("profile"));
+        }
+        file
+    }
+
+    /// Boots the guest at alpha, on a fresh cluster.
+    pub fn boot(self) -> Guest {
+        let cluster = self.cluster();
+        self.boot_on(cluster)
+    }
+
+    /// Boots the guest at alpha, on a cluster that was made before.
+    pub fn boot_on(self, cluster: Cluster) -> Guest {
+        let file = self.vm_file();
+        self.boot_file_on(cluster, file)
+    }
+
+    /// The same, of a VM file that was changed.
+    pub fn boot_file_on(self, cluster: Cluster, file: VmFile) -> Guest {
+        cluster.start_vm("alpha", &file).expect("the VM starts");
+        cluster.wait_ready("alpha", &file.name).expect("Redis serves");
+        let address = if self.over_ipv6 { IpAddr::V6(file.address.v6) } else { IpAddr::V4(file.address.v4) };
+        Guest { cluster, vm: file.name.clone(), address, interval: self.interval, file }
+    }
+
+    /// Starts everything and waits until the guest, protected by beta, answers its writers.
+    pub fn start(self) -> Loaded {
+        let cluster = self.cluster();
+        self.start_on(cluster)
+    }
+
+    /// The same, on a cluster that was made before.
+    pub fn start_on(self, cluster: Cluster) -> Loaded {
+        let loaded = self.boot_on(cluster).load("log");
+        loaded.protect("alpha", "beta");
+        loaded.progress();
+        loaded
+    }
+}
+
+/// A VM with a Redis, which has served.
+pub struct Guest {
+    pub cluster: Cluster,
+    pub vm: VmName,
+    pub file: VmFile,
+    address: IpAddr,
+    interval: Duration,
+}
+
+impl Guest {
+    /// Protects the VM, which runs at `from`, and waits until `to` can take over.
+    pub fn protect(&self, from: &str, to: &str) {
+        self.cluster.protect(&self.vm, from, to, self.interval).expect("the VM is protected");
+    }
+
+    /// Asks for protection and waits for nothing but the agent's answer.
+    pub fn ask_protect(&self, from: &str, to: &str) -> Result<(), ClusterError> {
+        let to = HostName::new(to)?;
+        let interval_us = u64::try_from(self.interval.as_micros()).expect("a short time");
+        let request = ProtectRequest { to, interval_us, max_in_flight: None };
+        self.cluster.ask(from, |api| api.protect(&self.vm, &request))
+    }
+
+    /// Waits until the VM is at `host`, unprotected.
+    pub fn is_at(&self, host: &str) -> VmStatus {
+        self.cluster.wait_primary(host, &self.vm, &["unprotected"]).expect("the VM runs there")
+    }
+
+    /// Puts it under load; `prefix` begins the names of the writers' lists.
+    pub fn load(self, prefix: &str) -> Loaded {
+        let load = self.writers(prefix);
+        Loaded { guest: self, load }
+    }
+
+    /// Writers to this guest, to be stopped before it reboots.
+    pub fn writers(&self, prefix: &str) -> Load {
+        Load::start(&self.cluster, SocketAddr::new(self.address, REDIS_PORT), prefix)
+    }
+
+    /// The VM's QEMU at a host.
+    pub fn qemu(&self, host: &str) -> Process {
+        look::qemu(&self.cluster, host, &self.vm)
+    }
+
+    /// What a host that knows the VM says of it.
+    pub fn status(&self, host: &str) -> VmStatus {
+        look::status(&self.cluster, host, &self.vm)
+            .unwrap_or_else(|| panic!("{host} knows nothing of the VM"))
+    }
+
+    /// Talks to the pulse program in the guest, from the client's place.
+    pub fn pulse<T: Send>(&self, talk: impl FnOnce(PulseClient) -> T + Send) -> T {
+        let target = SocketAddr::new(self.address, PULSE_PORT);
+        let client = self.cluster.lab.client();
+        client
+            .run(|| talk(PulseClient::connect(target).expect("the pulse program listens")))
+            .expect("the client")
+    }
+
+    /// The host among alpha and beta, both alive, at which the VM goes on, and the other, which has given it up.
+    pub fn winner(&self) -> (&'static str, &'static str) {
+        let decided = || {
+            let seen = ["alpha", "beta"].map(|host| look::status(&self.cluster, host, &self.vm));
+            match seen.each_ref().map(|status| status.as_ref().map(|status| status.phase.as_str())) {
+                [Some("unprotected"), None] => Some(("alpha", "beta")),
+                [None, Some("unprotected")] => Some(("beta", "alpha")),
+                _ => None,
+            }
+        };
+        super::wait_for("a decision between the hosts", decided, || look::logs(&self.cluster))
+    }
+}
+
+/// A VM under load.
+pub struct Loaded {
+    guest: Guest,
+    load: Load,
+}
+
+impl std::ops::Deref for Loaded {
+    type Target = Guest;
+
+    fn deref(&self) -> &Guest {
+        &self.guest
+    }
+}
+
+impl Loaded {
+    /// Waits until the clients got many new answers.
+    pub fn progress(&self) {
+        self.load.progress(&self.cluster);
+    }
+
+    /// How many writes were acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.load.acknowledged()
+    }
+
+    /// Waits until the VM runs at `host`, unprotected, and answers its clients.
+    pub fn runs_at(&self, host: &str) -> VmStatus {
+        let status = self.is_at(host);
+        self.progress();
+        status
+    }
+
+    /// Stops the clients and checks what they saw; the guest goes on.
+    pub fn verdict(self) -> Guest {
+        self.load.verdict(&self.guest.cluster);
+        self.guest
+    }
+}

@@ -1,0 +1,54 @@
+//! Owns processes as the tests see them: killed by their number, and told from a later one of the same number.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process that was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    started: u64,
+}
+
+impl Process {
+    /// The process with this number, which must be alive.
+    pub fn of(pid: u32) -> Self {
+        let started = start_time(pid).unwrap_or_else(|| panic!("process {pid} is not alive"));
+        Self { pid, started }
+    }
+
+    /// Whether it still runs. One that ended and was not waited for by its parent is dead.
+    pub fn is_alive(self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
+    /// SIGKILL, to this process alone.
+    pub fn kill(self) {
+        assert!(self.is_alive(), "process {} ended before it was killed", self.pid);
+        let pid = Pid::from_raw(self.pid.cast_signed()).expect("a process number");
+        kill_process(pid, Signal::KILL).expect("our own process can be killed");
+    }
+
+    /// Waits until it is dead.
+    pub fn wait_gone(self) {
+        let alive = || format!("process {} is still alive", self.pid);
+        super::wait_for("the end of a process", || (!self.is_alive()).then_some(()), alive);
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident(self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib =
+            line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("the process is alive") << 10
+    }
+}
+
+/// When a living process was started, in the kernel's ticks (proc(5), field 22 of `stat`).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold spaces.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    (!matches!(fields[0], "Z" | "X")).then(|| fields[19].parse().ok())?
+}

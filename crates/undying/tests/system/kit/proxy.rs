@@ -1,0 +1,216 @@
+//! Owns a relay between a primary and its backup that damages one frame, or carries only so many bytes a second.
+//!
+//! It runs in the primary's namespace and reads frames on the way to the backup, so that the damage is done to a
+//! frame of a known kind; what comes back is passed on as it is.
+
+use lab::cluster::Cluster;
+use protocol::wire::{HEADER_LEN, Header, Kind};
+use protocol::{Session, Term, VmId};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What is done to one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// One bit of the header.
+    FlipHeader,
+    /// One bit of the body.
+    FlipBody,
+    /// It comes twice.
+    Replay,
+    /// It does not come.
+    Skip,
+    /// It does not come, and the following frames are numbered as if it had never been.
+    SkipAndRenumber,
+    /// It is another VM's.
+    OtherVm,
+    /// It is of the term before.
+    LowerTerm,
+    /// It is of another session.
+    OtherSession,
+    /// It is of a version to come.
+    Version,
+    /// It claims a body of 2 MiB.
+    TooLong,
+    /// It is no frame at all.
+    Noise,
+    /// Its checksums are right, but it names pages that the VM does not have.
+    ForeignPages,
+    /// Half of it comes, then the connection ends. The primary does not see the end.
+    TruncateInTheDark,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    fault: Mutex<Option<(Kind, Fault)>>,
+    /// Bytes a second; 0 is as fast as it goes.
+    rate: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// A running relay.
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// Puts a relay between two hosts of a cluster without VMs.
+    pub fn between(cluster: &Cluster, primary: &str, backup: &str) -> Self {
+        let target = cluster.replication_socket(backup).expect("the backup's address");
+        let namespace = cluster.lab.host(primary).expect("the primary's host");
+        let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0")).expect("entered").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared::default());
+        let relay = Arc::clone(&shared);
+        namespace.spawn(move || serve(&listener, target, &relay));
+        cluster.reroute(primary, backup, address).expect("the primary is led through the relay");
+        Self { shared }
+    }
+
+    /// Damages the next frame of this kind.
+    pub fn damage(&self, kind: Kind, fault: Fault) {
+        *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, fault));
+    }
+
+    /// Whether the fault that was ordered is still to come.
+    pub fn is_armed(&self) -> bool {
+        self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Carries only so many bytes a second to the backup; 0 is as fast as it goes.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+    }
+}
+
+fn serve(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
+    listener.set_nonblocking(true).expect("a socket option");
+    while !shared.stop.load(Relaxed) {
+        let Ok((primary, _)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        primary.set_nonblocking(false).expect("a socket option");
+        let shared = Arc::clone(shared);
+        // A thread inherits the network namespace of the one that starts it.
+        std::thread::spawn(move || {
+            if let Ok(backup) = TcpStream::connect_timeout(&target, Duration::from_secs(5)) {
+                // Whatever ends it, both connections end with it.
+                let _ = relay(&primary, &backup, &shared);
+            }
+            let _ = primary.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+fn relay(primary: &TcpStream, backup: &TcpStream, shared: &Shared) -> io::Result<()> {
+    primary.set_nodelay(true)?;
+    backup.set_nodelay(true)?;
+    let dark = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = io::copy(&mut &*backup, &mut &*primary);
+            if !dark.load(Relaxed) {
+                let _ = primary.shutdown(Shutdown::Both);
+            }
+        });
+        let ended = forward(primary, backup, shared, &dark);
+        let _ = backup.shutdown(Shutdown::Both);
+        if dark.load(Relaxed) {
+            // What the primary still says goes nowhere.
+            let _ = io::copy(&mut &*primary, &mut io::sink());
+        }
+        ended
+    })
+}
+
+fn forward(primary: &TcpStream, backup: &TcpStream, shared: &Shared, dark: &AtomicBool) -> io::Result<()> {
+    let mut missing = 0;
+    loop {
+        let mut head = [0; HEADER_LEN];
+        (&*primary).read_exact(&mut head)?;
+        let mut header = Header::decode(&head).map_err(io::Error::other)?;
+        let mut body = vec![0; header.len as usize];
+        (&*primary).read_exact(&mut body)?;
+        header.seq -= missing;
+        let fault = take_fault(shared, header.kind);
+        if fault == Some(Fault::SkipAndRenumber) {
+            missing += 1;
+        }
+        let bytes = frame(header, body, fault);
+        write_throttled(backup, &bytes, shared)?;
+        if fault == Some(Fault::TruncateInTheDark) {
+            dark.store(true, Relaxed);
+            return Ok(());
+        }
+    }
+}
+
+fn take_fault(shared: &Shared, kind: Kind) -> Option<Fault> {
+    let mut fault = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    fault.take_if(|(wanted, _)| *wanted == kind).map(|(_, fault)| fault)
+}
+
+/// A frame's bytes, damaged or not.
+fn frame(mut header: Header, mut body: Vec<u8>, fault: Option<Fault>) -> Vec<u8> {
+    match fault {
+        Some(Fault::OtherVm) => header.vm = VmId(header.vm.0 ^ 1),
+        Some(Fault::LowerTerm) => header.term = Term(header.term.0 - 1),
+        Some(Fault::OtherSession) => header.session = Session(header.session.0 + 1),
+        Some(Fault::ForeignPages) => {
+            // A page index far beyond the end, in the first record's bits 0 to 47.
+            body[5] |= 0x40;
+            header.body_sum = xxh3_64(&body);
+        }
+        _ => {}
+    }
+    let mut head = header.encode();
+    match fault {
+        Some(Fault::FlipHeader) => head[50] ^= 0x10,
+        Some(Fault::FlipBody) => {
+            let at = body.len() / 2;
+            body[at] ^= 0x01;
+        }
+        Some(Fault::Version) => reseal(&mut head, |head| head[4] = 200),
+        Some(Fault::TooLong) => {
+            reseal(&mut head, |head| head[56..60].copy_from_slice(&(2u32 << 20).to_le_bytes()))
+        }
+        Some(Fault::Noise) => head = std::array::from_fn(|at| (at as u8).wrapping_mul(151).wrapping_add(7)),
+        _ => {}
+    }
+    let mut bytes = head.to_vec();
+    bytes.extend_from_slice(&body);
+    match fault {
+        Some(Fault::Replay) => bytes.extend_from_within(..),
+        Some(Fault::Skip | Fault::SkipAndRenumber) => bytes.clear(),
+        Some(Fault::TruncateInTheDark) => bytes.truncate(HEADER_LEN + body.len() / 2),
+        _ => {}
+    }
+    bytes
+}
+
+/// Changes a header and makes its checksum right again.
+fn reseal(head: &mut [u8; HEADER_LEN], change: impl FnOnce(&mut [u8; HEADER_LEN])) {
+    change(head);
+    let sum = xxh3_64(&head[..72]);
+    head[72..].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn write_throttled(mut backup: &TcpStream, bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    for chunk in bytes.chunks(16 << 10) {
+        backup.write_all(chunk)?;
+        let took = (chunk.len() as u64 * 1_000_000).checked_div(shared.rate.load(Relaxed));
+        std::thread::sleep(Duration::from_micros(took.unwrap_or(0)));
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! A link, and a staging memory, that are too small for what the guest writes: it is slowed down, nothing is lost.
+
+use crate::kit::proxy::Proxy;
+use crate::kit::{Setup, look, possible, wait_for};
+use std::time::Duration;
+
+/// Times for a link on which a frame of 1 MiB takes a quarter of a second.
+const PATIENT: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 3000\n";
+/// The agent's buffers are made with the session; what else it may take while it waits for a slow link.
+const BOUND: u64 = 48 << 20;
+
+#[test]
+fn a_slow_link_slows_the_guest_and_not_more() {
+    if !possible() {
+        return;
+    }
+    let setup = Setup::new("slow").detection(PATIENT);
+    let cluster = setup.cluster();
+    let proxy = Proxy::between(&cluster, "alpha", "beta");
+    let loaded = setup.start_on(cluster);
+    // 20 MB a second of pages that do not compress, over a link that carries 4.
+    loaded.pulse(|mut pulse| pulse.dirty(5_000, "5000", "random+page")).expect("an order");
+    let agent = look::agent(&loaded.cluster, "alpha");
+    loaded.progress();
+    let (before, mark) = (agent.resident(), look::mark(&loaded.cluster, "alpha"));
+    proxy.throttle(4 << 20);
+    let told = look::event(&loaded.cluster, "alpha", "throttled", mark);
+    assert!(told.text.contains("slowed down"), "{}", told.text);
+    let mut most = 0;
+    let mut seen = false;
+    let slowed = || {
+        most = most.max(agent.resident());
+        let status = loaded.status("alpha");
+        assert_eq!(status.phase, "protected", "{}", look::logs(&loaded.cluster));
+        seen |= status.throttled;
+        (seen && status.throttled_ms > 3_000.0).then_some(())
+    };
+    wait_for("3 s of standing still", slowed, || look::logs(&loaded.cluster));
+    assert!(most < before + BOUND, "the agent grew from {before} to {most} bytes");
+    // Slow, but alive and protected.
+    loaded.progress();
+    loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
+    proxy.throttle(0);
+    let recovered = || {
+        let status = loaded.status("alpha");
+        let epoch = status.epoch;
+        let later = wait_for(
+            "epochs",
+            || Some(loaded.status("alpha")).filter(|later| later.epoch > epoch + 40),
+            || look::logs(&loaded.cluster),
+        );
+        (later.throttled_ms <= status.throttled_ms && !later.throttled).then_some(())
+    };
+    wait_for("40 epochs without standing still", recovered, || look::logs(&loaded.cluster));
+    assert!(!look::has_event(&loaded.cluster, "alpha", "backup_lost", mark));
+    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    loaded.runs_at("beta");
+    loaded.verdict();
+}
+
+#[test]
+fn an_epoch_larger_than_the_staging_buffers_is_whole() {
+    if !possible() {
+        return;
+    }
+    // 20,000 whole pages that do not compress in an epoch: 80 MB through buffers of 64 MiB.
+    const PAGES: u64 = 20_000;
+    const STAGING_PAGES: u64 = 16_384;
+    let loaded = Setup::new("large").interval(Duration::from_millis(800)).start();
+    loaded.pulse(|mut pulse| pulse.dirty(PAGES, "full", "seq+page")).expect("an order");
+    let large = || {
+        let epochs = loaded.cluster.ask("alpha", |api| api.epochs(&loaded.vm, 0)).expect("epochs");
+        let whole =
+            |epoch: &&host::api::types::EpochRecord| epoch.dirty_pages > STAGING_PAGES && epoch.ack_us > 0;
+        (epochs.iter().filter(whole).count() >= 3).then_some(())
+    };
+    wait_for("three large epochs", large, || look::logs(&loaded.cluster));
+    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    loaded.runs_at("beta");
+    let dirtied = || loaded.pulse(|mut pulse| pulse.stats()).expect("statistics").dirtied;
+    let before = dirtied();
+    wait_for("more dirty pages", || (dirtied() > before).then_some(()), || look::logs(&loaded.cluster));
+    loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
+    loaded.verdict();
+}
