@@ -408,9 +408,16 @@ fn facts(qemu: &Qemu) -> Facts {
     }
 }
 
+const NO_DEVICE: i32 = rustix::io::Errno::NODEV.raw_os_error();
+
 fn check_bridges(resolved: &ResolvedSpec) -> Result<(), MachineError> {
     for nic in &resolved.spec.nics {
-        if !os::tap::is_bridge(&nic.bridge)? {
+        let found = match os::tap::is_bridge(&nic.bridge) {
+            // That it is not there at all is the usual mistake.
+            Err(TapError::System { source, .. }) if source.raw_os_error() == Some(NO_DEVICE) => false,
+            other => other?,
+        };
+        if !found {
             return Err(MachineError::Bridge { bridge: nic.bridge.clone(), vm: resolved.spec.name.clone() });
         }
     }
