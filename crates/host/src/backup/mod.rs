@@ -19,7 +19,7 @@ use input::InputLog;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::LinkLoss;
-use protocol::wire::{Hello, Kind, ToBackup, pages};
+use protocol::wire::{Hello, Kind, ToBackup, blob, pages};
 use protocol::{Claim, Epoch, Grant, Term};
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,15 +185,23 @@ impl Loop<'_> {
         }
     }
 
-    fn on_bulk(&mut self, conn: Conn, frame: Frame) {
+    fn on_bulk(&mut self, conn: Conn, mut frame: Frame) {
         let Some(standby) = &self.standby else { return };
-        if frame.header.kind == Kind::Pages
-            && let Err(error) = pages::read_batch(&frame.body, standby.machine.page_counts(), |_, _, _| ())
-        {
-            return self.lose(conn, LinkLoss::Stream(error.to_string()));
+        let len = frame.body.len();
+        let valid = match frame.header.kind {
+            Kind::Pages => pages::read_batch(&frame.body, standby.machine.page_counts(), |_, _, _| ())
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            Kind::Device => {
+                blob::unpack(&frame.body).map(|piece| frame.body = piece).map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        };
+        if let Err(why) = valid {
+            return self.lose(conn, LinkLoss::Stream(why));
         }
         let mut actions = std::mem::take(&mut self.actions);
-        let (epoch, len) = (frame.header.epoch, frame.body.len());
+        let epoch = frame.header.epoch;
         let usage = self.protocol.bulk(now(), conn, epoch, len, &mut actions);
         match usage {
             BulkUse::ApplyNow => standby.applier.copy(frame),

@@ -6,7 +6,7 @@
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::wire::pages::{PAGE, PageBatch};
-use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
+use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
 use protocol::{Epoch, Instant, Session, Term, VmId};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -41,7 +41,8 @@ pub struct Written {
 enum Item {
     Message(Kind, Epoch, Vec<u8>),
     Part(Epoch, Part),
-    Blob(Kind, Epoch, Vec<u8>),
+    Device(Epoch, Vec<u8>),
+    Console(Epoch, Vec<u8>),
     Commit(Epoch, Instant, Vec<u8>),
     Input(Epoch, Vec<u8>),
     Close,
@@ -115,9 +116,21 @@ impl Outbox {
         self.put(Item::Part(epoch, part));
     }
 
-    /// Queues device state or console bytes of `epoch`, cut into frames.
-    pub fn blob(&self, kind: Kind, epoch: Epoch, bytes: Vec<u8>) {
-        self.put(Item::Blob(kind, epoch, bytes));
+    /// Queues the device state of `epoch`.
+    pub fn device(&self, epoch: Epoch, state: Vec<u8>) {
+        self.put(Item::Device(epoch, state));
+    }
+
+    /// Queues console output of `epoch`, which begins at `offset` of the console's stream.
+    pub fn console(&self, epoch: Epoch, offset: u64, bytes: &[u8]) {
+        // The gate bounds what an epoch can hold to 2 MiB.
+        let mut at = offset;
+        for piece in bytes.chunks(MAX_BODY_LEN as usize / 2).chain(bytes.is_empty().then_some(bytes)) {
+            let mut body = at.to_le_bytes().to_vec();
+            body.extend_from_slice(piece);
+            at += piece.len() as u64;
+            self.put(Item::Console(epoch, body));
+        }
     }
 
     /// Queues the end of `epoch`, which was cut at `cut_at`.
@@ -161,11 +174,12 @@ impl Writer {
             match item {
                 Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body)?,
                 Item::Part(epoch, part) => self.part(epoch, &part)?,
-                Item::Blob(kind, epoch, bytes) => {
-                    for piece in bytes.chunks(MAX_BODY_LEN as usize) {
-                        self.bulk(kind, epoch, piece)?;
+                Item::Device(epoch, state) => {
+                    for piece in state.chunks(blob::MAX_PIECE) {
+                        self.bulk(Kind::Device, epoch, &blob::pack(piece))?;
                     }
                 }
+                Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body)?,
                 Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate)?,
                 Item::Input(epoch, body) => {
                     self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);

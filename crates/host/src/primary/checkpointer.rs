@@ -16,7 +16,6 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
 use os::tracker::Tracker;
-use protocol::wire::Kind;
 use protocol::{Epoch, Instant, RunPermit, Session};
 use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
 use std::collections::VecDeque;
@@ -101,13 +100,11 @@ impl Staged {
         for part in self.parts {
             outbox.part(self.epoch, part);
         }
-        outbox.blob(Kind::Device, self.epoch, self.device);
+        outbox.device(self.epoch, self.device);
         for console in self.cut.consoles {
             // The first epoch tells where the stream stands, even if the guest said nothing.
             if !console.bytes.is_empty() || self.epoch == Epoch(1) {
-                let mut body = console.offset.to_le_bytes().to_vec();
-                body.extend_from_slice(&console.bytes);
-                outbox.blob(Kind::Console, self.epoch, body);
+                outbox.console(self.epoch, console.offset, &console.bytes);
             }
         }
         outbox.commit(self.epoch, self.cut_at, self.gate);

@@ -379,8 +379,10 @@ impl Backup {
         }
     }
 
+    /// An echo is a promise not to claim before the time-out: once it has claimed it makes no new ones. An old
+    /// owner that wakes up then finds no lease in what it hears.
     fn take_echo(&mut self, at: Instant) {
-        if let Some(primary) = self.primary_mut() {
+        if let Phase::Copying(primary) | Phase::Armed(primary) = &mut self.phase {
             primary.echo = primary.echo.max(at);
         }
     }

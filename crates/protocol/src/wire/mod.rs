@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | Hello | primary → backup | [`Hello`]: opens a session |
 //! | Pages | primary → backup | batch of page records, see [`pages`]; epoch 0 = initial copy |
-//! | Device | primary → backup | a piece of the epoch's device state |
+//! | Device | primary → backup | a piece of the epoch's device state, see [`blob`] |
 //! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
 //! | Commit | primary → backup | [`Commit`]: the epoch is whole, these were its counts |
 //! | Heartbeat | primary → backup | the primary's clock |
@@ -21,6 +21,7 @@
 //! A reader checks in this order: length limit, header checksum, version, identity (VM, term, session,
 //! sequence: [`Inbound`]), body checksum, and only then decodes.
 
+pub mod blob;
 mod header;
 mod inbound;
 mod message;
