@@ -214,6 +214,29 @@ fn the_newest_clock_reading_is_echoed() {
     assert_eq!(echo, Some(Instant(77)));
 }
 
+/// Found by the simulator: an owner that woke up while its backup was promoting got a fresh echo, so a lease, and
+/// spoke after the promoted VM.
+#[test]
+fn a_backup_that_has_claimed_promises_nothing_any_more() {
+    let mut standby = Standby::armed();
+    standby.hears(ToBackup::Heartbeat(Instant(77)));
+    let claiming = standby.pass(short().timeout);
+    assert_eq!(standby.phase(), PhaseName::Claiming);
+    let echoes = |standby: &mut Standby| {
+        let mut heard = standby.hears(ToBackup::Heartbeat(Instant(900_000)));
+        heard.extend(standby.pass(short().heartbeat));
+        let echo = |action: &Action| match action {
+            Action::Send(C1, ToPrimary::Pulse(body)) => Some(body.echo),
+            _ => None,
+        };
+        heard.iter().filter_map(echo).collect::<Vec<_>>()
+    };
+    assert_eq!(echoes(&mut standby), [Instant(77)], "it still says that it lives");
+    standby.decided(&claiming, "beta");
+    assert_eq!(standby.phase(), PhaseName::Promoting);
+    assert_eq!(echoes(&mut standby), [Instant(77)]);
+}
+
 #[test]
 fn a_standby_that_dies_says_so_and_is_gone() {
     let mut standby = Standby::armed();
