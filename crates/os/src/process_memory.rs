@@ -13,7 +13,13 @@ const MOST_VECTORS: usize = 1024;
 /// What went wrong with another process's memory.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessMemoryError {
-    /// The process is gone, or we may not touch it.
+    /// There is no such process (any more).
+    #[error("process {pid} does not exist (any more)")]
+    Gone {
+        /// The process.
+        pid: u32,
+    },
+    /// The memory is not there, or we may not touch it.
     #[error("cannot {action} memory of process {pid} at {address:#x}: {source}")]
     Access {
         /// What was tried.
@@ -22,7 +28,7 @@ pub enum ProcessMemoryError {
         pid: u32,
         /// Where the access began.
         address: u64,
-        /// The kernel's reason: `ESRCH` gone, `EPERM` not ours, `EFAULT` not mapped (or not writable).
+        /// The kernel's reason: `EPERM` not ours, `EFAULT` not mapped (or not writable).
         #[source]
         source: io::Error,
     },
@@ -48,6 +54,16 @@ pub enum ProcessMemoryError {
     },
 }
 
+impl ProcessMemoryError {
+    fn of(action: &'static str, pid: u32, address: u64, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            // ENOENT comes from /proc only.
+            Some(libc::ESRCH | libc::ENOENT) => Self::Gone { pid },
+            _ => Self::Access { action, pid, address, source },
+        }
+    }
+}
+
 /// The memory of another process. All accesses fail once the process is dead.
 #[derive(Debug)]
 pub struct ProcessMemory {
@@ -66,7 +82,7 @@ impl ProcessMemory {
             .read(true)
             .write(true)
             .open(format!("/proc/{pid}/mem"))
-            .map_err(|source| ProcessMemoryError::Access { action: "open", pid, address: 0, source })?;
+            .map_err(|source| ProcessMemoryError::of("open", pid, 0, source))?;
         Ok(Self { pid, mem })
     }
 
@@ -126,7 +142,7 @@ impl ProcessMemory {
     }
 
     fn failed(&self, action: &'static str, address: u64, source: io::Error) -> ProcessMemoryError {
-        ProcessMemoryError::Access { action, pid: self.pid, address, source }
+        ProcessMemoryError::of(action, self.pid, address, source)
     }
 
     fn complete(

@@ -93,10 +93,19 @@ pub enum InjectError {
     },
     /// The target's memory could not be reached.
     #[error(transparent)]
-    Memory(#[from] ProcessMemoryError),
+    Memory(ProcessMemoryError),
     /// The target could not be held.
     #[error(transparent)]
     Process(ProcessError),
+}
+
+impl From<ProcessMemoryError> for InjectError {
+    fn from(error: ProcessMemoryError) -> Self {
+        match error {
+            ProcessMemoryError::Gone { pid } => Self::Gone { pid },
+            other => Self::Memory(other),
+        }
+    }
 }
 
 impl From<ProcessError> for InjectError {

@@ -161,13 +161,12 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(stopped: Stopped<'a>) -> Result<Self, InjectError> {
-        let pid = stopped.pid();
         let saved = stopped.registers()?;
-        if saved.cs != CS_64 {
-            return Err(InjectError::NoInstruction { pid });
-        }
-        let memory = ProcessMemory::open(pid)?;
-        let instruction = find_instruction(&memory)?.ok_or(InjectError::NoInstruction { pid })?;
+        let (memory, instruction) = borrow_instruction(stopped.pid(), &saved).or_else(|error| {
+            // A target that was killed meanwhile has no memory; but then it has left its stop as well.
+            stopped.registers()?;
+            Err(error)
+        })?;
         let saved_mask = stopped.signal_mask()?;
         stopped.set_signal_mask(!synchronous_signals())?;
         Ok(Self { stopped, memory, instruction, saved, saved_mask, deferred: Vec::new(), released: false })
@@ -262,15 +261,21 @@ fn synchronous_signals() -> u64 {
         .fold(0, |set, signal| set | 1 << (signal - 1))
 }
 
-/// The address of two bytes that mean `syscall`. The vDSO has some for its fall-backs; they need not be an
-/// instruction of its own, only one when executed.
-fn find_instruction(memory: &ProcessMemory) -> Result<Option<u64>, InjectError> {
-    let all = mappings(memory.pid())?;
-    let Some(vdso) = all.iter().find(|m| m.path == "[vdso]" && m.executable) else { return Ok(None) };
-    let mut code = vec![0; usize::try_from(vdso.range.len).expect("a vDSO is small")];
-    memory.read(vdso.range.start, &mut code)?;
+/// The target's memory, and in it the address of two bytes that mean `syscall`. The vDSO has some for its fall-backs;
+/// they need not be an instruction of its own, only one when executed.
+fn borrow_instruction(
+    pid: u32,
+    registers: &libc::user_regs_struct,
+) -> Result<(ProcessMemory, u64), InjectError> {
+    let memory = ProcessMemory::open(pid)?;
+    let all = mappings(pid)?;
+    let vdso = all.iter().find(|m| m.path == "[vdso]" && m.executable && registers.cs == CS_64);
+    let start = vdso.map_or(0, |m| m.range.start);
+    let mut code = vec![0; vdso.map_or(0, |m| usize::try_from(m.range.len).expect("a vDSO is small"))];
+    memory.read(start, &mut code)?;
     let at = code.windows(2).position(|bytes| bytes == SYSCALL);
-    Ok(at.map(|offset| vdso.range.start + offset as u64))
+    let offset = at.ok_or(InjectError::NoInstruction { pid })?;
+    Ok((memory, start + offset as u64))
 }
 
 fn cannot_attach(target: &PidFd, source: io::Error) -> InjectError {

@@ -113,7 +113,7 @@ pub enum TrackerError {
     Process(ProcessError),
     /// The target's mappings could not be listed.
     #[error(transparent)]
-    Memory(#[from] ProcessMemoryError),
+    Memory(ProcessMemoryError),
 }
 
 impl TrackerError {
@@ -130,6 +130,15 @@ impl From<InjectError> for TrackerError {
         match error {
             InjectError::Gone { pid } => Self::Gone { pid },
             other => Self::Inject(other),
+        }
+    }
+}
+
+impl From<ProcessMemoryError> for TrackerError {
+    fn from(error: ProcessMemoryError) -> Self {
+        match error {
+            ProcessMemoryError::Gone { pid } => Self::Gone { pid },
+            other => Self::Memory(other),
         }
     }
 }
@@ -164,9 +173,12 @@ impl Tracker {
     /// If the kernel or the process does not allow it; the process is then as it was.
     pub fn attach(pid: u32, ranges: &[Range]) -> Result<Self, TrackerError> {
         let target = PidFd::open(pid)?;
-        check_mapped(pid, ranges)?;
-        let uffd = Uffd::inside(&target)?;
-        Self::begin(pid, uffd, ranges)
+        let attach = || {
+            check_mapped(pid, ranges)?;
+            Self::begin(pid, Uffd::inside(&target)?, ranges)
+        };
+        // A process that has just died has no mappings: that would be told as bad ranges.
+        attach().map_err(|error| if target.is_dead() { TrackerError::Gone { pid } } else { error })
     }
 
     fn begin(pid: u32, uffd: Uffd, ranges: &[Range]) -> Result<Self, TrackerError> {
@@ -298,8 +310,7 @@ impl Tracker {
         places.iter().try_for_each(|place| self.pagemap.scan(*place, wanted, out))
     }
 
-    /// After a scan: the memory was there all the time if it is there now. (A scan of the memory of a dead process
-    /// finds nothing and reports no error.)
+    /// After a scan: the memory was there all the time if it is there now.
     fn check_alive(&self) -> Result<(), TrackerError> {
         if self.uffd.is_alive() { Ok(()) } else { Err(TrackerError::Gone { pid: self.pid }) }
     }

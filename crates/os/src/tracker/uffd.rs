@@ -134,8 +134,9 @@ impl Uffd {
         Ok(())
     }
 
-    /// Whether the watched memory still exists. Once the process has died, or called exec, it is gone for good; a
-    /// scan of it finds nothing, without an error.
+    /// Whether the watched memory still exists. Once the process has died, or called exec, it is gone for good.
+    /// Linux 6.18 answers a scan of such memory with ESRCH; that a scan takes hold of the memory first is promised
+    /// nowhere, and without it a scan would find nothing and report no error. So this is asked after each scan.
     pub(super) fn is_alive(&self) -> bool {
         // This page (at the lowest address that programs may map) is not watched, so the call does nothing. The
         // kernel looks for the memory first: ESRCH if it is gone, ENOENT if only the page is not there.

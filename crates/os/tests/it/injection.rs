@@ -172,6 +172,27 @@ fn a_target_that_dies_meanwhile_is_an_error() {
 }
 
 #[test]
+fn a_target_that_is_killed_at_any_moment_is_told_as_gone() {
+    for _ in 0..20 {
+        let mut target = Target::start("busy");
+        let pidfd = PidFd::open(target.pid()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                target.await_counter(PROGRESS, 3);
+                pidfd.kill().unwrap();
+            });
+            let error = loop {
+                if let Err(error) = getpid(&target) {
+                    break error;
+                }
+            };
+            assert!(matches!(error, InjectError::Gone { .. }), "{error:?}");
+        });
+        assert_eq!(target.child.wait(None).unwrap(), Some(Exit::Signal(libc::SIGKILL)));
+    }
+}
+
+#[test]
 fn a_target_under_a_seccomp_filter_is_refused() {
     let target = Target::start("filtered");
     assert!(matches!(getpid(&target), Err(InjectError::Filtered { .. })));

@@ -19,7 +19,12 @@ fn a_child_dies_when_its_parent_is_killed() {
 
 #[test]
 fn a_child_does_not_die_with_the_thread_that_asked_for_it() {
-    let mut target = std::thread::spawn(|| Target::start("poll")).join().unwrap();
+    let start = || (Target::start("poll"), rustix::thread::gettid());
+    let (mut target, thread) = std::thread::spawn(start).join().unwrap();
+    // A thread is joined a little before it is gone for the kernel.
+    while std::fs::exists(format!("/proc/self/task/{}", thread.as_raw_pid())).unwrap() {
+        std::thread::yield_now();
+    }
     assert_eq!(target.ask("alive"), "alive");
 }
 

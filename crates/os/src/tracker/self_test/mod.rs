@@ -203,6 +203,17 @@ mod tests {
     }
 
     #[test]
+    fn a_userfaultfd_knows_when_its_process_is_gone() {
+        let child = Sleeper::fork().unwrap();
+        let target = crate::PidFd::open(child.pid()).unwrap();
+        let Ok(uffd) = Uffd::inside(&target) else { return eprintln!("SKIPPED: no tracking here") };
+        assert!(uffd.is_alive());
+        target.kill().unwrap();
+        assert!(target.wait_dead(None));
+        assert!(!uffd.is_alive());
+    }
+
+    #[test]
     fn a_scan_that_misses_a_page_fails_the_test() {
         let area = Area::private(4).unwrap();
         let Ok(mut tracker) = track(&area) else { return eprintln!("SKIPPED: no tracking here") };
