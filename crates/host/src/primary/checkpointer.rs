@@ -309,7 +309,13 @@ impl Worker {
         }
         let cut = self.gate.cut(epoch).map_err(|error| fail(&error))?;
         active.dirty.clear();
-        active.tracker.scan_paused(&mut active.dirty).map_err(|error| fail(&error))?;
+        // Under KVM protecting all memory in one step would drop the guest's whole second-level page table; TCG has
+        // none, and one step is cheaper.
+        let scanned = match self.qemu.resolved().accel {
+            Accel::Kvm => active.tracker.scan_paused(&mut active.dirty),
+            Accel::Tcg => active.tracker.scan_live(&mut active.dirty),
+        };
+        scanned.map_err(|error| fail(&error))?;
         active.pages.clear();
         self.ram.number(&active.dirty, &mut active.pages);
         let parts = gather(&self.ram, active, epoch)?;
