@@ -37,6 +37,8 @@ pub struct Ledger {
     sent: Epoch,
     acked: Epoch,
     released: Epoch,
+    /// When the oldest epoch was cut that is acknowledged and still held, for want of a fresh echo.
+    held_since: Option<Instant>,
     echo: Option<Instant>,
 }
 
@@ -50,6 +52,7 @@ impl Ledger {
             sent: Epoch(0),
             acked: Epoch(0),
             released: Epoch(0),
+            held_since: None,
             echo: None,
         }
     }
@@ -84,10 +87,11 @@ impl Ledger {
         self.waiting.is_empty() && self.released == self.sent
     }
 
-    /// When the oldest epoch without an acknowledgement was cut.
+    /// When the oldest epoch was cut whose output has not left: it is not acknowledged, or the echoes are too old.
+    /// On a link so slow that everything arrives after the lease the latter would last for ever.
     #[must_use]
     pub fn oldest_waiting(&self) -> Option<Instant> {
-        self.waiting.front().map(|&(_, cut_at)| cut_at)
+        self.held_since.or(self.waiting.front().map(|&(_, cut_at)| cut_at))
     }
 
     /// Notes that `epoch` was cut at `cut_at` and is on its way.
@@ -121,7 +125,10 @@ impl Ledger {
             return Err(LedgerError::NotSent { acked: epoch, sent: self.sent });
         }
         self.acked = self.acked.max(epoch);
-        while self.waiting.front().is_some_and(|&(waiting, _)| waiting <= self.acked) {
+        while let Some(&(waiting, cut_at)) = self.waiting.front()
+            && waiting <= self.acked
+        {
+            self.held_since.get_or_insert(cut_at);
             self.waiting.pop_front();
         }
         Ok(())
@@ -134,6 +141,7 @@ impl Ledger {
             return None;
         }
         self.released = self.acked;
+        self.held_since = None;
         assert!(self.released <= self.acked && self.acked <= self.sent);
         Some(self.released)
     }
@@ -173,6 +181,21 @@ mod tests {
         assert_eq!(ledger.releasable(late), None);
         ledger.hear(late, late).unwrap();
         assert_eq!(ledger.releasable(late), Some(Epoch(1)));
+    }
+
+    #[test]
+    fn an_epoch_waits_until_its_output_has_left() {
+        let mut ledger = ledger();
+        ledger.send(Epoch(1), T);
+        let late = T + Timing::default().timeout;
+        ledger.send(Epoch(2), late);
+        ledger.hear(late, T).unwrap();
+        ledger.acknowledge(Epoch(1)).unwrap();
+        assert_eq!((ledger.releasable(late), ledger.in_flight()), (None, 1));
+        assert_eq!(ledger.oldest_waiting(), Some(T), "acknowledged, and held");
+        ledger.hear(late, late).unwrap();
+        assert_eq!(ledger.releasable(late), Some(Epoch(1)));
+        assert_eq!(ledger.oldest_waiting(), Some(late));
     }
 
     #[test]

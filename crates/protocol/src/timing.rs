@@ -15,7 +15,8 @@ pub struct Timing {
     pub timeout: Micros,
     /// A connection that ended (and did not just fall silent) is taken for a death after so long.
     pub disconnect_grace: Micros,
-    /// A backup that is alive but has not acknowledged a checkpoint for so long is given up.
+    /// A backup that is alive but has not acknowledged a checkpoint, or not in time for its output to leave (see
+    /// [`Timing::lease`]), for so long is given up.
     pub stall: Micros,
     /// Time between two tries to reach the arbiter.
     pub claim_retry: Micros,

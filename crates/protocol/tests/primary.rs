@@ -7,7 +7,7 @@ use protocol::asking::ClaimAnswer;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
 use protocol::wire::{AckBody, EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
-use protocol::{Epoch, Micros, Session, Term, Timing};
+use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
 
 fn lost() -> Event {
     Event::Disconnected(S1, LinkLoss::Disconnected("reset".into()))
@@ -327,6 +327,25 @@ fn a_backup_that_lives_and_never_acknowledges_is_given_up_at_the_very_deadline()
         matches!(action, Action::Notice(Notice::BackupLost { why: LinkLoss::Stalled(_), .. }))
     };
     assert!(seen.iter().any(stalled), "{seen:?}");
+}
+
+/// Found by the simulator: on a link slower than the lease everything was acknowledged and nothing ever left.
+#[test]
+fn a_backup_whose_every_echo_is_stale_is_given_up_too() {
+    let timing = short();
+    let mut owner = Owner::protected(timing);
+    owner.pass(timing.interval);
+    owner.takes(2);
+    let cut_at = owner.now;
+    let stale = |now: Instant| Instant(now.0 - timing.lease().0);
+    owner.now = owner.now + timing.lease();
+    let mut seen = owner.hears_in(S1, ToPrimary::Ack(Epoch(2), AckBody { echo: stale(owner.now) }));
+    while owner.phase() == PhaseName::Protected && owner.now <= cut_at + timing.stall {
+        seen.extend(owner.pass(timing.heartbeat));
+        seen.extend(owner.hears_in(S1, ToPrimary::Pulse(AckBody { echo: stale(owner.now) })));
+    }
+    assert!(!seen.iter().any(|action| matches!(action, Action::Release(_))));
+    assert_eq!(owner.phase(), PhaseName::Claiming);
 }
 
 #[test]

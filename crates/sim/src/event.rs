@@ -58,9 +58,9 @@ pub(crate) enum Event {
     Asked(HostId, Boot, MachineId, Claim),
     /// Its answer reaches the agent.
     Answered(HostId, Boot, MachineId, Claim, ClaimAnswer),
-    /// The client's write reaches a host.
-    ToGuest(HostId, u64),
-    /// The guest's answer reaches the client of this VM.
+    /// A write of the client of this VM (by its number) reaches a host.
+    ToGuest(u64, HostId, u64),
+    /// The guest's answer reaches the client of this VM (by its number).
     ToClient(u64, u64),
     ClientTimer,
     Operator,
@@ -138,7 +138,7 @@ impl Event {
             Self::Step(host, _) => 7 + host.0 as u64 * 64,
             Self::Asked(host, .., claim) => 8 + host.0 as u64 * 64 + (claim.term.0 << 16),
             Self::Answered(host, _, _, claim, _) => 9 + host.0 as u64 * 64 + (claim.term.0 << 16),
-            Self::ToGuest(host, write) => 10 + host.0 as u64 * 64 + (write << 16),
+            Self::ToGuest(_, host, write) => 10 + host.0 as u64 * 64 + (write << 16),
             Self::ToClient(_, stored) => 11 + (stored << 16),
             Self::ClientTimer => 12,
             Self::Operator => 13,

@@ -108,7 +108,13 @@ impl Guest {
     pub(crate) fn boot(life: Life, pages: usize) -> Self {
         assert!((SCRATCH + 1..64).contains(&pages));
         let zero = Rc::new([0; PAGE]);
-        Self { life, pages: vec![zero; pages], devices: Devices::default(), dirty: u64::MAX }
+        let mut pages = vec![zero; pages];
+        // Some pages can be compressed, most cannot.
+        for page in (SCRATCH..pages.len()).filter(|page| page % 4 != 0) {
+            let words = Rc::make_mut(&mut pages[page]).as_chunks_mut::<8>().0;
+            words.iter_mut().zip(0..).for_each(|(word, at)| *word = mix(at ^ page as u64).to_le_bytes());
+        }
+        Self { life, pages, devices: Devices::default(), dirty: u64::MAX }
     }
 
     pub(crate) fn restore(life: Life, pages: Vec<Page>, devices: Devices) -> Self {

@@ -66,21 +66,24 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let shortest = rng.between(20, 1_500);
+        let delay = (shortest, shortest + rng.between(0, 3_000));
         let heartbeat = rng.between(4, 30) * 1_000;
+        // A time-out, and so a lease, shorter than an epoch takes to be acknowledged protects nothing.
+        let timeout = (heartbeat * rng.between(5, 12)).max(40_000 + 4 * delay.1);
         let timing = Timing {
             interval: Micros(rng.between(2, 40) * 1_000),
             heartbeat: Micros(heartbeat),
-            timeout: Micros(heartbeat * rng.between(5, 12)),
+            timeout: Micros(timeout),
             disconnect_grace: Micros(rng.between(1, 60) * 1_000),
             stall: Micros(rng.between(300, 2_500) * 1_000),
             claim_retry: Micros(rng.between(5, 150) * 1_000),
             max_in_flight: u32::try_from(rng.between(1, 6)).unwrap_or(1),
         };
-        let shortest = rng.between(20, 1_500);
         Self {
             timing,
-            delay: (shortest, shortest + rng.between(0, 3_000)),
-            bandwidth: rng.pick(&[3_000, 20_000, 120_000, 1_000_000]),
+            delay,
+            bandwidth: rng.pick(&[20_000, 50_000, 120_000, 1_000_000]),
             step: rng.between(400, 2_000),
             pages: usize::try_from(rng.between(12, 40)).unwrap_or(16),
             fault_gap: rng.between(60, 700) * 1_000,

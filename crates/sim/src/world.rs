@@ -138,7 +138,7 @@ impl World {
             Event::Answered(host, boot, machine, claim, answer) if self.is_boot(host, boot) => {
                 self.post(host, Posted::Answer(machine, claim, answer));
             }
-            Event::ToGuest(host, write) => self.deliver_write(host, write),
+            Event::ToGuest(vm, host, write) => self.deliver_write(vm, host, write),
             Event::ToClient(vm, stored) => self.deliver_answer(vm, stored),
             Event::ClientTimer => self.client_timer(),
             Event::Operator => self.operate(),
@@ -220,15 +220,15 @@ impl World {
             for write in writes {
                 let (lost, after) = (self.rng.chance(10), self.rng.between(50, 900));
                 if !lost {
-                    self.queue.put(self.now + after, Event::ToGuest(host, write));
+                    self.queue.put(self.now + after, Event::ToGuest(self.vms, host, write));
                 }
             }
         }
         self.queue.put(self.now + 4_000, Event::ClientTimer);
     }
 
-    fn deliver_write(&mut self, host: HostId, write: u64) {
-        if self.hosts[host.0].frozen {
+    fn deliver_write(&mut self, vm: u64, host: HostId, write: u64) {
+        if vm != self.vms || self.hosts[host.0].frozen {
             return;
         }
         if let Some(vm) = self.owner(host).and_then(|owner| owner.vm.as_mut())
