@@ -14,7 +14,7 @@ pub fn ask(
     let arbiter = Arc::clone(arbiter);
     let unasked = claim.clone();
     let spawned = std::thread::Builder::new().name("ud-claim".into()).spawn(move || {
-        crate::sched::prefer();
+        crate::loops::prefer_this_thread();
         let answer = answer(&*arbiter, &claim);
         reply(claim, answer);
     });

@@ -1,7 +1,7 @@
 //! The engine and the agent: one loop per VM that selects an event, hands it to `protocol` and carries out
 //! the actions that come back.
 //!
-//! Where things go: [`agent`] holds the VMs and answers operators; [`listener`] takes other hosts' connections;
+//! Where things go: [`agent`] answers operators; [`table`] holds the VMs; [`listener`] takes other hosts' connections;
 //! [`primary`] is the loop of a VM that runs here, with the thread that takes its checkpoints; [`backup`] is the
 //! loop of one that stands by, with the thread that applies epochs; [`link`] is the connection between the two;
 //! [`machine`] is the QEMU process with its RAM, gate and TAPs.
@@ -13,16 +13,18 @@ pub mod api;
 pub mod backup;
 mod claims;
 pub mod config;
+mod context;
 mod events;
 mod link;
 mod listener;
+mod loops;
 mod machine;
 mod measure;
 pub mod primary;
 mod ram;
-mod sched;
 mod staging;
 mod start;
+mod table;
 mod vm;
 mod words;
 

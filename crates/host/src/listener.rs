@@ -1,9 +1,10 @@
 //! Owns the replication port: takes connections, reads their Hello, and leads them to their VM's loop.
 
-use crate::agent::{Entry, Shared};
 use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
+use crate::context::Context;
 use crate::link::{self, LinkError, Outbox};
+use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use protocol::backup::Conn;
@@ -26,14 +27,16 @@ static NEXT_CONN: AtomicU64 = AtomicU64::new(1);
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let listener = TcpListener::bind(shared.config.listen)?;
-    let shared = Arc::clone(shared);
+pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<()> {
+    let listener = TcpListener::bind(context.config.listen)?;
+    let (context, table) = (Arc::clone(context), Arc::clone(table));
     std::thread::Builder::new().name("ud-listener".into()).spawn(move || {
         for stream in listener.incoming() {
-            let shared = Arc::clone(&shared);
+            let (context, table) = (Arc::clone(&context), Arc::clone(&table));
             let served = stream.and_then(|stream| {
-                std::thread::Builder::new().name("ud-conn".into()).spawn(move || serve(&shared, stream))
+                std::thread::Builder::new()
+                    .name("ud-conn".into())
+                    .spawn(move || serve(&context, &table, stream))
             });
             if let Err(error) = served {
                 tracing::warn!(%error, "cannot take a connection");
@@ -44,10 +47,12 @@ pub fn start(shared: &Arc<Shared>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn serve(shared: &Arc<Shared>, mut stream: TcpStream) {
-    crate::sched::prefer();
+fn serve(context: &Arc<Context>, table: &Arc<Table>, mut stream: TcpStream) {
+    crate::loops::prefer_this_thread();
     let peer = stream.peer_addr().map_or_else(|_| "?".into(), |address| address.to_string());
-    if let Err(error) = hello(&mut stream).and_then(|(header, hello)| attend(shared, stream, header, hello)) {
+    if let Err(error) =
+        hello(&mut stream).and_then(|(header, hello)| attend(context, table, stream, header, hello))
+    {
         tracing::warn!(%peer, %error, "a replication connection was refused");
     }
 }
@@ -71,13 +76,14 @@ fn hello(stream: &mut TcpStream) -> Result<(Header, Hello), LinkError> {
 }
 
 fn attend(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
+    table: &Arc<Table>,
     mut stream: TcpStream,
     header: Header,
     hello: Hello,
 ) -> Result<(), LinkError> {
-    let Some(entry) = entry_for(shared, &hello) else {
-        return refuse(shared, &mut stream, &header);
+    let Some(entry) = entry_for(context, table, &hello) else {
+        return refuse(table, &mut stream, &header);
     };
     let conn = Conn(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
     let identity = (header.vm, header.term, header.session);
@@ -113,18 +119,19 @@ fn read(
 }
 
 /// The VM's loop, made if there is none; none if this host runs the VM itself.
-fn entry_for(shared: &Arc<Shared>, hello: &Hello) -> Option<Entry> {
-    let mut vms = shared.vms();
+fn entry_for(context: &Arc<Context>, table: &Arc<Table>, hello: &Hello) -> Option<Entry> {
+    let mut vms = table.vms();
     if let Some(entry) = vms.get(&hello.vm) {
         return (entry.handle.role() == Role::Backup).then(|| entry.clone());
     }
-    let handle = VmHandle::new(hello.vm.clone(), shared.config.name.clone(), Role::Backup);
+    let handle = VmHandle::new(hello.vm.clone(), context.config.name.clone(), Role::Backup);
     let ((inputs, inputs_rx), (requests, requests_rx)) = (unbounded(), unbounded());
     let entry = Entry { handle: Arc::clone(&handle), requests, inputs };
-    let shared_too = Arc::clone(shared);
-    let spawned = std::thread::Builder::new()
-        .name(format!("vm-{}", hello.vm))
-        .spawn(move || backup::run(&shared_too, &handle, &inputs_rx, &requests_rx));
+    let (context, table) = (Arc::clone(context), Arc::clone(table));
+    let spawned = std::thread::Builder::new().name(format!("vm-{}", hello.vm)).spawn(move || {
+        let ended = backup::run(&context, &handle, &inputs_rx, &requests_rx);
+        table.end(&context, &handle, &ended);
+    });
     if let Err(error) = spawned {
         tracing::error!(%error, "cannot start the loop of a standby");
         return None;
@@ -134,8 +141,8 @@ fn entry_for(shared: &Arc<Shared>, hello: &Hello) -> Option<Entry> {
 }
 
 /// This host runs the VM: an owner of a lower term is told so, any other is refused.
-fn refuse(shared: &Arc<Shared>, stream: &mut TcpStream, header: &Header) -> Result<(), LinkError> {
-    let term = shared.find(header.vm).map_or(header.term, |entry| entry.handle.term());
+fn refuse(table: &Table, stream: &mut TcpStream, header: &Header) -> Result<(), LinkError> {
+    let term = table.find(header.vm).map_or(header.term, |entry| entry.handle.term());
     let message =
         if header.term < term { ToPrimary::Fenced(term) } else { ToPrimary::Refuse(Refusal::Busy { term }) };
     let (kind, epoch, body) = message.encode();

@@ -1,9 +1,10 @@
 //! Owns the start of a VM: its description, its first term, its loop.
 
-use crate::agent::{Entry, Shared};
 use crate::api::types::{ApiError, ErrorCode, Role, StartRequest, VmStatus};
+use crate::context::Context;
 use crate::machine::Machine;
 use crate::primary::Engine;
+use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use protocol::asking::Claimant;
@@ -16,50 +17,46 @@ use std::time::Duration;
 /// Starting QEMU takes a fraction of a second; with a slow disk and a busy host, more.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
-/// A random number, to tell this life of the agent from another.
-#[must_use]
-pub fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // The standard library seeds each process's hashers from the system's random numbers.
-    std::collections::hash_map::RandomState::new().build_hasher().finish() ^ os::clock::realtime_us()
-}
-
 /// Starts a VM at this host.
 ///
 /// # Errors
 /// If its description is not right, it cannot be protected, it runs or may run elsewhere, or QEMU does not start.
-pub fn start(shared: &Arc<Shared>, request: &StartRequest) -> Result<VmStatus, ApiError> {
+pub fn start(
+    context: &Arc<Context>,
+    table: &Arc<Table>,
+    request: &StartRequest,
+) -> Result<VmStatus, ApiError> {
     let (name, spec) = read_spec(request)?;
     let (inputs, requests) = (unbounded(), unbounded());
-    let handle = VmHandle::new(name.clone(), shared.config.name.clone(), Role::Primary);
+    let handle = VmHandle::new(name.clone(), context.config.name.clone(), Role::Primary);
     {
-        let mut vms = shared.vms();
+        let mut vms = table.vms();
         if vms.contains_key(&name) {
-            let message = format!("VM {name} is already at host {}", shared.config.name);
+            let message = format!("VM {name} is already at host {}", context.config.name);
             return Err(ApiError::new(ErrorCode::Refused, message));
         }
         let entry = Entry { handle: Arc::clone(&handle), requests: requests.0, inputs: inputs.0 };
         vms.insert(name.clone(), entry);
     }
     let (started, outcome) = bounded(1);
-    let (shared_too, handle_too) = (Arc::clone(shared), Arc::clone(&handle));
+    let (context_too, table_too, handle_too) = (Arc::clone(context), Arc::clone(table), Arc::clone(&handle));
     let last_owner_is_dead = request.last_owner_is_dead;
     let body = move || {
-        let ready = prepare(&shared_too, &handle_too, spec, last_owner_is_dead);
+        let ready = prepare(&context_too, &handle_too, spec, last_owner_is_dead);
         let engine = report(ready, &started);
         drop(inputs.1);
         if let Some(engine) = engine {
             let ended = engine.run(&requests.1);
-            shared_too.after_primary(&handle_too, &ended);
+            table_too.end(&context_too, &handle_too, &ended);
         } else {
-            shared_too.remove(&handle_too);
+            table_too.remove(&handle_too);
         }
     };
     // QEMU dies with the thread that started it, so this thread is the VM's loop.
     let spawned = std::thread::Builder::new().name(format!("vm-{name}")).spawn(body);
     let failed = |message: String| ApiError::new(ErrorCode::Failed, message);
     if let Err(error) = spawned {
-        shared.remove(&handle);
+        table.remove(&handle);
         return Err(failed(format!("no thread for VM {name}: {error}")));
     }
     match outcome.recv_timeout(START_WITHIN) {
@@ -96,29 +93,29 @@ fn absolute(base: &Path, path: &Path) -> PathBuf {
 }
 
 fn prepare(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     handle: &Arc<VmHandle>,
     spec: VmSpec,
     last_owner_is_dead: bool,
 ) -> Result<Engine, ApiError> {
     let name = handle.name();
     let failed = |error: &dyn std::fmt::Display| {
-        ApiError::new(ErrorCode::Failed, format!("VM {name} at host {}: {error}", shared.config.name))
+        ApiError::new(ErrorCode::Failed, format!("VM {name} at host {}: {error}", context.config.name))
     };
-    let claimant = Claimant::new(name.clone(), shared.config.name.clone(), random());
-    let next = next_term(shared, name, last_owner_is_dead)?;
+    let claimant = Claimant::new(name.clone(), context.config.name.clone(), crate::loops::random());
+    let next = next_term(context, name, last_owner_is_dead)?;
     // The term is claimed last: a VM that does not start leaves no record.
-    let machine = Machine::launch(shared, name, spec).map_err(|error| failed(&error))?;
-    let grant = first_grant(shared, &claimant, next)?;
+    let machine = Machine::launch(context, name, spec).map_err(|error| failed(&error))?;
+    let grant = first_grant(context, &claimant, next)?;
     handle.set_facts(machine.facts());
     machine.go_live(grant.permit(), &[]).map_err(|error| failed(&error))?;
-    Ok(Engine::new(Arc::clone(shared), Arc::clone(handle), machine, claimant, grant))
+    Ok(Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant))
 }
 
 /// The term to claim; none if the VM may be running elsewhere.
-fn next_term(shared: &Shared, name: &VmName, last_owner_is_dead: bool) -> Result<Term, ApiError> {
+fn next_term(context: &Context, name: &VmName, last_owner_is_dead: bool) -> Result<Term, ApiError> {
     let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-    let standing = shared.arbiter.current(name).map_err(|error| refused(error.to_string()))?;
+    let standing = context.arbiter.current(name).map_err(|error| refused(error.to_string()))?;
     match standing {
         None => Ok(Term(1)),
         Some(standing) if standing.stopped || last_owner_is_dead => Ok(standing.record.claim.term.next()),
@@ -130,10 +127,10 @@ fn next_term(shared: &Shared, name: &VmName, last_owner_is_dead: bool) -> Result
     }
 }
 
-fn first_grant(shared: &Shared, claimant: &Claimant, term: Term) -> Result<Grant, ApiError> {
+fn first_grant(context: &Context, claimant: &Claimant, term: Term) -> Result<Grant, ApiError> {
     let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
     let claim = claimant.claim(term);
-    let record = shared.arbiter.claim(&claim).map_err(|error| refused(error.to_string()))?;
+    let record = context.arbiter.claim(&claim).map_err(|error| refused(error.to_string()))?;
     Grant::from_record(&claim, &record).ok_or_else(|| {
         let owner = &record.claim.host;
         refused(format!(

@@ -7,12 +7,13 @@ mod applier;
 mod input;
 mod promote;
 
-use crate::agent::Shared;
 use crate::api::types::Role;
+use crate::context::Context;
 use crate::link::{Frame, Outbox};
+use crate::loops::{Channel, name_of, now};
 use crate::machine::{Machine, MachineEvent, StandbyMachine};
-use crate::primary::{Channel, Engine, Request, now};
-use crate::vm::{Facts, Snapshot, VmHandle};
+use crate::primary::{Engine, Request};
+use crate::vm::{Ended, Facts, Snapshot, VmHandle};
 use applier::Applier;
 use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
@@ -58,10 +59,9 @@ struct Standby {
 }
 
 struct Loop<'a> {
-    shared: &'a Arc<Shared>,
+    context: &'a Arc<Context>,
     handle: &'a Arc<VmHandle>,
     protocol: Backup,
-    claimant: Claimant,
     /// The session's connection.
     current: Option<Connection>,
     /// A connection whose Hello is being considered.
@@ -78,18 +78,17 @@ struct Loop<'a> {
 
 /// Runs the loop of a VM whose life here begins as a standby; it goes on as the primary's loop after a promotion.
 pub fn run(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     handle: &Arc<VmHandle>,
     inputs: &Receiver<BackupInput>,
     requests: &Receiver<Request>,
-) {
-    crate::sched::prefer();
-    let claimant = Claimant::new(handle.name().clone(), shared.config.name.clone(), crate::start::random());
+) -> Ended {
+    crate::loops::prefer_this_thread();
+    let claimant = Claimant::new(handle.name().clone(), context.config.name.clone(), crate::loops::random());
     let mut this = Loop {
-        shared,
+        context,
         handle,
         protocol: Backup::new(claimant.clone()),
-        claimant: claimant.clone(),
         current: None,
         candidate: None,
         standby: None,
@@ -101,14 +100,9 @@ pub fn run(
         over: false,
     };
     let promoted = this.serve(inputs);
-    let Some((machine, grant)) = promoted else {
-        shared.remove(handle);
-        return;
-    };
-    let engine = Engine::new(Arc::clone(shared), Arc::clone(handle), machine, this.claimant.clone(), grant);
     drop(this);
-    let ended = engine.run(requests);
-    shared.after_primary(handle, &ended);
+    let Some((machine, grant)) = promoted else { return Ended::Discarded };
+    Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant).run(requests)
 }
 
 impl Loop<'_> {
@@ -252,13 +246,13 @@ impl Loop<'_> {
             Action::DropStaged => self.staged.clear(),
             Action::Claim(claim) => {
                 let reply = self.claims.0.clone();
-                crate::claims::ask(&self.shared.arbiter, claim, move |claim, answer| {
+                crate::claims::ask(&self.context.arbiter, claim, move |claim, answer| {
                     let _ = reply.send((claim, answer));
                 });
             }
             Action::Promote(grant, epoch) => self.promote(grant, epoch),
             Action::Discard => self.discard(),
-            Action::Notice(notice) => self.shared.notice(self.handle.name(), &notice),
+            Action::Notice(notice) => self.context.notice(self.handle.name(), &notice),
         }
     }
 
@@ -279,7 +273,7 @@ impl Loop<'_> {
         self.current = self.candidate.take_if(|c| c.conn == conn);
         self.over = false;
         self.handle.set_interval(hello.timing.interval);
-        match StandbyMachine::launch(self.shared, self.handle.name(), &hello.machine) {
+        match StandbyMachine::launch(self.context, self.handle.name(), &hello.machine) {
             Ok(machine) => {
                 self.handle.set_facts(machine.facts());
                 let applier = Applier::start(&machine);
@@ -324,7 +318,7 @@ impl Loop<'_> {
         };
         let staged: usize = self.staged.iter().map(|frame| frame.body.len()).sum();
         self.handle.publish(Snapshot {
-            phase: crate::primary::name_of(&self.protocol.phase()),
+            phase: name_of(&self.protocol.phase()),
             term,
             peer,
             epoch,
@@ -347,7 +341,7 @@ impl Loop<'_> {
             epoch,
         ) {
             Ok((machine, split)) => {
-                self.shared.events.log(&name, &split, split.words(&name));
+                self.context.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);
                 self.handle.set_facts(Facts { ..machine.facts() });
                 self.follow(Event::Promoted);

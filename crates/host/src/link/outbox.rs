@@ -84,7 +84,7 @@ impl Outbox {
             input: Arc::clone(&input),
         };
         std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
-            crate::sched::prefer();
+            crate::loops::prefer_this_thread();
             if let Err(error) = writer.run(&items) {
                 tracing::debug!(%error, "the replication connection cannot be written");
             }

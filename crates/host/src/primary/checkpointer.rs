@@ -1,9 +1,9 @@
 //! Owns the thread that stops the guest, takes checkpoints and lets it go on.
 //!
-//! Every order that stops or resumes the guest goes through this one thread, in order. While the guest stands
-//! still QEMU saves its devices and this thread reads the gate empty, scans for dirty pages and copies them.
-//! A checkpoint larger than the buffers is streamed while the guest stands still: the bound on memory wins
-//! over the pause.
+//! Every order that stops or resumes the guest, or opens its way out, goes through this one thread, in order: none
+//! of them meets a checkpoint that is half taken. While the guest stands still QEMU saves its devices and this
+//! thread reads the gate empty, scans for dirty pages and copies them. A checkpoint larger than the buffers is
+//! streamed while the guest stands still: the bound on memory wins over the pause.
 
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
@@ -53,6 +53,8 @@ pub enum Job {
     Pause,
     /// Let it run.
     Resume(RunPermit),
+    /// Release everything and let output pass.
+    OpenOutput,
     /// End the thread.
     Quit,
 }
@@ -137,7 +139,7 @@ impl Checkpointer {
             addresses: (u64::MAX, Vec::new()),
         };
         let thread = std::thread::Builder::new().name("ud-checkpoint".into()).spawn(move || {
-            crate::sched::prefer();
+            crate::loops::prefer_this_thread();
             worker.run();
         });
         if let Err(error) = &thread {
@@ -205,6 +207,7 @@ impl Worker {
                 Job::EndSession(session) => self.end_session(session),
                 Job::Pause => self.control(Qemu::stop),
                 Job::Resume(permit) => self.resume(&permit),
+                Job::OpenOutput => self.open_output(),
                 Job::Quit => return,
             }
         }
@@ -227,6 +230,12 @@ impl Worker {
     fn resume(&self, permit: &RunPermit) {
         tracing::debug!(term = %permit.term(), "the guest goes on");
         self.control(Qemu::cont);
+    }
+
+    fn open_output(&self) {
+        if let Err(error) = self.gate.open() {
+            tracing::debug!(%error, "output does not pass");
+        }
     }
 
     fn end_session(&mut self, session: Session) {
@@ -286,6 +295,10 @@ impl Worker {
             if let Err(error) = self.gate.hold() {
                 tracing::debug!(%error, "the gate is closed");
             }
+            // The guest ran before, under the same term. The session may be over: then nobody else lets it go on.
+            if !last && let Err(error) = self.qemu.cont() {
+                tracing::debug!(%error, "QEMU does not go on");
+            }
         }
         let kept = active.clock.as_mut().filter(|_| !last).map_or(Ok(()), ClockKeeper::keep);
         self.active = Some(active);
@@ -303,7 +316,7 @@ impl Worker {
         let saver = self.saver.as_mut().ok_or_else(|| fail(&"the session did not begin"))?;
         let mut pending = saver.begin().map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
-        let (cut_at, at_us) = (super::now(), os::clock::realtime_us());
+        let (cut_at, at_us) = (crate::loops::now(), os::clock::realtime_us());
         if epoch == Epoch(1) {
             self.gate.hold().map_err(|error| fail(&error))?;
         }

@@ -7,8 +7,9 @@ mod session;
 
 pub use checkpointer::Checkpointer;
 
-use crate::agent::Shared;
-use crate::api::types::{ApiError, ErrorCode, ProtectRequest, VmStatus};
+use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
+use crate::context::Context;
+use crate::loops::{Channel, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::vm::{Ended, Snapshot, VmHandle};
@@ -17,13 +18,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
-use protocol::{Claim, Grant, Instant, Session};
+use protocol::{Claim, Grant, Session};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// Both ends: threads beside the loop get clones of the first.
-pub(crate) type Channel<T> = (Sender<T>, Receiver<T>);
 
 /// What operators ask of a running loop; answered when it was taken, not when it is done.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub enum Request {
 
 /// The loop of one VM at its primary.
 pub struct Engine {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     handle: Arc<VmHandle>,
     machine: Machine,
     protocol: Primary,
@@ -59,7 +57,7 @@ impl Engine {
     /// Takes over a machine that runs, or is about to, under this grant.
     #[must_use]
     pub fn new(
-        shared: Arc<Shared>,
+        context: Arc<Context>,
         handle: Arc<VmHandle>,
         machine: Machine,
         claimant: Claimant,
@@ -68,7 +66,7 @@ impl Engine {
         let (done_tx, done) = unbounded();
         let checkpointer = Checkpointer::start(&machine, done_tx);
         Self {
-            shared,
+            context,
             handle,
             protocol: Primary::new(claimant, grant),
             checkpointer,
@@ -86,7 +84,7 @@ impl Engine {
 
     /// Runs until the VM ends here.
     pub fn run(mut self, requests: &Receiver<Request>) -> Ended {
-        crate::sched::prefer();
+        crate::loops::prefer_this_thread();
         loop {
             self.publish();
             let wait = self.until_deadline();
@@ -160,7 +158,8 @@ impl Engine {
             Action::EndSession(session) => self.end_session(session),
             Action::Release(epoch) => self.gate("release output", |gate| gate.release(epoch)),
             Action::HoldOutput => self.gate("hold output", net::Gate::hold),
-            Action::OpenOutput => self.gate("let output pass", net::Gate::open),
+            // Behind a checkpoint that is being taken: it must find the gate as it began.
+            Action::OpenOutput => self.checkpointer.send(Job::OpenOutput),
             Action::Pause => self.checkpointer.send(Job::Pause),
             Action::Resume(permit) => self.checkpointer.send(Job::Resume(permit)),
             Action::Claim(claim) => self.claim(claim),
@@ -170,7 +169,7 @@ impl Engine {
                 self.ended = Some(Ended::Fenced);
             }
             Action::Shutdown => self.ended = Some(Ended::Stopped(self.protocol.term())),
-            Action::Notice(notice) => self.shared.notice(self.handle.name(), &notice),
+            Action::Notice(notice) => self.context.notice(self.handle.name(), &notice),
         }
     }
 
@@ -185,7 +184,7 @@ impl Engine {
     }
 
     fn connect(&mut self, session: Session, peer: &protocol::HostName) {
-        let Some(&address) = self.shared.config.peers.get(peer) else {
+        let Some(&address) = self.context.config.peers.get(peer) else {
             let why =
                 LinkLoss::Connect(format!("{peer} is not among the peers in this host's configuration"));
             return self.incoming.0.send((session, Incoming::Gone(why))).unwrap_or(());
@@ -260,7 +259,7 @@ impl Engine {
 
     fn claim(&self, claim: Claim) {
         let reply = self.claims.0.clone();
-        crate::claims::ask(&self.shared.arbiter, claim, move |claim, answer| {
+        crate::claims::ask(&self.context.arbiter, claim, move |claim, answer| {
             let _ = reply.send((claim, answer));
         });
     }
@@ -287,16 +286,16 @@ impl Engine {
 
     fn protect(&mut self, request: &ProtectRequest) -> Result<(), ApiError> {
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-        if !self.shared.config.peers.contains_key(&request.to) {
-            let known: Vec<_> = self.shared.config.peers.keys().map(|peer| peer.as_str()).collect();
+        if !self.context.config.peers.contains_key(&request.to) {
+            let known: Vec<_> = self.context.config.peers.keys().map(|peer| peer.as_str()).collect();
             let message = format!("{} is not among this host's peers ({})", request.to, known.join(", "));
             return Err(ApiError::new(ErrorCode::Invalid, message));
         }
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
-        let identity = self.shared.arbiter.identity().map_err(|error| refused(error.to_string()))?;
+        let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
         let machine = self.machine.describe(&identity).map_err(|error| refused(error.to_string()))?;
         let interval = protocol::Micros(request.interval_us);
-        let timing = self.shared.config.timing(interval, request.max_in_flight);
+        let timing = self.context.config.timing(interval, request.max_in_flight);
         if let Err(error) = timing.check() {
             return Err(ApiError::new(ErrorCode::Invalid, error.to_string()));
         }
@@ -310,7 +309,7 @@ impl Engine {
         let result = self.protocol.command(now(), command, &mut actions);
         self.carry_out(actions);
         result.map_err(|error: CommandError| {
-            let message = format!("VM {} at {}: {error}", self.handle.name(), self.shared.config.name);
+            let message = format!("VM {} at {}: {error}", self.handle.name(), self.context.config.name);
             ApiError::new(ErrorCode::Refused, message)
         })
     }
@@ -333,22 +332,6 @@ impl Engine {
     }
 }
 
-/// The engine's clock.
-#[must_use]
-pub fn now() -> Instant {
-    Instant(os::clock::now_us())
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(crate) fn name_of(phase: &impl serde::Serialize) -> String {
-    serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-/// A status that says only what the handle knows.
-#[must_use]
-pub fn status(handle: &VmHandle) -> VmStatus {
-    handle.status()
 }

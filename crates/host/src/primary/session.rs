@@ -49,7 +49,7 @@ pub fn connect(
     let session = identity.2;
     let failed = incoming.clone();
     let spawned = std::thread::Builder::new().name("ud-session".into()).spawn(move || {
-        crate::sched::prefer();
+        crate::loops::prefer_this_thread();
         let gone = match open(address, identity, &incoming, measurements) {
             Ok(stream) => read(stream, identity, &incoming).into(),
             Err(error) => LinkLoss::Connect(format!("{address}: {error}")),

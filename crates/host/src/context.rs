@@ -1,0 +1,25 @@
+//! Owns what every part of an agent may use: its configuration, its arbiter, its event log.
+
+use crate::config::HostConfig;
+use crate::events::EventLog;
+use arbiter::Arbiter;
+use protocol::VmName;
+use protocol::notice::Notice;
+use std::sync::Arc;
+
+/// What all loops of an agent share.
+pub struct Context {
+    /// The configuration.
+    pub config: HostConfig,
+    /// Who decides on ownership.
+    pub arbiter: Arc<dyn Arbiter>,
+    /// The event log.
+    pub events: EventLog,
+}
+
+impl Context {
+    /// Logs what the protocol tells.
+    pub fn notice(&self, vm: &VmName, notice: &Notice) {
+        self.events.log(vm, notice, crate::words::of(vm, notice));
+    }
+}

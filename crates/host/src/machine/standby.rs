@@ -1,0 +1,157 @@
+//! Owns the standby's process and its image.
+
+use super::events::{MachineEvent, watch};
+use super::surroundings::{check_bridges, console_path, open_taps};
+use super::{Description, Machine, MachineError, facts};
+use crate::context::Context;
+use crate::ram::{ApplyError, GuestRam};
+use crate::vm::Facts;
+use crossbeam_channel::{Receiver, unbounded};
+use net::ConsoleLog;
+use os::Memory;
+use protocol::VmName;
+use qemu::fingerprint::{self, Fingerprint};
+use qemu::{Channels, DeviceState, Installation};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A standby.
+pub struct StandbyMachine {
+    standby: qemu::Standby,
+    installation: Installation,
+    channels: Channels,
+    taps: Vec<(String, OwnedFd)>,
+    ram: GuestRam,
+    page_counts: Vec<u64>,
+    console: Arc<Mutex<Option<ConsoleLog>>>,
+    console_path: PathBuf,
+    events: Receiver<MachineEvent>,
+}
+
+/// What the applier writes to.
+pub struct Image {
+    ram: GuestRam,
+    page_counts: Vec<u64>,
+    console: Arc<Mutex<Option<ConsoleLog>>>,
+    console_path: PathBuf,
+}
+
+impl StandbyMachine {
+    /// Starts a standby for what a primary described.
+    ///
+    /// # Errors
+    /// If this host cannot run it exactly as the other does.
+    pub fn launch(context: &Context, name: &VmName, description: &[u8]) -> Result<Self, MachineError> {
+        let description: Description = serde_json::from_slice(description)?;
+        let ours = context.arbiter.identity().map_err(|error| MachineError::Differs(error.to_string()))?;
+        if ours != description.arbiter {
+            return Err(MachineError::Arbiter { theirs: description.arbiter, ours });
+        }
+        let resolved = description.resolved;
+        let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
+        check_bridges(&resolved)?;
+        alike(
+            &description.fingerprint,
+            &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
+        )?;
+        let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
+        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory)?;
+        let layout = standby.qemu().ram().layout();
+        alike(&description.fingerprint, &Fingerprint::take(&installation, &resolved, Some(layout))?)?;
+        let (events_tx, events) = unbounded();
+        watch(standby.qemu(), events_tx);
+        let ram = GuestRam::of(standby.qemu())?;
+        Ok(Self {
+            page_counts: ram.page_counts(),
+            taps: open_taps(name, &resolved)?,
+            console_path: console_path(context, name)?,
+            console: Arc::default(),
+            standby,
+            installation,
+            channels,
+            ram,
+            events,
+        })
+    }
+
+    /// Pages of each RAM block, to check page records against.
+    #[must_use]
+    pub fn page_counts(&self) -> &[u64] {
+        &self.page_counts
+    }
+
+    /// What the standby process does by itself.
+    #[must_use]
+    pub fn events(&self) -> Receiver<MachineEvent> {
+        self.events.clone()
+    }
+
+    /// What the applier writes to.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        Image {
+            ram: self.ram.clone(),
+            page_counts: self.page_counts.clone(),
+            console: Arc::clone(&self.console),
+            console_path: self.console_path.clone(),
+        }
+    }
+
+    /// What does not change while it lives.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        facts(self.standby.qemu())
+    }
+
+    /// Gives the device state to QEMU, which then stands where the checkpoint was taken, stopped.
+    ///
+    /// # Errors
+    /// If QEMU does not accept it.
+    pub fn load(self, name: &VmName, device: Vec<u8>) -> Result<Machine, MachineError> {
+        let state = DeviceState::from_bytes(device)?;
+        let log = self.console.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let log = match log {
+            Some(log) => log,
+            None => ConsoleLog::create(&self.console_path, 0)?,
+        };
+        let qemu = self.standby.load(&state)?;
+        Machine::assemble(name, self.installation, qemu, self.channels, self.taps, log)
+    }
+
+    /// Ends the standby process.
+    pub fn end(self) {
+        drop(self.standby);
+    }
+}
+
+impl Image {
+    /// Applies a batch of page records.
+    ///
+    /// # Errors
+    /// If the standby process is gone.
+    pub fn apply(&self, body: &[u8]) -> Result<(), ApplyError> {
+        self.ram.apply(body, &self.page_counts)
+    }
+
+    /// Adds committed console bytes to the log. A full disk costs the log, not the standby.
+    pub fn console(&self, body: &[u8]) {
+        let Some((offset, bytes)) = body.split_first_chunk::<8>() else { return };
+        let offset = u64::from_le_bytes(*offset);
+        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = match console.take() {
+            Some(log) => Ok(log),
+            None => ConsoleLog::create(&self.console_path, offset),
+        };
+        match log.and_then(|mut log| log.append(offset, bytes).map(|()| log)) {
+            Ok(log) => *console = Some(log),
+            Err(error) => tracing::warn!(%error, "committed console output is not logged"),
+        }
+    }
+}
+
+fn alike(theirs: &Fingerprint, ours: &Fingerprint) -> Result<(), MachineError> {
+    fingerprint::compare(ours, theirs).map_err(|differences| {
+        MachineError::Differs(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })
+}
