@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
-const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | ping | reboot | poweroff; \
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | ping | reboot | poweroff; \
 RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
 /// A gap is a stretch of time in which this program did not run for at least this long.
 const GAP_US: u64 = 1_000;
@@ -74,6 +74,8 @@ impl FromStr for Work {
 #[derive(Clone, Copy, Default)]
 struct Orders {
     work: Option<Work>,
+    /// Look through the pages once.
+    check: bool,
     counting: bool,
     watching: bool,
 }
@@ -82,6 +84,8 @@ struct Orders {
 struct Shared {
     orders: Mutex<Orders>,
     changed: Condvar,
+    /// What the last check found.
+    checked: Mutex<Option<String>>,
     /// Grows with every change of the orders, so that a busy worker notices without taking the lock.
     change: AtomicU64,
     dirtied: AtomicU64,
@@ -175,6 +179,7 @@ fn answer(line: &str, shared: &Shared) -> String {
         ["count", state @ ("on" | "off")] => order(shared, |orders| orders.counting = *state == "on"),
         ["gaps", state @ ("on" | "off")] => order(shared, |orders| orders.watching = *state == "on"),
         ["stats"] => stats(shared),
+        ["check"] => check(shared),
         ["reset"] => {
             for number in
                 [&shared.dirtied, &shared.iterations, &shared.gaps, &shared.gap_total_us, &shared.gap_longest_us]
@@ -234,13 +239,59 @@ fn stats(shared: &Shared) -> String {
     )
 }
 
+/// Stops the dirtying and has its pages looked through.
+fn check(shared: &Shared) -> String {
+    if let Ok(mut checked) = shared.checked.lock() {
+        *checked = None;
+    }
+    order(shared, |orders| (orders.work, orders.check) = (None, true));
+    loop {
+        thread::sleep(TICK);
+        match shared.checked.lock() {
+            Ok(mut checked) => {
+                if let Some(found) = checked.take() {
+                    return found;
+                }
+            }
+            Err(_) => return "error a worker died".into(),
+        }
+    }
+}
+
+/// Looks whether the newest `written` whole pages, written in order up to `last`, are what was written there.
+///
+/// A page that a checkpoint left out is of an earlier round, and one from two moments is no sequence.
+fn look_through(memory: &[Page], last: usize, newest: u64, written: u64) -> String {
+    let pages = memory.len() as u64;
+    let count = written.min(pages);
+    for back in 0..count {
+        let page = (last as u64 + pages - back % pages) % pages;
+        let mut word = newest - back;
+        if !memory[page as usize].0.iter().all(|slot| slot.load(Relaxed) == xorshift(&mut word)) {
+            return format!("error page {page}, written {back} pages before the newest, is not what was written");
+        }
+    }
+    format!("ok {count}")
+}
+
 fn dirty_forever(shared: &Shared) {
     let mut memory: Vec<Page> = Vec::new();
     let mut random: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut next = 0;
     let mut value = 1;
+    // Whole pages written in order, since the order was given.
+    let mut in_order = 0;
     loop {
-        let (work, seen) = await_orders(shared, |orders| orders.work);
+        let (work, seen) = await_orders(shared, |orders| (orders.check || orders.work.is_some()).then_some(orders.work));
+        let Some(work) = work else {
+            let found = look_through(&memory, next, u64::wrapping_sub(value, 1), in_order);
+            if let (Ok(mut orders), Ok(mut checked)) = (shared.orders.lock(), shared.checked.lock()) {
+                orders.check = false;
+                *checked = Some(found);
+            }
+            continue;
+        };
+        in_order = 0;
         resize(&mut memory, work.pages);
         let began = Instant::now();
         let mut done = 0;
@@ -261,6 +312,7 @@ fn dirty_forever(shared: &Shared) {
                 next = if work.random { xorshift(&mut random) as usize } else { next + 1 } % work.pages;
                 touch(&memory[next], value, work.whole_page);
                 value = value.wrapping_add(1);
+                in_order = if work.random || !work.whole_page { 0 } else { in_order + 1 };
             }
             shared.dirtied.fetch_add(owed, Relaxed);
             if work.rate != Rate::Full {

@@ -99,6 +99,17 @@ impl PulseClient {
         self.order("stop")
     }
 
+    /// Stops dirtying, looks through the pages that were written whole and in order (`seq+page`), and returns how
+    /// many they are.
+    ///
+    /// # Errors
+    /// The connection fails, or a page is not what was written there.
+    pub fn check(&mut self) -> io::Result<u64> {
+        let answer = self.ask("check")?;
+        let count = answer.strip_prefix("ok ").and_then(|count| count.parse().ok());
+        count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, answer))
+    }
+
     /// Starts or stops the CPU-bound counter.
     ///
     /// # Errors

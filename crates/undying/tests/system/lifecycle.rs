@@ -3,6 +3,7 @@
 use crate::kit::process::Process;
 use crate::kit::{Setup, look, possible};
 use lab::topology::Link;
+use std::time::Duration;
 
 #[test]
 fn an_unprotected_vm_is_not_taken_over_by_its_old_backup() {
@@ -25,6 +26,27 @@ fn an_unprotected_vm_is_not_taken_over_by_its_old_backup() {
     let (winner, _) = loaded.winner();
     assert_eq!(look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm), [winner]);
     assert!(winner == "beta" || !look::has_event(&loaded.cluster, "beta", "promoting", mark));
+    loaded.verdict();
+}
+
+#[test]
+fn protection_may_end_at_any_moment_of_a_checkpoint() {
+    if !possible() {
+        return;
+    }
+    // Hardly a moment without a checkpoint.
+    let loaded = Setup::new("often").interval(Duration::from_millis(2)).start();
+    for _ in 0..8 {
+        loaded.cluster.ask("alpha", |api| api.unprotect(&loaded.vm)).expect("accepted");
+        loaded.runs_at("alpha");
+        loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta throws its copy away");
+        // While the first copy runs, or its checkpoint is taken.
+        loaded.ask_protect("alpha", "beta").expect("accepted");
+        let _ended_or_over = loaded.cluster.ask("alpha", |api| api.unprotect(&loaded.vm));
+        loaded.runs_at("alpha");
+        loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta throws its copy away");
+        loaded.protect("alpha", "beta");
+    }
     loaded.verdict();
 }
 
