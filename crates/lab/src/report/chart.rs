@@ -7,6 +7,8 @@ use super::html::escape;
 const WIDTH: f64 = 1040.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 12.0;
+/// Width of a letter of the charts' text, about.
+const LETTER: f64 = 6.6;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 26.0;
 
@@ -68,14 +70,15 @@ impl Chart {
         }
         let _ = write!(
             self.svg,
-            "<rect class=\"band {class}\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>\
-             <text class=\"phase\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<rect class=\"band {class}\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>",
             right - left,
             self.height - TOP - BOTTOM,
-            left + 5.0,
-            TOP + 13.0,
-            escape(name)
         );
+        // A name that does not fit would run into the next one's.
+        if right - left > name.chars().count() as f64 * LETTER + 6.0 {
+            let (x, y, name) = (left + 5.0, TOP + 13.0, escape(name));
+            let _ = write!(self.svg, "<text class=\"phase\" x=\"{x:.1}\" y=\"{y:.1}\">{name}</text>");
+        }
     }
 
     /// Grid lines and the labels of both axes.

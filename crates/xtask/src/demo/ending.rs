@@ -34,14 +34,14 @@ pub fn show(screen: &mut Screen, told: &Told, report: &DemoReport, out: &Path, t
     for problem in problems(told) {
         screen.bad(&problem);
     }
-    screen.say("");
+    screen.gap();
     let verdict = if report.held() {
         "HELD: the virtual machine outlived its host, and no client lost anything."
     } else {
         "BROKEN: the promise did not hold; the agents' logs are beside the report."
     };
     screen.strong(verdict, report.held());
-    screen.say("");
+    screen.gap();
     screen.block(&format!("read    {}", out.join("report.html").display()));
     screen.block(&format!("data    {}", out.join("result.json").display()));
     screen.block(&format!("logs    {}", out.join("logs").display()));

@@ -8,7 +8,7 @@ use crate::stage::watch::{Seen, Watch};
 use crate::stage::{self, Stage};
 use anyhow::{Context, Result};
 use lab::client::{
-    PingReport, Pinger, PipelinedWriters, Verification, WritersReport, redis_benchmark, verify,
+    PingReport, Pinger, PipelinedWriters, Verification, WriterConfig, WritersReport, redis_benchmark, verify,
 };
 use lab::report::Benchmark;
 use lab::stats::Summary;
@@ -16,6 +16,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+/// Writes under way on each connection.
+const DEPTH: usize = 32;
 /// How long the lone client asks, before and under protection.
 const QUIET: Duration = Duration::from_secs(3);
 /// Connections of `redis-benchmark`.
@@ -83,9 +85,9 @@ fn on_stage(args: &DemoArgs, screen: &mut Screen, stage: Stage, props: &stage::P
     let quiet_unprotected = quiet(&stage, screen, "one client, one request at a time, unprotected")?;
     benchmarks.push(benchmark(&stage, screen, "unprotected", 5_000)?);
 
-    let writers = stage.writers(true)?;
+    let writers = stage.writers(&WriterConfig { depth: DEPTH, ..WriterConfig::new(stage.target) })?;
     screen.done(&format!(
-        "{} clients connect; each appends 1, 2, 3… to a list, several writes under way. They never connect again",
+        "{} clients connect; each appends 1, 2, 3… to a list, {DEPTH} writes under way. They never connect again",
         writers.standings().len()
     ));
     let mut loaded = Loaded::new(args, &stage, &writers, screen);
@@ -252,7 +254,8 @@ impl<'a> Loaded<'a> {
                 .spawn(move || redis_benchmark(client, stage.target, requests, BENCHMARK_CONNECTIONS, 1));
             self.watch.run_for("protected, alpha → beta", BEFORE_KILL);
             let killed = self.strike()?;
-            self.begin("after the failover");
+            let from_us = killed.moments.promoted_us.unwrap_or(killed.answered_us);
+            self.stretches.push(Stretch { name: "after the failover", from_us });
             self.watch.during("unprotected at beta; redis-benchmark ends", || {
                 while !running.is_finished() {
                     thread::sleep(Duration::from_millis(20));

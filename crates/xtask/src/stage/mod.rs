@@ -102,9 +102,8 @@ impl Stage {
     }
 
     /// Opens the writers' connections, once and for all.
-    pub fn writers(&self, keep_samples: bool) -> Result<PipelinedWriters> {
-        let config = WriterConfig { keep_samples, ..WriterConfig::new(self.target) };
-        PipelinedWriters::start(self.cluster.lab.client(), &config).context("the clients cannot begin")
+    pub fn writers(&self, config: &WriterConfig) -> Result<PipelinedWriters> {
+        PipelinedWriters::start(self.cluster.lab.client(), config).context("the clients cannot begin")
     }
 
     /// Protects the VM and waits until its backup can take over.

@@ -57,6 +57,11 @@ impl Screen {
         }
     }
 
+    /// A line of air.
+    pub fn gap(&mut self) {
+        self.line("");
+    }
+
     /// Something is done.
     pub fn done(&mut self, text: &str) {
         let mark = self.paint("32", "✓");

@@ -14,7 +14,7 @@ use crate::workspace;
 use anyhow::{Result, bail};
 use chance::Chance;
 use clap::{Args, ValueEnum};
-use lab::client::{PipelinedWriters, verify};
+use lab::client::{PipelinedWriters, WriterConfig, verify};
 use result::TortureResult;
 use round::{Blow, Field, Round};
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
 fn torture(args: &TortureArgs, seed: u64, stage: &Stage, screen: &mut Screen) -> Result<TortureResult> {
     screen.chapter(&format!("{} kills, seed {seed}", args.kills));
     // Every reply of hundreds of kills would fill the memory: only the waits around the kills are kept.
-    let writers = stage.writers(false)?;
+    let writers = stage.writers(&WriterConfig { keep_samples: false, ..WriterConfig::new(stage.target) })?;
     screen.say(&format!(
         "{} clients write without a pause, on connections that are never opened again. \"outage\" is the longest wait \
          of the unluckiest of them.",

@@ -92,6 +92,7 @@ impl TortureResult {
         if let Some(problem) = &self.verification.first_problem {
             screen.bad(problem);
         }
+        screen.gap();
         let verdict = if self.held() { "HELD: every kill survived, nothing lost." } else { "BROKEN." };
         screen.strong(verdict, self.held());
     }
