@@ -1,7 +1,8 @@
-//! What a developer runs: the demonstration, the torture, tests and checks, the simulator. `cargo xtask test` is what CI runs.
+//! What a developer runs: the demonstration, the torture, the benchmark, tests and checks, the simulator. `cargo xtask test` is what CI runs.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod hygiene;
 mod process;
@@ -28,6 +29,9 @@ struct Cli {
 enum Task {
     Demo(demo::DemoArgs),
     Torture(torture::TortureArgs),
+    /// Measure what protection costs, beside its absence
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run every check and test, as CI does: stops at the first failure
     Test,
     /// Check which crate may depend on which, and that `protocol` needs no operating system
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Torture(args) => torture::run(&args),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Tiers => tiers::run().map(|()| ExitCode::SUCCESS),
         Task::Hygiene => hygiene::run().map(|()| ExitCode::SUCCESS),

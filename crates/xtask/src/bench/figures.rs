@@ -1,0 +1,207 @@
+//! Owns the form of what a benchmark finds: tables of figures, notes, and what was aimed at.
+
+use lab::stats::Summary;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+/// What one part of a run found.
+#[derive(Debug, Default, Serialize)]
+pub struct Findings {
+    /// How it was measured, in sentences.
+    pub how: String,
+    /// What was aimed at.
+    pub targets: Vec<Target>,
+    /// The figures.
+    pub tables: Vec<Table>,
+    /// What a reader should know beside them.
+    pub notes: Vec<String>,
+}
+
+/// A part of a run.
+#[derive(Debug, Serialize)]
+pub struct Part {
+    /// Its number, as `--only` takes it.
+    pub number: u32,
+    /// What it is about.
+    pub title: &'static str,
+    /// How busy others kept the machine right before it, in percent of all processors.
+    pub others_busy_percent: f64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why it was not finished, if it was not.
+    pub error: Option<String>,
+    /// What it found.
+    #[serde(flatten)]
+    pub found: Findings,
+}
+
+/// A figure that was aimed at. Nothing fails if it is missed: machines differ.
+#[derive(Debug, Serialize)]
+pub struct Target {
+    /// What it is.
+    pub what: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// It should not be larger.
+    pub at_most: f64,
+    /// What was measured.
+    pub found: f64,
+    /// Whether it is within.
+    pub reached: bool,
+}
+
+impl Target {
+    /// A figure that should not be larger than `at_most`.
+    pub fn at_most(what: impl Into<String>, unit: &'static str, at_most: f64, found: f64) -> Self {
+        Self { what: what.into(), unit, at_most, found, reached: found <= at_most }
+    }
+}
+
+/// What stands in one field of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Many measurements.
+    Spread(Summary),
+    /// One number.
+    Number(f64),
+    /// Words.
+    Words(String),
+    /// It was not measured.
+    Unknown,
+}
+
+impl From<Summary> for Cell {
+    fn from(summary: Summary) -> Self {
+        Self::Spread(summary)
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(number: f64) -> Self {
+        if number.is_finite() { Self::Number(number) } else { Self::Unknown }
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(number: u64) -> Self {
+        Self::Number(number as f64)
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(words: &str) -> Self {
+        Self::Words(words.to_owned())
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(found: Option<T>) -> Self {
+        found.map_or(Self::Unknown, Into::into)
+    }
+}
+
+impl Cell {
+    fn value(&self) -> Value {
+        match self {
+            Self::Spread(summary) => json!(summary),
+            Self::Number(number) => json!(number),
+            Self::Words(words) => json!(words),
+            Self::Unknown => Value::Null,
+        }
+    }
+}
+
+/// A column: its name for programs and its heading for people, which tells the unit.
+pub type Column = (&'static str, &'static str);
+
+/// Rows of figures of the same kinds.
+#[derive(Debug)]
+pub struct Table {
+    /// What the rows are about.
+    pub title: String,
+    /// The columns; the first says what a row is.
+    pub columns: Vec<Column>,
+    /// A name and a cell for each further column.
+    pub rows: Vec<(String, Vec<Cell>)>,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(title: impl Into<String>, columns: &[Column]) -> Self {
+        Self { title: title.into(), columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row<const N: usize>(&mut self, name: impl Into<String>, cells: [Cell; N]) {
+        assert_eq!(N + 1, self.columns.len(), "a cell for every column of `{}`", self.title);
+        self.rows.push((name.into(), cells.to_vec()));
+    }
+}
+
+impl Serialize for Table {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row = |(name, cells): &(String, Vec<Cell>)| {
+            let values = std::iter::once(json!(name)).chain(cells.iter().map(Cell::value));
+            let named = self.columns.iter().map(|(key, _)| (*key).to_owned()).zip(values);
+            Value::Object(named.collect::<Map<_, _>>())
+        };
+        let rows: Vec<Value> = self.rows.iter().map(row).collect();
+        json!({ "title": self.title, "rows": rows }).serialize(serializer)
+    }
+}
+
+/// A straight line through points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// Its height at zero.
+    pub fixed: f64,
+    /// How much it rises with each unit.
+    pub slope: f64,
+}
+
+impl Line {
+    /// The line with the least squares of distances; none for fewer than two different places.
+    pub fn through(points: &[(f64, f64)]) -> Option<Self> {
+        let count = points.len() as f64;
+        let (x, y) =
+            points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));
+        let (mut across, mut along) = (0.0, 0.0);
+        for point in points {
+            along += (point.0 - x) * (point.0 - x);
+            across += (point.0 - x) * (point.1 - y);
+        }
+        let slope = across / along;
+        slope.is_finite().then_some(Self { fixed: y - slope * x, slope })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_again_and_one_place_has_none() {
+        let points = [(1.0, 3.5), (10.0, 8.0), (100.0, 53.0)];
+        let line = Line::through(&points).expect("three places");
+        assert!((line.fixed - 3.0).abs() < 1e-9 && (line.slope - 0.5).abs() < 1e-9, "{line:?}");
+        assert_eq!(Line::through(&[(2.0, 1.0), (2.0, 5.0)]), None);
+        assert_eq!(Line::through(&[]), None);
+    }
+
+    #[test]
+    fn rows_are_objects_for_programs_and_what_is_unknown_is_null() {
+        let mut table =
+            Table::new("Pauses", &[("what", "what"), ("pause_ms", "pause, ms"), ("ratio", "ratio")]);
+        table.row("bare", [Summary::of([1.0, 2.0, 3.0]).into(), f64::NAN.into()]);
+        let value = serde_json::to_value(&table).expect("JSON");
+        assert_eq!(value["rows"][0]["what"], "bare");
+        assert_eq!(value["rows"][0]["pause_ms"]["median"], 2.0);
+        assert_eq!(value["rows"][0]["ratio"], Value::Null);
+    }
+
+    #[test]
+    fn a_target_is_reached_at_its_bound() {
+        assert!(Target::at_most("x", "ms", 2.5, 2.5).reached);
+        assert!(!Target::at_most("x", "ms", 2.5, 2.6).reached);
+    }
+}

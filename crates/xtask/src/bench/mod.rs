@@ -1,0 +1,222 @@
+//! Owns `cargo xtask bench checkpoint`: what protection costs, measured beside its absence in one run.
+//!
+//! Each part has its own hosts and VM, so that one can be run alone, and what fails in one spoils no other. Before
+//! each the processors are looked at: a loaded machine is said, not hidden. Nothing is asserted.
+
+mod bare;
+mod bed;
+mod clock;
+mod cost;
+mod figures;
+mod machines;
+mod memory;
+mod outage;
+mod page;
+mod pause;
+mod site;
+
+use crate::stage::screen::Screen;
+use crate::stage::{self, Props};
+use crate::workspace;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use figures::{Findings, Part};
+use lab::guest::cache::Cache;
+use lab::guest::redis::RedisGuest;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What can be measured
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock (10 minutes, as root)
+    Checkpoint(CheckpointArgs),
+}
+
+/// How to measure
+#[derive(Debug, Args)]
+pub struct CheckpointArgs {
+    /// Measure shortly, to see that everything works; the figures mean little
+    #[arg(long)]
+    quick: bool,
+    /// Measure these parts only: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=6))]
+    only: Vec<u32>,
+    /// Measure this `undying` instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+/// What measures one part. What it found before it failed is kept.
+type Work = fn(&mut Run<'_>, &mut Findings) -> Result<()>;
+
+const PARTS: [(&str, Work); 6] = [
+    ("Pause of the VM for a checkpoint", pause::measure),
+    ("Latency and throughput by checkpoint interval", cost::measure),
+    ("Outage at a failover", outage::measure),
+    ("Memory, and bytes on the wire", memory::measure),
+    ("Fixed part of the pause by machine and devices", machines::measure),
+    ("The guest's clock", clock::measure),
+];
+
+/// What every part needs.
+pub struct Run<'a> {
+    /// The program and the guest.
+    pub props: &'a Props,
+    /// Where progress is shown.
+    pub screen: &'a mut Screen,
+    quick: bool,
+}
+
+impl Run<'_> {
+    /// A stretch of time to measure for: so many seconds, or less in a quick run.
+    pub fn stretch(&self, seconds: u64) -> Duration {
+        let full = Duration::from_secs(seconds);
+        if self.quick { (full / 6).max(Duration::from_millis(700)) } else { full }
+    }
+
+    /// How often something is to be done: `count` times, or less often in a quick run.
+    pub fn times(&self, count: usize) -> usize {
+        if self.quick { (count / 5).max(1) } else { count }
+    }
+
+    /// Lets time pass, and says what for.
+    pub fn pass(&mut self, label: &str, time: Duration) {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            self.screen.live(&format!("{label}, {:.0} s to go", left.as_secs_f64()));
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(Duration::from_millis(500)));
+        }
+    }
+}
+
+/// All that a run measured.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    /// What was typed.
+    pub command: String,
+    /// Whether it was a quick run.
+    pub quick: bool,
+    /// Whether others used the machine much.
+    pub loaded: bool,
+    /// Where it ran.
+    pub facts: Vec<(&'static str, String)>,
+    /// The parts, as far as they were measured.
+    pub parts: Vec<Part>,
+}
+
+impl Record {
+    fn new(command: String, quick: bool, facts: Vec<(&'static str, String)>) -> Self {
+        Self { command, quick, loaded: false, facts, parts: Vec::new() }
+    }
+
+    fn add(&mut self, part: Part) {
+        self.loaded |= part.others_busy_percent > site::LOADED_PERCENT;
+        self.parts.push(part);
+    }
+
+    /// Writes the JSON, and the document: the one in `docs` only of a whole run.
+    fn write(&self, whole: bool) -> Result<[PathBuf; 2]> {
+        let folder = workspace::target().join("bench");
+        let json = folder.join("checkpoint.json");
+        let docs = if whole { workspace::root().join("docs/bench") } else { folder };
+        let page = docs.join("checkpoint.md");
+        put(&json, &(serde_json::to_string_pretty(self).context("figures are JSON")? + "\n"))?;
+        put(&page, &page::markdown(self))?;
+        Ok([json, page])
+    }
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().context("a file lies in a folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Measures what was asked for. Fails if a part could not be measured, not if a figure is bad.
+pub fn run(bench: &Bench) -> Result<ExitCode> {
+    let Bench::Checkpoint(args) = bench;
+    if !rustix::process::geteuid().is_root() {
+        bail!("only root may make network namespaces and protect VMs: run this as root");
+    }
+    let began = Instant::now();
+    let mut screen = Screen::new(false);
+    screen.chapter("What is needed");
+    let props = props(args, &mut screen)?;
+    let mut record = Record::new(command(args), args.quick, site::facts(&props.guest.manifest));
+    let wanted = |number: u32| args.only.is_empty() || args.only.contains(&number);
+    for (number, (title, work)) in (1..).zip(PARTS).filter(|(number, _)| wanted(*number)) {
+        let mut run = Run { props: &props, screen: &mut screen, quick: args.quick };
+        let part = measure(&mut run, number, title, work);
+        show(&mut screen, &part);
+        record.add(part);
+    }
+    // A document with holes must not take the place of a whole one.
+    let failed: Vec<&str> =
+        record.parts.iter().filter(|part| part.error.is_some()).map(|part| part.title).collect();
+    let whole = !args.quick && args.only.is_empty() && failed.is_empty();
+    for path in record.write(whole)? {
+        screen.done(&format!("written: {}", workspace::relative(&path)));
+    }
+    screen.say(&format!("Measured in {:.0} s.", began.elapsed().as_secs_f64()));
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join("; "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn props(args: &CheckpointArgs, screen: &mut Screen) -> Result<Props> {
+    let Some(binary) = &args.binary else { return stage::gather(screen) };
+    let binary = binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?;
+    Ok(Props { binary, guest: RedisGuest::build(&Cache::open()?)? })
+}
+
+fn command(args: &CheckpointArgs) -> String {
+    let mut command = String::from("cargo xtask bench checkpoint");
+    if args.quick {
+        command.push_str(" --quick");
+    }
+    if !args.only.is_empty() {
+        let parts: Vec<String> = args.only.iter().map(u32::to_string).collect();
+        command.push_str(&format!(" --only {}", parts.join(",")));
+    }
+    command
+}
+
+fn measure(run: &mut Run<'_>, number: u32, title: &'static str, work: Work) -> Part {
+    run.screen.chapter(&format!("{title} (part {number})"));
+    let others_busy_percent = site::busy_percent();
+    if others_busy_percent > site::LOADED_PERCENT {
+        run.screen
+            .bad(&format!("others use {others_busy_percent:.0} % of the processors: figures will be worse"));
+    }
+    let start = Instant::now();
+    let mut found = Findings::default();
+    let error = work(run, &mut found).err().map(|error| format!("{error:#}"));
+    Part { number, title, others_busy_percent, seconds: start.elapsed().as_secs_f64(), error, found }
+}
+
+fn show(screen: &mut Screen, part: &Part) {
+    for table in &part.found.tables {
+        screen.block(&page::drawn(table));
+    }
+    for note in &part.found.notes {
+        screen.say(note);
+    }
+    for target in &part.found.targets {
+        let (found, limit) = (page::number(target.found), page::number(target.at_most));
+        let text = format!("{}: {found} {} (aimed at: at most {limit})", target.what, target.unit);
+        if target.reached { screen.done(&text) } else { screen.bad(&text) }
+    }
+    match &part.error {
+        Some(error) => screen.bad(&format!("not measured: {error}")),
+        None => screen.done(&format!("measured in {:.0} s", part.seconds)),
+    }
+}
