@@ -190,7 +190,12 @@ fn outage_section(report: &DemoReport) -> String {
             split.promotion_ms,
             "the last whole checkpoint goes into the waiting QEMU, which runs",
         ),
-        ("s4", "First packet", split.first_packet_ms, "addresses are announced, the VM speaks again"),
+        (
+            "s4",
+            "First packet",
+            split.first_packet_ms,
+            "addresses are announced, the guest works off what waited for it, and a first client hears it",
+        ),
     ];
     let mut steps: Vec<(&str, &str, f64, &str)> = known
         .into_iter()
