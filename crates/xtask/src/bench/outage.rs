@@ -59,8 +59,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         if verification.holds() { "none lost".to_owned() } else { format!("LOST SOME: {verification:?}") },
     ));
     found.notes.push(
-        "What is left of an outage behind the first reply is the unluckiest client's own retransmission time-out: \
-         it grows while nobody answers, 200 ms at first, then doubled."
+        "TCP sends again what the dead host swallowed when its own time-outs run out (in Linux 200 ms at least, doubled each \
+         time): they are part of the time to the first reply, and of what is left of an outage behind it."
             .into(),
     );
     Ok(())
