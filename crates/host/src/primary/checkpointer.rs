@@ -17,6 +17,7 @@ use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
 use os::tracker::Tracker;
 use protocol::{Epoch, Instant, RunPermit, Session};
+use qemu::qmp::QmpError;
 use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -205,7 +206,7 @@ impl Worker {
                 Job::Copy { session, outbox } => self.copy(session, outbox),
                 Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
-                Job::Pause => self.control(Qemu::stop),
+                Job::Pause => self.carried_out(self.qemu.stop()),
                 Job::Resume(permit) => self.resume(&permit),
                 Job::OpenOutput => self.open_output(),
                 Job::Quit => return,
@@ -221,15 +222,25 @@ impl Worker {
         let _ = self.done.send(done);
     }
 
-    fn control(&self, act: impl FnOnce(&Qemu) -> Result<(), qemu::qmp::QmpError>) {
-        if let Err(error) = act(&self.qemu) {
+    /// Orders that QEMU does not carry out mean that it is lost.
+    fn carried_out(&self, result: Result<(), QmpError>) {
+        if let Err(error) = result {
             self.say(Done::VmLost(error.to_string()));
         }
     }
 
     fn resume(&self, permit: &RunPermit) {
         tracing::debug!(term = %permit.term(), "the guest goes on");
-        self.control(Qemu::cont);
+        self.carried_out(self.go_on());
+    }
+
+    /// Lets the guest run. One that has switched itself off meanwhile stays off, which is no failure: QEMU refuses,
+    /// and its event tells the loop.
+    fn go_on(&self) -> Result<(), QmpError> {
+        self.qemu.cont().or_else(|error| match self.qemu.run_state() {
+            Ok(state) if state == "shutdown" => Ok(()),
+            _ => Err(error),
+        })
     }
 
     fn open_output(&self) {
@@ -296,7 +307,7 @@ impl Worker {
                 tracing::debug!(%error, "the gate is closed");
             }
             // The guest ran before, under the same term. The session may be over: then nobody else lets it go on.
-            if !last && let Err(error) = self.qemu.cont() {
+            if !last && let Err(error) = self.go_on() {
                 tracing::debug!(%error, "QEMU does not go on");
             }
         }
@@ -335,7 +346,7 @@ impl Worker {
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
         if !last {
-            self.qemu.cont().map_err(|error| fail(&error))?;
+            self.go_on().map_err(|error| fail(&error))?;
         }
         let pause_us = self.pause_us(last);
         let dirty_pages = active.pages.len() as u64;
