@@ -1,6 +1,6 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
-use crate::kit::{Setup, look, possible};
+use crate::kit::{Setup, look, possible, wait_for};
 use lab::topology::AGENT;
 
 #[test]
@@ -52,5 +52,23 @@ fn qemu_alone_is_killed_and_its_agent_gives_the_vm_up() {
         "beta was told, it did not have to find out"
     );
     loaded.cluster.wait_gone("alpha", &loaded.vm).expect("alpha forgets the VM");
+    loaded.verdict();
+}
+
+#[test]
+fn the_guests_memory_is_what_it_wrote() {
+    if !possible() {
+        return;
+    }
+    const PAGES: u64 = 8_000;
+    let loaded = Setup::new("memory").start();
+    loaded.pulse(|mut pulse| pulse.dirty(PAGES, "full", "seq+page")).expect("an order");
+    let dirtied = || loaded.pulse(|mut pulse| pulse.stats()).expect("statistics").dirtied;
+    wait_for("some rounds", || (dirtied() > 4 * PAGES).then_some(()), || look::logs(&loaded.cluster));
+    // The answer leaves when the epoch that holds it is committed: what beta goes on from has every page.
+    loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
+    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    loaded.runs_at("beta");
+    assert_eq!(loaded.pulse(|mut pulse| pulse.check()).expect("its memory is whole"), PAGES);
     loaded.verdict();
 }

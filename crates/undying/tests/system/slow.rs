@@ -59,6 +59,28 @@ fn a_slow_link_slows_the_guest_and_not_more() {
 }
 
 #[test]
+fn nothing_leaves_that_the_backup_does_not_have() {
+    if !possible() {
+        return;
+    }
+    let setup = Setup::new("stall").detection(PATIENT);
+    let cluster = setup.cluster();
+    let proxy = Proxy::between(&cluster, "alpha", "beta");
+    let loaded = setup.start_on(cluster);
+    proxy.stall();
+    // The guest goes on for some epochs, of which the backup hears nothing; then it must stand still.
+    let full = || loaded.status("alpha").throttled.then_some(());
+    wait_for("the bound on epochs in flight", full, || look::logs(&loaded.cluster));
+    let heard = loaded.status("beta").epoch;
+    let sent = loaded.status("alpha").epoch;
+    assert!(sent >= heard + 4, "{sent} sent, {heard} committed");
+    // All that the guest answered in those epochs dies with alpha: no client may have seen it.
+    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    loaded.runs_at("beta");
+    loaded.verdict();
+}
+
+#[test]
 fn an_epoch_larger_than_the_staging_buffers_is_whole() {
     if !possible() {
         return;

@@ -49,6 +49,8 @@ struct Shared {
     fault: Mutex<Option<(Kind, Fault)>>,
     /// Bytes a second; 0 is as fast as it goes.
     rate: AtomicU64,
+    /// Nothing passes; what was sent waits.
+    stalled: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -84,6 +86,11 @@ impl Proxy {
     /// Carries only so many bytes a second to the backup; 0 is as fast as it goes.
     pub fn throttle(&self, bytes_per_second: u64) {
         self.shared.rate.store(bytes_per_second, Relaxed);
+    }
+
+    /// From now on nothing reaches the backup, and the primary is not told.
+    pub fn stall(&self) {
+        self.shared.stalled.store(true, Relaxed);
     }
 }
 
@@ -208,6 +215,9 @@ fn reseal(head: &mut [u8; HEADER_LEN], change: impl FnOnce(&mut [u8; HEADER_LEN]
 
 fn write_throttled(mut backup: &TcpStream, bytes: &[u8], shared: &Shared) -> io::Result<()> {
     for chunk in bytes.chunks(16 << 10) {
+        while shared.stalled.load(Relaxed) && !shared.stop.load(Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         backup.write_all(chunk)?;
         let took = (chunk.len() as u64 * 1_000_000).checked_div(shared.rate.load(Relaxed));
         std::thread::sleep(Duration::from_micros(took.unwrap_or(0)));
