@@ -314,7 +314,8 @@ impl World {
 
     /// A reader posts what it read; a slow one when it gets to it, even if the session is over by then.
     fn post_read(&mut self, id: HostId, slow_until: u64, posted: Posted) {
-        if slow_until <= self.now {
+        // Not at that very instant: what waits for it comes first.
+        if slow_until < self.now {
             return self.post(id, posted);
         }
         let boot = self.hosts[id.0].boot;

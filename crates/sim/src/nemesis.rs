@@ -110,7 +110,7 @@ impl World {
                 let until = self.now + self.rng.wait(150_000);
                 let host = self.net.ends(conn).map(|ends| ends[self.rng.index(2)]);
                 if let Some(socket) = host.and_then(|host| self.host(host).sockets.get_mut(&conn)) {
-                    socket.slow_until = until;
+                    socket.slow_until = socket.slow_until.max(until);
                 }
             }
             Count::FaultReset => self.reset_soon(conn),

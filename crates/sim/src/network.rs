@@ -60,6 +60,8 @@ struct Flow {
     sent: u64,
     /// The next frame does not follow on the one before it.
     next_is_wrong: bool,
+    /// A frame fault was injected: one is enough, a second might undo it.
+    harmed: bool,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,9 @@ impl Network {
         let flow = &mut connection.flows[way.0];
         let mut wrong = core::mem::take(&mut flow.next_is_wrong);
         let mut frames = Vec::new();
-        match fault.filter(|_| flow.sent > 0 && !wrong) {
+        let fault = fault.filter(|_| flow.sent > 0 && !flow.harmed);
+        flow.harmed |= fault.is_some();
+        match fault {
             Some(FrameFault::LeaveOut) => flow.next_is_wrong = true,
             Some(FrameFault::Flip) => {
                 let mut bytes = bytes;

@@ -68,6 +68,8 @@ pub(crate) struct Owner {
     cuts: u64,
     gathered: BTreeMap<Epoch, Gathered>,
     purpose_asked: bool,
+    /// It gave the VM away and has not heard what became of it.
+    yielded: bool,
 }
 
 impl Owner {
@@ -81,6 +83,7 @@ impl Owner {
             cuts: 0,
             gathered: BTreeMap::new(),
             purpose_asked: false,
+            yielded: false,
         }
     }
 
@@ -153,16 +156,19 @@ impl World {
 
     fn count_transition(&mut self, host: HostId, before: PhaseName, after: PhaseName) {
         let Some(owner) = self.owner(host) else { return };
-        let purpose = core::mem::take(&mut owner.purpose_asked);
+        let (purpose, yielded) = (core::mem::take(&mut owner.purpose_asked), owner.yielded);
         let paused = owner.vm.as_ref().is_some_and(|vm| !vm.runs);
         use PhaseName::{Claiming, Ended, Protected, Unprotected, Yielded};
         match (before, after) {
             (Claiming, Unprotected | Ended) if purpose => self.report.add(Count::LeftAfterLoss, 1),
             (Protected, Unprotected | Ended) if purpose => self.report.add(Count::LeftOnPurpose, 1),
             (Claiming, Unprotected) => self.report.add(Count::WentOnUnprotected, 1),
-            (Yielded, Claiming) => self.report.add(Count::HandoversTakenBack, 1),
             _ => {}
         }
+        if let Some(owner) = self.owner(host) {
+            owner.yielded = after == Yielded || (owner.yielded && after == Claiming);
+        }
+        self.report.add(Count::HandoversTakenBack, u64::from(yielded && after == Unprotected));
         if after == Claiming {
             self.report.add(Count::ClaimedWhilePaused, u64::from(paused));
             if let Some(owner) = self.owner(host) {
