@@ -1,6 +1,6 @@
 //! An arbiter that cannot be reached when it is needed: nobody goes on, and all heals by itself when it is back.
 
-use crate::kit::{Loaded, Setup, look, possible};
+use crate::kit::{Guest, Setup, look, possible};
 use host::api::types::Role;
 use lab::topology::Link;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ struct Away {
 }
 
 impl Away {
-    fn take(loaded: &Loaded) -> Self {
-        let place = loaded.cluster.arbiter();
+    fn take(guest: &Guest) -> Self {
+        let place = guest.cluster.arbiter();
         let away = place.with_extension("away");
         std::fs::rename(&place, &away).expect("rename");
         Self { place, away }
@@ -25,10 +25,10 @@ impl Away {
 }
 
 /// Waits until a host has asked in vain twice more.
-fn asks_in_vain(loaded: &Loaded, host: &str) {
+fn asks_in_vain(guest: &Guest, host: &str) {
     for _ in 0..2 {
-        let mark = look::mark(&loaded.cluster, host);
-        look::event(&loaded.cluster, host, "arbiter_unreachable", mark);
+        let mark = look::mark(&guest.cluster, host);
+        look::event(&guest.cluster, host, "arbiter_unreachable", mark);
     }
 }
 
@@ -78,4 +78,32 @@ fn without_an_arbiter_a_backup_waits_until_it_is_back() {
     arbiter.bring_back();
     loaded.runs_at("beta");
     loaded.verdict();
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_meanwhile_stays_off_and_ends_when_it_is_back() {
+    if !possible() {
+        return;
+    }
+    let guest = Setup::new("offwait").boot();
+    guest.protect("alpha", "beta");
+    let marks = ["alpha", "beta"].map(|host| look::mark(&guest.cluster, host));
+    let arbiter = Away::take(&guest);
+    guest.pulse(|pulse| pulse.power_off()).expect("the order is sent");
+    // Checkpoints go on of a guest that does not run: that it stays off is no failure of theirs.
+    asks_in_vain(&guest, "alpha");
+    let epoch = guest.status("alpha").epoch;
+    asks_in_vain(&guest, "alpha");
+    assert!(guest.status("alpha").epoch > epoch, "alpha goes on protecting until it may end the VM");
+    for (host, mark) in ["alpha", "beta"].into_iter().zip(marks) {
+        for event in ["vm_died", "checkpoint_failed", "backup_lost", "primary_lost", "promoting"] {
+            assert!(!look::has_event(&guest.cluster, host, event, mark), "{event} at {host}");
+        }
+    }
+    arbiter.bring_back();
+    for host in ["alpha", "beta"] {
+        guest.cluster.wait_gone(host, &guest.vm).expect("the VM ends");
+    }
+    assert!(!look::has_event(&guest.cluster, "beta", "promoting", marks[1]));
+    guest.cluster.start_vm("beta", &guest.file).expect("it was stopped cleanly, and starts anywhere");
 }

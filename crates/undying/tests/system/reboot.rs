@@ -51,8 +51,7 @@ fn a_guest_that_switches_itself_off_ends_at_both_hosts_and_is_marked_stopped() {
     if !possible() {
         return;
     }
-    // Hardly a moment without a checkpoint, which must not take this end for a death.
-    let guest = Setup::new("off").interval(Duration::from_millis(2)).boot();
+    let guest = Setup::new("off").boot();
     guest.protect("alpha", "beta");
     let processes = ["alpha", "beta"].map(|host| guest.qemu(host));
     let mark = look::mark(&guest.cluster, "beta");
