@@ -311,7 +311,8 @@ impl Worker {
                 tracing::debug!(%error, "QEMU does not go on");
             }
         }
-        let kept = active.clock.as_mut().filter(|_| !last).map_or(Ok(()), ClockKeeper::keep);
+        let paused_us = taken.as_ref().map_or(0, |staged| staged.record.pause_us);
+        let kept = active.clock.as_mut().filter(|_| !last).map_or(Ok(()), |clock| clock.keep(paused_us));
         self.active = Some(active);
         if let Err(error) = kept {
             tracing::warn!(%error, "the guest's clock is not corrected");

@@ -6,9 +6,10 @@
 use os::kvm_clock::{KvmClock, KvmClockError};
 use std::time::Duration;
 
-/// How often the clock is looked at. A guest never falls behind by more than this times its share of pauses: 20 ms if it
-/// stands still a tenth of the time, which is more than it does at 25 ms.
-const EVERY_NS: u64 = 200_000_000;
+/// After so much standing still the clock is looked at: so much, and one pause, a guest may fall behind.
+const LOST_US: u64 = 5_000;
+/// It is looked at so often in any case.
+const EVERY_NS: u64 = 1_000_000_000;
 /// Less is left alone: it is within what the measurement itself costs.
 const TOLERATED: Duration = Duration::from_micros(500);
 
@@ -19,6 +20,8 @@ pub struct ClockKeeper {
     /// The host's clock when the guest's was zero, as found at the beginning.
     zero_ns: u64,
     looked_ns: u64,
+    /// The guest stood still for so long since then.
+    paused_us: u64,
 }
 
 impl ClockKeeper {
@@ -30,18 +33,21 @@ impl ClockKeeper {
         let clock = KvmClock::find(pid)?;
         let looked_ns = os::clock::now_ns();
         let zero_ns = looked_ns.saturating_sub(clock.read()?);
-        Ok(Self { clock, zero_ns, looked_ns })
+        Ok(Self { clock, zero_ns, looked_ns, paused_us: 0 })
     }
 
-    /// Looks at the clock if it is time to, and sets it forward by what it lost.
+    /// The guest stood still for `paused_us` once more. Looks at its clock if it is time to, and sets it forward by
+    /// what it lost.
     ///
     /// # Errors
     /// If the process is gone.
-    pub fn keep(&mut self) -> Result<(), KvmClockError> {
+    pub fn keep(&mut self, paused_us: u64) -> Result<(), KvmClockError> {
         let now = os::clock::now_ns();
-        if now < self.looked_ns + EVERY_NS {
+        self.paused_us += paused_us;
+        if self.paused_us < LOST_US && now < self.looked_ns + EVERY_NS {
             return Ok(());
         }
+        self.paused_us = 0;
         self.looked_ns = now;
         let due = os::clock::now_ns().saturating_sub(self.zero_ns);
         let lost = due.saturating_sub(self.clock.read()?);
