@@ -1,10 +1,10 @@
 //! The engine and the agent: one loop per VM that selects an event, hands it to `protocol` and carries out
 //! the actions that come back.
 //!
-//! Where things go: [`agent`] answers operators; [`table`] holds the VMs; [`listener`] takes other hosts' connections;
-//! [`primary`] is the loop of a VM that runs here, with the thread that takes its checkpoints; [`backup`] is the
-//! loop of one that stands by, with the thread that applies epochs; [`link`] is the connection between the two;
-//! [`machine`] is the QEMU process with its RAM, gate and TAPs.
+//! Where things go: `agent` answers operators; `table` holds the VMs; `listener` takes other hosts' connections;
+//! `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
+//! loop of one that stands by, with the thread that applies epochs; `link` is the connection between the two;
+//! `machine` is the QEMU process with its RAM, gate and TAPs.
 
 #![forbid(unsafe_code)]
 

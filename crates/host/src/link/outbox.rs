@@ -52,6 +52,8 @@ enum Item {
 #[derive(Debug, Clone)]
 pub struct Outbox {
     queue: Sender<Item>,
+    /// Heartbeats: they overtake pages, so that a large checkpoint does not make them late.
+    urgent: Sender<Item>,
     /// Bytes of input that wait.
     input: Arc<AtomicUsize>,
 }
@@ -73,6 +75,7 @@ impl Outbox {
         written: impl Fn(Written) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (queue, items) = unbounded();
+        let (urgent, urgent_items) = unbounded();
         let input = Arc::new(AtomicUsize::new(0));
         let mut writer = Writer {
             stream,
@@ -82,6 +85,7 @@ impl Outbox {
             body_bytes: 0,
             written: Box::new(written),
             input: Arc::clone(&input),
+            urgent: urgent_items,
         };
         std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
             crate::loops::prefer_this_thread();
@@ -91,7 +95,7 @@ impl Outbox {
             // The reader of this connection sees its end and tells the engine.
             let _ = writer.stream.shutdown(Shutdown::Both);
         })?;
-        Ok(Self { queue, input })
+        Ok(Self { queue, urgent, input })
     }
 
     fn put(&self, item: Item) {
@@ -102,7 +106,11 @@ impl Outbox {
     /// Queues a message to a backup.
     pub fn to_backup(&self, message: &ToBackup) {
         let (kind, epoch, body) = message.encode();
-        self.put(Item::Message(kind, epoch, body));
+        let item = Item::Message(kind, epoch, body);
+        match message {
+            ToBackup::Heartbeat(_) => drop(self.urgent.send(item)),
+            _ => self.put(item),
+        }
     }
 
     /// Queues a message to a primary.
@@ -166,29 +174,40 @@ struct Writer {
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
     input: Arc<AtomicUsize>,
+    urgent: Receiver<Item>,
 }
 
 impl Writer {
     fn run(&mut self, items: &Receiver<Item>) -> std::io::Result<()> {
-        for item in items {
-            match item {
-                Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body)?,
-                Item::Part(epoch, part) => self.part(epoch, &part)?,
-                Item::Device(epoch, state) => {
-                    for piece in state.chunks(blob::MAX_PIECE) {
-                        self.bulk(Kind::Device, epoch, &blob::pack(piece))?;
-                    }
-                }
-                Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body)?,
-                Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate)?,
-                Item::Input(epoch, body) => {
-                    self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
-                    self.frame(Kind::Input, epoch, &body)?;
-                }
-                Item::Close => return Ok(()),
+        loop {
+            let item = crossbeam_channel::select! {
+                recv(self.urgent) -> item => item,
+                recv(items) -> item => item,
+            };
+            // Without an outbox left, what was queued is still written.
+            match item.or_else(|_| items.recv()) {
+                Ok(Item::Close) | Err(_) => return Ok(()),
+                Ok(item) => self.item(item)?,
             }
         }
-        Ok(())
+    }
+
+    fn item(&mut self, item: Item) -> std::io::Result<()> {
+        match item {
+            Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body),
+            Item::Part(epoch, part) => self.part(epoch, &part),
+            Item::Device(epoch, state) => {
+                let mut pieces = state.chunks(blob::MAX_PIECE);
+                pieces.try_for_each(|piece| self.bulk(Kind::Device, epoch, &blob::pack(piece)))
+            }
+            Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body),
+            Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate),
+            Item::Input(epoch, body) => {
+                self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
+                self.frame(Kind::Input, epoch, &body)
+            }
+            Item::Close => Ok(()),
+        }
     }
 
     fn part(&mut self, epoch: Epoch, part: &Part) -> std::io::Result<()> {
@@ -222,6 +241,9 @@ impl Writer {
     }
 
     fn bulk(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+        while let Ok(item) = self.urgent.try_recv() {
+            self.item(item)?;
+        }
         self.begin(epoch);
         self.open.frames += 1;
         self.open.wire_bytes += (body.len() + HEADER_LEN) as u64;

@@ -1,4 +1,4 @@
-//! Owns a VM's process with everything around it: RAM, gate, TAPs, console log; as primary and ([`standby`]) as standby.
+//! Owns a VM's process with everything around it: RAM, gate, TAPs, console log; as primary and (`standby`) as standby.
 
 mod error;
 mod events;

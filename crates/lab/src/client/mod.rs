@@ -3,7 +3,7 @@
 //! - [`writers`]: connections that stay open and write increasing numbers, each reply checked at once;
 //! - [`live`]: what can be seen of the writers while they write;
 //! - [`pinger`]: one request at a time, every latency kept;
-//! - [`verify`]: reads back what the writers wrote and counts what is missing;
+//! - [`mod@verify`]: reads back what the writers wrote and counts what is missing;
 //! - [`benchmark`]: runs `redis-benchmark` and reads its table;
 //! - [`timeline`]: what was seen over time, and the longest silence;
 //! - [`resp`]: just enough of the Redis protocol.
