@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Name of the VM.
 const VM: &str = "bench";
+/// Where no failover is measured none shall happen, however busy the machine is: suspect late.
+const LATE_SUSPICION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 5000\n";
 /// An acknowledgement that takes longer is late indeed.
 const ACK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -39,8 +41,13 @@ impl Bed {
     /// Starts agents and the Redis guest, and waits until it serves. `lean` takes the machine with the fewest devices
     /// instead of a q35.
     pub fn raise(run: &mut Run<'_>, tag: &str, lean: bool) -> Result<Self> {
-        run.screen.live("hosts, agents, and a guest that boots");
         let cluster = start_cluster(run.props, tag)?;
+        Self::raise_on(cluster, run, lean)
+    }
+
+    /// The same on these hosts.
+    pub fn raise_on(cluster: Cluster, run: &mut Run<'_>, lean: bool) -> Result<Self> {
+        run.screen.live("a guest boots");
         let mut file = VmFile::redis(&run.props.guest, VM, VmShape::default(), None)?;
         if lean {
             file.toml = file.toml.replace("machine = \"q35\"", "profile = \"lean\"");
@@ -85,9 +92,9 @@ impl Bed {
     }
 }
 
-/// Agents on two hosts.
+/// Agents on two hosts that suspect each other late.
 pub fn start_cluster(props: &Props, tag: &str) -> Result<Cluster> {
-    Cluster::start(tag, &props.binary, &HOSTS, "").context("the hosts cannot be set up")
+    Cluster::start(tag, &props.binary, &HOSTS, LATE_SUSPICION).context("the hosts cannot be set up")
 }
 
 /// The checkpoints of a VM on the first host that are cut during the next `time`.

@@ -8,6 +8,7 @@ use crate::stage::moments::Moments;
 use crate::stage::{HOSTS, other};
 use anyhow::{Context, Result, bail};
 use lab::client::{Gap, PipelinedWriters, verify};
+use lab::cluster::Cluster;
 use lab::report::OutageSplit;
 use lab::stats::Summary;
 use std::time::Duration;
@@ -25,7 +26,9 @@ struct Failover {
 /// Kills the primary host again and again, protecting the VM in between, under writers that stay connected.
 pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     found.how = HOW.into();
-    let bed = Bed::raise(run, "outage", false)?;
+    let cluster =
+        Cluster::start("outage", &run.props.binary, &HOSTS, "").context("the hosts cannot be set up")?;
+    let bed = Bed::raise_on(cluster, run, false)?;
     let writers = bed.reach.writers(bed.client(), 4)?;
     let mut failovers = Vec::new();
     let (mut from, kills) = (HOSTS[0], run.times(KILLS));
