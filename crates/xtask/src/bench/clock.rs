@@ -139,6 +139,11 @@ fn kvm(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         time.as_secs_f64()
     );
     found.targets.push(Target::at_most(what, "ms", 20.0, farthest));
+    found.notes.push(
+        "A look at kvmclock may fall into a pause, which the guest itself cannot see: then it shows the pause as well, and \
+         on a busy machine a pause may be long."
+            .into(),
+    );
     let mut looks = Table::new(
         "Each look at kvmclock",
         &[("what", "what"), ("behind_ms", "behind the host's clock, ms")],
