@@ -183,6 +183,10 @@ fn command(args: &CheckpointArgs) -> String {
     if args.quick {
         command.push_str(" --quick");
     }
+    if args.binary.is_some() {
+        // Then the commit below may not be what it was built from.
+        command.push_str(" --binary FILE");
+    }
     if !args.only.is_empty() {
         let parts: Vec<String> = args.only.iter().map(u32::to_string).collect();
         command.push_str(&format!(" --only {}", parts.join(",")));
