@@ -129,6 +129,10 @@ impl Loop<'_> {
                 recv(machine) -> event => self.on_machine_event(event.ok()),
                 default(wait) => self.feed(Event::Tick),
             }
+            // A stream of data without a gap must not keep the heartbeats back.
+            if self.protocol.deadline().is_some_and(|at| now() >= at) {
+                self.feed(Event::Tick);
+            }
             if let Some(error) = self.standby.as_ref().and_then(|s| s.applier.error()) {
                 self.feed(Event::StandbyDied(error));
             }

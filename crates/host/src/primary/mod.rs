@@ -103,6 +103,10 @@ impl Engine {
                 },
                 default(wait) => self.feed(Event::Tick),
             }
+            // Whatever keeps coming must not keep the heartbeats back.
+            if self.protocol.deadline().is_some_and(|at| now() >= at) {
+                self.feed(Event::Tick);
+            }
             if let Some(ended) = self.ended.take() {
                 return self.finish(ended);
             }
