@@ -126,11 +126,13 @@ fn relay(primary: &TcpStream, backup: &TcpStream, shared: &Shared) -> io::Result
     let dark = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            like_a_wire();
             let _ = io::copy(&mut &*backup, &mut &*primary);
             if !dark.load(Relaxed) {
                 let _ = primary.shutdown(Shutdown::Both);
             }
         });
+        like_a_wire();
         let ended = forward(primary, backup, shared, &dark);
         let _ = backup.shutdown(Shutdown::Both);
         if dark.load(Relaxed) {
@@ -139,6 +141,12 @@ fn relay(primary: &TcpStream, backup: &TcpStream, shared: &Shared) -> io::Result
         }
         ended
     })
+}
+
+/// A wire does not wait for a processor: agents run at real-time priority, and so does what carries their frames.
+fn like_a_wire() {
+    // Where this is not allowed it is not allowed to the agents either.
+    let _ = os::sched::raise_current_thread();
 }
 
 fn forward(primary: &TcpStream, backup: &TcpStream, shared: &Shared, dark: &AtomicBool) -> io::Result<()> {
