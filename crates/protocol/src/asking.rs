@@ -51,6 +51,12 @@ impl Asking {
         Self { claim, next_try: None }
     }
 
+    /// Asks for the first time at `at`: until then somebody else may.
+    #[must_use]
+    pub fn later(claim: Claim, at: Instant) -> Self {
+        Self { claim, next_try: Some(at) }
+    }
+
     /// The claim.
     #[must_use]
     pub fn claim(&self) -> &Claim {

@@ -146,8 +146,8 @@ fn a_yield_lost_on_the_way_is_decided_by_the_arbiter() {
         owner.takes(2);
         owner.hears_ack(2);
         assert_eq!(owner.phase(), PhaseName::Yielded);
-        // Nothing is heard any more.
-        let claiming = owner.pass(timing.stall);
+        // Nothing is heard any more: the VM stands still no longer than that takes to be a loss.
+        let claiming = owner.pass(timing.primary_timeout());
         let decided = owner.decided(&claiming, winner);
         assert_eq!(resumes(&decided), usize::from(winner == "alpha"));
         let phase = if winner == "alpha" { PhaseName::Unprotected } else { PhaseName::Fenced };
@@ -256,7 +256,9 @@ fn a_dead_vm_is_handed_over_at_once_and_never_taken_back() {
     let mut owner = Owner::protected(short());
     let died = owner.feed(Event::VmDied("signal 9".into()));
     assert!(died.contains(&Action::Send(S1, ToBackup::Yield(Epoch(1), YieldReason::VmDied))));
-    let claiming = owner.feed(lost());
+    let lost = owner.feed(lost());
+    assert!(!lost.iter().any(|action| matches!(action, Action::Claim(_))), "the backup asks first: {lost:?}");
+    let claiming = owner.pass(short().stall);
     let won = owner.decided(&claiming, "alpha");
     assert!(won.contains(&Action::Shutdown) && resumes(&won) == 0, "{won:?}");
     assert_eq!(owner.phase(), PhaseName::Ended);

@@ -98,8 +98,12 @@ impl Primary {
         out: &mut Vec<Action>,
     ) {
         link.detector.hear(now);
-        // The backup claims, applies and loads before it speaks again.
-        link.detector.set_timeout(self.timing.stall);
+        // The backup beats on while it asks the arbiter; if it falls silent the VM here waits no longer than it must.
+        // A dead VM waits for nothing: the backup is its only chance and is given all the time it may need.
+        link.detector.set_timeout(match reason {
+            YieldReason::Planned => self.timing.primary_timeout(),
+            YieldReason::VmDied => self.timing.stall,
+        });
         self.paused = true;
         out.push(Action::HoldOutput);
         out.push(Action::Send(link.session, super::yield_message(epoch, reason)));
@@ -124,7 +128,11 @@ impl Primary {
             Phase::HandingOver(link, pipeline) => self.lose_backup(link, &pipeline, None, why, out),
             Phase::Yielded(Some(link)) => {
                 out.push(Action::EndSession(link.session));
-                self.claim_next(self.grant.term().next(), None, out);
+                if self.vm_dead {
+                    self.claim_late(&link);
+                } else {
+                    self.claim_next(self.grant.term().next(), None, out);
+                }
             }
             phase => self.phase = phase,
         }

@@ -36,6 +36,13 @@ impl Primary {
         self.phase = Phase::Claiming(asking, purpose);
     }
 
+    /// The VM died here and the link after it: a backup that lives asks first and goes on. Only if nobody did
+    /// after the time that the link was given does this host ask, to end the VM.
+    pub(super) fn claim_late(&mut self, link: &Link) {
+        let claim = self.claimant.claim(self.grant.term().next());
+        self.phase = Phase::Claiming(Asking::later(claim, link.detector.deadline()), None);
+    }
+
     pub(super) fn ask_again(&mut self, now: Instant, out: &mut Vec<Action>) {
         if let Phase::Protected(_, _, Some((asking, _))) | Phase::Claiming(asking, _) = &mut self.phase
             && let Some(claim) = asking.retry(now)
