@@ -10,7 +10,6 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use protocol::asking::Claimant;
 use protocol::{Grant, Term, VmName};
 use qemu::VmSpec;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,19 +76,13 @@ fn report(ready: Result<Engine, ApiError>, started: &Sender<Result<(), ApiError>
 fn read_spec(request: &StartRequest) -> Result<(VmName, VmSpec), ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
     let mut spec = VmSpec::parse(&request.spec, "the VM file").map_err(|error| invalid(error.to_string()))?;
-    for path in [&mut spec.kernel, &mut spec.initrd, &mut spec.firmware].into_iter().flatten() {
-        *path = absolute(&request.base_dir, path);
-    }
+    spec.place_in(&request.base_dir);
     let name = VmName::new(&spec.name).map_err(|error| invalid(error.to_string()))?;
     spec.check_protectable().map_err(|refusals| {
         let text: Vec<_> = refusals.iter().map(ToString::to_string).collect();
         ApiError::new(ErrorCode::Refused, format!("VM {name} cannot be protected: {}", text.join("; ")))
     })?;
     Ok((name, spec))
-}
-
-fn absolute(base: &Path, path: &Path) -> PathBuf {
-    if path.is_absolute() { path.to_path_buf() } else { base.join(path) }
 }
 
 fn prepare(

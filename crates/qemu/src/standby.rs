@@ -14,7 +14,7 @@ use os::Memory;
 use os::process_memory::ProcessMemoryError;
 use serde_json::json;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +86,9 @@ impl Standby {
         installation: &Installation,
         resolved: &ResolvedSpec,
         memory: Arc<Memory>,
+        disks: Vec<OwnedFd>,
     ) -> Result<(Self, Channels), StandbyError> {
-        let (mut qemu, channels) = Qemu::launch(installation, resolved, Role::Standby, memory)?;
+        let (mut qemu, channels) = Qemu::launch(installation, resolved, Role::Standby, memory, disks)?;
         // Without it QEMU does not tell when the load is done.
         let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
         let set = qemu.qmp().execute(Command::with("migrate-set-capabilities", events));

@@ -27,7 +27,8 @@ fn fail_over(
     qemu.kill().unwrap();
 
     let memory = replica.memory.clone();
-    let (standby, channels) = Standby::start(&bench.installation, &bench.resolved, memory).unwrap();
+    let (standby, channels) =
+        Standby::start(&bench.installation, &bench.resolved, memory, Vec::new()).unwrap();
     let layout = standby.qemu().ram().layout();
     let second = Fingerprint::take(&bench.installation, &bench.resolved, Some(layout)).unwrap();
     assert_eq!(qemu::fingerprint::compare(&first, &second), Ok(()));
@@ -112,7 +113,7 @@ fn a_standby_has_no_roms_of_its_own() {
     let Some(bench) = Bench::new(TCG) else { return };
     let (qemu, _channels) = bench.primary();
     let (standby, _standby_channels) =
-        Standby::start(&bench.installation, &bench.resolved, bench.memory()).unwrap();
+        Standby::start(&bench.installation, &bench.resolved, bench.memory(), Vec::new()).unwrap();
     let bios = |qemu: &Qemu| {
         let roms = qemu.read_roms().unwrap();
         let index = qemu.ram().layout().blocks.iter().position(|b| b.name == "pc.bios").unwrap();
@@ -133,7 +134,7 @@ fn a_damaged_state_is_refused_with_qemus_words_and_kills_the_standby() {
     bytes[14] ^= 0x20;
     let damaged = qemu::DeviceState::from_bytes(bytes).unwrap();
     let (standby, _channels) =
-        Standby::start(&bench.installation, &bench.resolved, replica.memory.clone()).unwrap();
+        Standby::start(&bench.installation, &bench.resolved, replica.memory.clone(), Vec::new()).unwrap();
     let pid = standby.qemu().pid();
     let error = standby.load(&damaged).unwrap_err().to_string();
     assert!(error.contains("Unknown savevm section"), "{error}");
@@ -149,7 +150,7 @@ fn a_state_of_another_machine_is_refused() {
     let mut replica = Replica::new(&bench, &qemu);
     replica.checkpoint(&qemu, &channels.console, &mut Vec::new());
     let (standby, _channels) =
-        Standby::start(&other.installation, &other.resolved, replica.memory.clone()).unwrap();
+        Standby::start(&other.installation, &other.resolved, replica.memory.clone(), Vec::new()).unwrap();
     assert!(standby.load(&replica.state).is_err());
 }
 

@@ -152,8 +152,8 @@ fn addresses_are_stable_and_differ() {
 fn launch_refuses_before_it_starts_anything() {
     let Some(mut bench) = Bench::new(TCG) else { return };
     bench.resolved.spec.extra_args = vec!["-hda".into(), "/nonexistent.img".into()];
-    let error =
-        Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory()).unwrap_err();
+    let error = Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory(), Vec::new())
+        .unwrap_err();
     assert!(matches!(error, LaunchError::Refused(_)), "{error}");
 }
 
@@ -162,8 +162,8 @@ fn a_device_that_cannot_be_saved_is_refused_by_qemu() {
     let Some(mut bench) = Bench::new(TCG) else { return };
     let args = ["-device", "usb-ehci,id=e", "-device", "usb-uas,bus=e.0"];
     bench.resolved.spec.extra_args = args.map(str::to_string).to_vec();
-    let error =
-        Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory()).unwrap_err();
+    let error = Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory(), Vec::new())
+        .unwrap_err();
     assert!(error.to_string().contains("usb-uas is not migratable"), "{error}");
 }
 
@@ -171,8 +171,8 @@ fn a_device_that_cannot_be_saved_is_refused_by_qemu() {
 fn a_qemu_that_dies_at_once_leaves_its_last_words() {
     let Some(mut bench) = Bench::new(TCG) else { return };
     bench.resolved.spec.firmware = Some("/nonexistent.bin".into());
-    let error =
-        Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory()).unwrap_err();
+    let error = Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory(), Vec::new())
+        .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("exited with status 1") && text.contains("/nonexistent.bin"), "{text}");
 }
@@ -189,7 +189,8 @@ fn an_unknown_machine_is_refused_with_the_version() {
 fn memory_whose_place_nobody_tells_is_refused() {
     let Some(mut bench) = Bench::new(Setting { ..TCG }) else { return };
     bench.resolved.spec.extra_args = vec!["-device".into(), "VGA".into()];
-    let launched = Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory());
+    let launched =
+        Qemu::launch(&bench.installation, &bench.resolved, Role::Primary, bench.memory(), Vec::new());
     match launched {
         Err(LaunchError::Ram(RamError::NoAddress(block))) => assert!(block.contains("vga"), "{block}"),
         Err(other) => panic!("{other}"),

@@ -59,7 +59,7 @@ impl Machine {
         let resolved = installation.resolve(spec)?;
         check_bridges(&resolved)?;
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory)?;
+        let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory, Vec::new())?;
         let log = ConsoleLog::create(&console_path(context, name)?, 0)?;
         let taps = open_taps(name, &resolved)?;
         Self::assemble(name, installation, qemu, channels, taps, log)

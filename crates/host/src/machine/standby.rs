@@ -56,7 +56,7 @@ impl StandbyMachine {
             &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
         )?;
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory)?;
+        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, Vec::new())?;
         let layout = standby.qemu().ram().layout();
         alike(&description.fingerprint, &Fingerprint::take(&installation, &resolved, Some(layout))?)?;
         let (events_tx, events) = unbounded();

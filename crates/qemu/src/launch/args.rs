@@ -5,7 +5,7 @@
 
 use super::Role;
 use crate::install::ResolvedSpec;
-use crate::spec::NicModel;
+use crate::spec::{DiskModel, NicModel};
 use std::os::fd::RawFd;
 
 /// Name of the main memory's block.
@@ -20,6 +20,8 @@ pub struct InheritedFds {
     pub console: RawFd,
     /// One for each NIC.
     pub nics: Vec<RawFd>,
+    /// One for each disk.
+    pub disks: Vec<RawFd>,
 }
 
 /// The arguments for `role`, without the monitor.
@@ -50,6 +52,7 @@ pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<Str
     args.pair("-chardev", format!("socket,id=console,fd={}", fds.console)).pair("-serial", "chardev:console");
     boot(&mut args, resolved);
     nics(&mut args, resolved, &fds.nics);
+    disks(&mut args, resolved, &fds.disks);
     if role == Role::Standby {
         args.pair("-incoming", "defer");
     }
@@ -106,6 +109,35 @@ fn nics(args: &mut Arguments, resolved: &ResolvedSpec, fds: &[RawFd]) {
     }
 }
 
+/// Every disk is a conversation in the NBD protocol over an inherited socket, with the agent at the other end. The
+/// guest's write cache is on, so that its flushes reach the agent; the host's page cache is the agent's matter.
+fn disks(args: &mut Arguments, resolved: &ResolvedSpec, fds: &[RawFd]) {
+    let spec = &resolved.spec;
+    assert_eq!(fds.len(), spec.disks.len(), "one descriptor for each disk");
+    for (index, (disk, fd)) in spec.disks.iter().zip(fds).enumerate() {
+        let device = match spec.disk_model(disk) {
+            _ if spec.is_microvm() => "virtio-blk-device",
+            DiskModel::Virtio => "virtio-blk-pci",
+            DiskModel::VirtioLegacy => "virtio-blk-pci,disable-modern=on,vectors=0",
+        };
+        let read_only = if disk.read_only { "on" } else { "off" };
+        args.pair(
+            "-blockdev",
+            format!(
+                "driver=nbd,node-name=disk{index},server.type=fd,server.str={fd},export={},read-only={read_only},discard=unmap",
+                disk_export(index)
+            ),
+        );
+        args.pair("-device", format!("{device},id=disk{index}-dev,drive=disk{index},write-cache=on"));
+    }
+}
+
+/// The name under which QEMU asks for the disk at `index`.
+#[must_use]
+pub fn disk_export(index: usize) -> String {
+    format!("disk{index}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +146,12 @@ mod tests {
 
     fn build_for(text: &str, role: Role) -> String {
         let spec = VmSpec::parse(text, "test").unwrap();
-        let fds = InheritedFds { memory: 7, console: 8, nics: (9..).take(spec.nics.len()).collect() };
+        let fds = InheritedFds {
+            memory: 7,
+            console: 8,
+            nics: (9..).take(spec.nics.len()).collect(),
+            disks: (20..).take(spec.disks.len()).collect(),
+        };
         let machine = spec.machine_or_default().to_string();
         let resolved = ResolvedSpec {
             spec,
@@ -151,6 +188,18 @@ mod tests {
         assert!(args.contains("-machine pc,usb=off,smm=off,vmport=off,accel=tcg"));
         assert!(args.contains("disable-modern=on,vectors=0"));
         assert!(!build_for(&format!("{lean}model = \"virtio\"\n"), Role::Primary).contains("disable-modern"));
+    }
+
+    #[test]
+    fn each_disk_has_its_socket_and_suits_the_machine() {
+        let text =
+            format!("{BASE}[[disk]]\nimage = \"a.img\"\n[[disk]]\nimage = \"b.img\"\nread_only = true\n");
+        let args = build_for(&text, Role::Primary);
+        assert!(args.contains("node-name=disk0,server.type=fd,server.str=20,export=disk0,read-only=off"));
+        assert!(args.contains("node-name=disk1,server.type=fd,server.str=21,export=disk1,read-only=on"));
+        assert!(args.contains("-device virtio-blk-pci,id=disk0-dev,drive=disk0"));
+        let lean = format!("{BASE}profile = \"lean\"\n[[disk]]\nimage = \"a.img\"\n");
+        assert!(build_for(&lean, Role::Primary).contains("virtio-blk-pci,disable-modern=on,vectors=0"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 mod args;
 mod process;
 
-pub use args::{InheritedFds, MAIN_MEMORY, build};
+pub use args::{InheritedFds, MAIN_MEMORY, build, disk_export};
 pub use process::Process;
 
 use crate::install::{Installation, ResolvedSpec};
@@ -35,6 +35,14 @@ pub enum LaunchError {
         wanted: u64,
         /// What was given.
         given: u64,
+    },
+    /// There is not one connection for each disk.
+    #[error("the VM has {wanted} disks, but {given} connections were prepared for them")]
+    Disks {
+        /// The VM's.
+        wanted: usize,
+        /// What was given.
+        given: usize,
     },
     /// A socket pair could not be made.
     #[error("cannot make a channel to QEMU: {source}")]
@@ -105,7 +113,9 @@ pub struct Qemu {
 
 impl Qemu {
     /// Starts QEMU, stopped, in the network namespace of the calling thread. `memory` becomes the VM's main
-    /// memory; for a primary it is new, for a standby it may already be filled.
+    /// memory; for a primary it is new, for a standby it may already be filled. `disks` are QEMU's ends of one
+    /// conversation in the NBD protocol for each disk, about the export that [`disk_export`] names; somebody must
+    /// serve them already, for QEMU asks while it starts.
     ///
     /// # Errors
     /// If the VM cannot be protected ([`LaunchError::Refused`], before anything is started), or QEMU does not
@@ -115,14 +125,19 @@ impl Qemu {
         resolved: &ResolvedSpec,
         role: Role,
         memory: Arc<Memory>,
+        disks: Vec<OwnedFd>,
     ) -> Result<(Self, Channels), LaunchError> {
         resolved.spec.check_protectable().map_err(LaunchError::Refused)?;
         let wanted = resolved.spec.memory.0;
         if memory.len() != wanted {
             return Err(LaunchError::MemorySize { wanted, given: memory.len() });
         }
+        let (wanted, given) = (resolved.spec.disks.len(), disks.len());
+        if wanted != given {
+            return Err(LaunchError::Disks { wanted, given });
+        }
         let mut spawn = Spawn::new(installation.binary());
-        let (fds, channels) = inherit_channels(&mut spawn, resolved, &memory)
+        let (fds, channels) = inherit_channels(&mut spawn, resolved, &memory, disks)
             .map_err(|source| LaunchError::Channel { source })?;
         spawn.args(args::build(resolved, role, &fds));
         let (mut process, qmp) = Process::start(spawn, REQUIRED_COMMANDS)?;
@@ -292,6 +307,7 @@ fn inherit_channels(
     spawn: &mut Spawn,
     resolved: &ResolvedSpec,
     memory: &Memory,
+    disks: Vec<OwnedFd>,
 ) -> std::io::Result<(InheritedFds, Channels)> {
     let mut pair = || {
         let (ours, theirs) = UnixStream::pair()?;
@@ -306,8 +322,10 @@ fn inherit_channels(
         nics.push(ours);
         nic_fds.push(theirs);
     }
+    let disks = disks.into_iter().map(|fd| spawn.inherit(fd)).collect();
     let memory = spawn.inherit(memory.fd().try_clone_to_owned()?);
-    Ok((InheritedFds { memory, console: console_fd, nics: nic_fds }, Channels { console, nics }))
+    let fds = InheritedFds { memory, console: console_fd, nics: nic_fds, disks };
+    Ok((fds, Channels { console, nics }))
 }
 
 /// Gives QEMU room to write while our reader is late. Without room a device keeps its byte or frame and sends it

@@ -12,15 +12,20 @@
 //!
 //! [[nic]]
 //! bridge = "br0"
+//!
+//! [[disk]]
+//! image = "web.img"           # raw: a file or a block device
 //! ```
 //!
 //! What the file asks for is checked twice: [`VmSpec::parse`] refuses what makes no sense, and
 //! [`VmSpec::check_protectable`] what cannot be protected.
 
+mod disk;
 mod nic;
 mod refuse;
 mod size;
 
+pub use disk::{DiskModel, DiskSpec};
 pub use nic::{Mac, NicModel, NicSpec};
 pub use refuse::{Reason, Refusal};
 pub use size::MemorySize;
@@ -121,6 +126,9 @@ pub struct VmSpec {
     /// Network cards.
     #[serde(default, rename = "nic", skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicSpec>,
+    /// Disks.
+    #[serde(default, rename = "disk", skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
     /// Further arguments for QEMU, as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_args: Vec<String>,
@@ -141,10 +149,16 @@ impl VmSpec {
         let mut spec = Self::parse(&text, &path.display().to_string())?;
         let folder =
             std::path::absolute(path).map_err(read)?.parent().map(Path::to_path_buf).unwrap_or_default();
-        for file in [&mut spec.kernel, &mut spec.initrd, &mut spec.firmware].into_iter().flatten() {
+        spec.place_in(&folder);
+        Ok(spec)
+    }
+
+    /// Takes the relative paths in it from `folder`.
+    pub fn place_in(&mut self, folder: &Path) {
+        let files = [&mut self.kernel, &mut self.initrd, &mut self.firmware].into_iter().flatten();
+        for file in files.chain(self.disks.iter_mut().map(|disk| &mut disk.image)) {
             *file = folder.join(&*file);
         }
-        Ok(spec)
     }
 
     /// Reads the text of a VM file; `origin` names it in errors.
@@ -195,7 +209,9 @@ impl VmSpec {
         if self.extra_args.iter().any(|a| a.contains('\0')) {
             return found("extra_args", "an argument has a zero byte");
         }
-        nic::problem(&self.nics, self.is_microvm()).map(|p| ("nic", p))
+        let microvm = self.is_microvm();
+        let nics = nic::problem(&self.nics, microvm).map(|p| ("nic", p));
+        nics.or_else(|| disk::problem(&self.disks, microvm).map(|p| ("disk", p)))
     }
 
     /// The machine type asked for, before it is resolved to an exact one.

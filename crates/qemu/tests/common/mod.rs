@@ -106,7 +106,7 @@ impl Bench {
     }
 
     pub fn primary(&self) -> (Qemu, Channels) {
-        Qemu::launch(&self.installation, &self.resolved, Role::Primary, self.memory()).unwrap()
+        Qemu::launch(&self.installation, &self.resolved, Role::Primary, self.memory(), Vec::new()).unwrap()
     }
 }
 

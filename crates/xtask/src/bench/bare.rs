@@ -32,7 +32,7 @@ impl Bare {
         let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
         let resolved = installation.resolve(VmSpec::parse(toml, "the benchmark's VM")?)?;
         let memory = Arc::new(Memory::create("bench-bare", resolved.spec.memory.0)?);
-        let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory)?;
+        let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory, Vec::new())?;
         let said = listen(channels, ready);
         qemu.cont()?;
         if said.recv_timeout(BOOT).is_err() {
