@@ -14,6 +14,7 @@ pub mod asking;
 pub mod backup;
 pub mod detector;
 pub mod ids;
+pub mod journal;
 pub mod ledger;
 pub mod notice;
 pub mod ownership;
@@ -37,4 +38,8 @@ pub struct Planted {
     pub promote_without_grant: bool,
     /// A backup counts an epoch as whole before all of it came.
     pub apply_partial: bool,
+    /// A backup acknowledges an epoch before its disk changes are durable.
+    pub ack_before_durable: bool,
+    /// A backup takes only a part of an epoch's disk changes.
+    pub apply_partial_disk: bool,
 }

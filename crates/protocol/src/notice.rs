@@ -133,6 +133,13 @@ pub enum Notice {
         /// Its term.
         term: Term,
     },
+    /// The disk changes of an epoch cannot be made durable here: the standby takes no more, its primary is told.
+    PersistFailed {
+        /// The epoch.
+        epoch: Epoch,
+        /// Why.
+        why: String,
+    },
     /// The primary is lost; the next term is asked for.
     PrimaryLost {
         /// The owner that fell silent.

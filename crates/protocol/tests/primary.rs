@@ -258,7 +258,7 @@ fn a_dead_vm_is_handed_over_at_once_and_never_taken_back() {
     assert!(died.contains(&Action::Send(S1, ToBackup::Yield(Epoch(1), YieldReason::VmDied))));
     let lost = owner.feed(lost());
     assert!(!lost.iter().any(|action| matches!(action, Action::Claim(_))), "the backup asks first: {lost:?}");
-    let claiming = owner.pass(short().stall);
+    let claiming = owner.pass(Micros(short().timeout.0 * 8));
     let won = owner.decided(&claiming, "alpha");
     assert!(won.contains(&Action::Shutdown) && resumes(&won) == 0, "{won:?}");
     assert_eq!(owner.phase(), PhaseName::Ended);
@@ -428,4 +428,25 @@ fn a_backup_that_never_answers_hello_is_given_up() {
     assert!(given_up.contains(&Action::EndSession(S1)));
     assert_eq!(owner.phase(), PhaseName::Unprotected);
     assert_eq!(owner.protect(short()), [Action::Connect(Session(2), host("beta"))]);
+}
+
+/// Found by the simulator: the death was forgotten, and an owner that took the VM back ran nothing.
+#[test]
+fn a_vm_that_dies_after_it_was_handed_over_is_not_taken_back() {
+    let timing = short();
+    let mut owner = Owner::protected(timing);
+    owner.command(Command::Failover).unwrap();
+    owner.pass(timing.interval);
+    owner.takes(2);
+    owner.hears_ack(2);
+    assert_eq!(owner.phase(), PhaseName::Yielded);
+    let died = owner.feed(Event::VmDied("signal 9".into()));
+    assert!(matches!(died[..], [Action::Notice(Notice::VmDied { .. })]), "{died:?}");
+    assert_eq!(owner.phase(), PhaseName::Yielded, "it goes on elsewhere");
+    assert_eq!(owner.hears_in(S1, ToPrimary::Declined(Term(2))), []);
+    owner.feed(lost());
+    let claiming = owner.pass(timing.timeout);
+    let won = owner.decided(&claiming, "alpha");
+    assert!(won.contains(&Action::Shutdown) && resumes(&won) == 0, "{won:?}");
+    assert_eq!(owner.phase(), PhaseName::Ended);
 }

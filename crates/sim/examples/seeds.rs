@@ -15,6 +15,8 @@ fn main() {
         Some("release_early") => options.planted.release_early = true,
         Some("promote_without_grant") => options.planted.promote_without_grant = true,
         Some("apply_partial") => options.planted.apply_partial = true,
+        Some("ack_before_durable") => options.planted.ack_before_durable = true,
+        Some("apply_partial_disk") => options.planted.apply_partial_disk = true,
         _ => {}
     }
     let (next, failures) = (AtomicU64::new(first), AtomicU64::new(0));

@@ -33,6 +33,8 @@ pub(crate) struct Checks {
     packets: BTreeMap<u64, u64>,
     console: Vec<u64>,
     lives: u64,
+    /// The host on which the VM ran last, and how many writes it has stored there.
+    pub(crate) last_ran: Option<(HostId, u64)>,
 }
 
 impl Checks {
@@ -41,9 +43,16 @@ impl Checks {
         Life(self.lives)
     }
 
+    /// A VM ran a step.
+    pub(crate) fn note_stored(&mut self, host: HostId, stored: u64) {
+        if let Some((_, last)) = self.last_ran.as_mut().filter(|(ran, _)| *ran == host) {
+            *last = stored;
+        }
+    }
+
     /// A VM is started: what was before is over.
     pub(crate) fn begin(&mut self, life: Life, term: Term) {
-        *self = Self { lives: self.lives, ..Self::default() };
+        *self = Self { lives: self.lives, last_ran: self.last_ran, ..Self::default() };
         let execution = Execution { term, released: 0, successor: None, spoke: false };
         self.executions.insert(life, execution);
     }
@@ -256,6 +265,13 @@ fn difference(snapshot: &Snapshot, image: &Image) -> Option<String> {
     let pages = snapshot.pages.iter().zip(&image.pages);
     if let Some((page, _)) = (0..).zip(pages).find(|(_, (cut, held))| cut != held) {
         return Some(format!("page {page} differs"));
+    }
+    let sectors = snapshot.disk.iter().zip(&image.disk);
+    if let Some((sector, _)) = (0..).zip(sectors).find(|(_, (cut, held))| cut != held) {
+        return Some(format!("sector {sector} of the disk differs"));
+    }
+    if snapshot.disk.len() != image.disk.len() {
+        return Some("the disk has another length".into());
     }
     let end = image.console.last().map(|&(at, _)| at + 1);
     (end.is_some_and(|end| end != snapshot.devices.console_at))

@@ -4,7 +4,7 @@ use crate::host::Posted;
 use crate::network::{ConnId, Way};
 use protocol::asking::ClaimAnswer;
 use protocol::backup::Conn;
-use protocol::{Claim, HostName, Session};
+use protocol::{Claim, Epoch, HostName, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -34,6 +34,8 @@ pub(crate) enum Job {
     Cut(MachineId, u64),
     CutDone(MachineId, u64),
     StartStandby(MachineId, Conn),
+    /// The journal of a backup is durable up to this epoch.
+    Sync(MachineId, Conn, Epoch),
     Promote(MachineId),
 }
 
@@ -66,6 +68,8 @@ pub(crate) enum Event {
     Operator,
     Watch,
     Fault,
+    /// Whoever has the VM dies.
+    AllDie,
     Undo(Undo),
     Calm,
 }
@@ -78,6 +82,9 @@ pub(crate) enum Undo {
     Heal(HostId, HostId),
     Speed(HostId, HostId),
     Arbiter(HostId),
+    DiskFull(HostId),
+    DiskError(HostId),
+    DiskSpeed(HostId),
     Unblock(ConnId, Way),
 }
 
@@ -146,6 +153,7 @@ impl Event {
             Self::Fault => 15,
             Self::Undo(_) => 16,
             Self::Calm => 17,
+            Self::AllDie => 19,
             Self::Late(host, ..) => 18 + host.0 as u64 * 64,
         }
     }

@@ -27,6 +27,10 @@ pub enum Class {
     CopyThrownAway,
     /// A machine panicked.
     Panic,
+    /// An epoch was acknowledged, and a power loss could take its disk changes back.
+    NotDurable,
+    /// The VM was started from a disk that is not the newest.
+    OlderDisk,
 }
 
 impl Class {
@@ -45,6 +49,8 @@ impl Class {
             Self::DamageAccepted => 18,
             Self::CopyThrownAway => 19,
             Self::Panic => 20,
+            Self::NotDurable => 21,
+            Self::OlderDisk => 22,
         }
     }
 }

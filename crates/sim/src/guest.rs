@@ -1,10 +1,13 @@
-//! Owns the model guest: memory of some dozen pages, devices, a console and a server that stores increments.
+//! Owns the model guest: memory of some dozen pages, devices, a disk, a console and a server that stores increments.
 //!
 //! Page 0 holds the server's state (next write expected), pages 1 and 2 the cells that the writes add to; the
 //! rest is scratch memory that every step dirties. The guest reads the time at every step, so two copies that
-//! go on separately differ at once, in what they hold and in what they say.
+//! go on separately differ at once, in what they hold and in what they say. What it says depends on what it reads
+//! from its disk.
 
+use crate::guest_disk::{DiskPort, stored_on};
 use crate::rng::mix;
+use crate::storage::{Disk, Sector};
 use protocol::wire::pages::PAGE;
 use std::rc::Rc;
 
@@ -93,6 +96,7 @@ pub(crate) struct Snapshot {
     pub(crate) life: Life,
     pub(crate) pages: Vec<Page>,
     pub(crate) devices: Devices,
+    pub(crate) disk: Vec<Sector>,
 }
 
 #[derive(Debug)]
@@ -105,7 +109,8 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn boot(life: Life, pages: usize) -> Self {
+    /// Starts with what is on the disk, if anything is.
+    pub(crate) fn boot(life: Life, pages: usize, disk: &Disk) -> Self {
         assert!((SCRATCH + 1..64).contains(&pages));
         let zero = Rc::new([0; PAGE]);
         let mut pages = vec![zero; pages];
@@ -114,15 +119,22 @@ impl Guest {
             let words = Rc::make_mut(&mut pages[page]).as_chunks_mut::<8>().0;
             words.iter_mut().zip(0..).for_each(|(word, at)| *word = mix(at ^ page as u64).to_le_bytes());
         }
-        Self { life, pages, devices: Devices::default(), dirty: u64::MAX }
+        let mut guest = Self { life, pages, devices: Devices::default(), dirty: u64::MAX };
+        guest.put(0, 0, stored_on(disk));
+        for (sum, cell) in cells_after(guest.stored()).into_iter().zip(0..) {
+            let (page, word) = place(cell);
+            guest.put(page, word, sum);
+        }
+        guest
     }
 
     pub(crate) fn restore(life: Life, pages: Vec<Page>, devices: Devices) -> Self {
         Self { life, pages, devices, dirty: u64::MAX }
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot { life: self.life, pages: self.pages.clone(), devices: self.devices }
+    pub(crate) fn snapshot(&self, disk: &Disk) -> Snapshot {
+        let disk = disk.sectors().to_vec();
+        Snapshot { life: self.life, pages: self.pages.clone(), devices: self.devices, disk }
     }
 
     /// Takes the dirty bits and clears them.
@@ -141,7 +153,13 @@ impl Guest {
     }
 
     /// Runs one step with the packets that came, and says what it says.
-    pub(crate) fn step(&mut self, time: u64, input: &mut Vec<u64>, said: &mut Vec<Output>) {
+    pub(crate) fn step(
+        &mut self,
+        time: u64,
+        input: &mut Vec<u64>,
+        disk: &mut DiskPort<'_>,
+        said: &mut Vec<Output>,
+    ) {
         if self.devices.shut_down {
             return;
         }
@@ -149,8 +167,10 @@ impl Guest {
         let step = self.devices.step;
         self.devices.digest = mix(self.devices.digest ^ time).wrapping_add(step);
         for write in input.drain(..) {
-            self.serve(write, said);
+            self.serve(write, disk, said);
         }
+        let read = disk.use_scratch(self.devices.digest);
+        self.devices.digest ^= mix(read);
         let digest = self.devices.digest;
         let spots = 1 + digest % 3;
         for spot in 0..spots {
@@ -165,26 +185,27 @@ impl Guest {
             said.push(self.output(Said::Console { at, word: digest }));
         }
         if step.is_multiple_of(BEACON_EVERY) {
-            self.send(said);
+            self.send(disk, said);
         }
     }
 
     /// The server: exactly the next write is stored, anything else is answered with what is stored.
-    fn serve(&mut self, write: u64, said: &mut Vec<Output>) {
+    fn serve(&mut self, write: u64, disk: &mut DiskPort<'_>, said: &mut Vec<Output>) {
         self.devices.digest = mix(self.devices.digest ^ write);
         if write == self.stored() {
             let (cell, add) = write_of(write);
             let (page, word) = place(cell);
             self.put(page, word, self.word(page, word).wrapping_add(add));
             self.put(0, 0, write + 1);
+            disk.store(write);
         }
-        self.send(said);
+        self.send(disk, said);
     }
 
-    fn send(&mut self, said: &mut Vec<Output>) {
+    fn send(&mut self, disk: &DiskPort<'_>, said: &mut Vec<Output>) {
         let number = self.devices.sent;
         self.devices.sent += 1;
-        let stored = self.stored();
+        let stored = disk.read_back(self.stored());
         said.push(self.output(Said::Packet { number, digest: self.devices.digest, stored }));
     }
 
@@ -203,16 +224,21 @@ impl Guest {
 
     /// The first cell that does not hold what the stored writes add up to.
     pub(crate) fn wrong_cell(&self) -> Option<u64> {
-        let mut cells = vec![0u64; usize::try_from(CELLS).unwrap_or(0)];
-        for write in 0..self.stored() {
-            let (cell, add) = write_of(write);
-            cells[usize::try_from(cell).unwrap_or(0)] += add;
-        }
-        cells.iter().zip(0..).find_map(|(&sum, cell)| {
+        cells_after(self.stored()).iter().zip(0..).find_map(|(&sum, cell)| {
             let (page, word) = place(cell);
             (self.word(page, word) != sum).then_some(cell)
         })
     }
+}
+
+/// What the cells hold after so many stored writes.
+fn cells_after(stored: u64) -> Vec<u64> {
+    let mut cells = vec![0; usize::try_from(CELLS).unwrap_or(0)];
+    for write in 0..stored {
+        let (cell, add) = write_of(write);
+        cells[usize::try_from(cell).unwrap_or(0)] += add;
+    }
+    cells
 }
 
 fn place(cell: u64) -> (usize, usize) {

@@ -13,12 +13,13 @@ use crate::network::{ConnId, Item};
 use crate::owner::Owner;
 use crate::report::Count;
 use crate::standby::Standby;
+use crate::storage::{DISK_SIZES, Storage};
 use crate::world::World;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::notice::LinkLoss;
 use protocol::primary;
 use protocol::wire::{
-    HEADER_LEN, Header, Hello, Inbound, Kind, Outbound, Refusal, ToBackup, ToPrimary, WireError,
+    HEADER_LEN, Header, Hello, Inbound, Kind, Outbound, Refusal, ToBackup, ToPrimary, WireError, disk,
 };
 use protocol::{Claim, Epoch, HostName, Instant, Session, Term};
 use std::collections::{BTreeMap, VecDeque};
@@ -70,6 +71,7 @@ pub(crate) struct Host {
     pub(crate) frozen: bool,
     pub(crate) guest_frozen: bool,
     pub(crate) role: Role,
+    pub(crate) storage: Storage,
     pub(crate) kernel: VecDeque<(ConnId, Item)>,
     pub(crate) posted: VecDeque<Posted>,
     pub(crate) sockets: BTreeMap<ConnId, Socket>,
@@ -92,6 +94,7 @@ impl Host {
             frozen: false,
             guest_frozen: false,
             role: Role::Idle,
+            storage: Storage::default(),
             kernel: VecDeque::new(),
             posted: VecDeque::new(),
             sockets: BTreeMap::new(),
@@ -114,10 +117,11 @@ impl Host {
         self.running = false;
     }
 
-    /// Everything is gone; the next boot is another one.
+    /// Everything is gone but the disks; the next boot is another one.
     pub(crate) fn lose_everything(&mut self, id: HostId) {
         let (boot, excused_until) = (Boot(self.boot.0 + 1), self.excused_until);
-        *self = Self { boot, excused_until, up: false, ..Self::new(id) };
+        let storage = core::mem::take(&mut self.storage);
+        *self = Self { boot, excused_until, storage, up: false, ..Self::new(id) };
     }
 }
 
@@ -454,6 +458,7 @@ enum Refused {
     Message(#[expect(dead_code, reason = "for the trace")] protocol::wire::MessageError),
     NotHello,
     Pages(#[expect(dead_code, reason = "for the trace")] protocol::wire::pages::PagesError),
+    Disk(#[expect(dead_code, reason = "for the trace")] protocol::wire::disk::DiskError),
 }
 
 impl Refused {
@@ -463,7 +468,7 @@ impl Refused {
             Self::Wire(WireError::StaleTerm { .. } | WireError::Session { .. } | WireError::Vm { .. })
             | Self::Message(_)
             | Self::NotHello => Count::RefusedForeign,
-            Self::Wire(_) | Self::Pages(_) => Count::RefusedDamaged,
+            Self::Wire(_) | Self::Pages(_) | Self::Disk(_) => Count::RefusedDamaged,
         }
     }
 }
@@ -488,7 +493,11 @@ fn understand(socket: &mut Socket, bytes: &[u8]) -> Result<Understood, Refused> 
         let message = ToPrimary::decode(header.kind, header.epoch, body).map_err(Refused::Message)?;
         return Ok(Understood::FromBackup(machine, session, message));
     }
-    if matches!(header.kind, Kind::Pages | Kind::Device | Kind::Console) {
+    if matches!(header.kind, Kind::Pages | Kind::Device | Kind::Console | Kind::Disk) {
+        if header.kind == Kind::Disk {
+            let records = disk::unpack(body).map_err(Refused::Disk)?;
+            disk::read_batch(&records, &DISK_SIZES, |_, _| ()).map_err(Refused::Disk)?;
+        }
         if header.kind == Kind::Pages {
             let layout = [crate::standby::MAX_PAGES];
             protocol::wire::pages::read_batch(body, &layout, |_, _, _| ()).map_err(Refused::Pages)?;

@@ -1,9 +1,10 @@
 //! The whole protocol in one process, in virtual time: the state machines of `protocol`, the very ones that the
-//! engine runs, on three hosts, over a network that loses and cuts, with an arbiter, a model guest, a client and
-//! an operator. A seed decides everything; the same commit and seed give the same run.
+//! engine runs, on three hosts, over a network that loses and cuts, with an arbiter, a model guest, a client and an
+//! operator. A VM has a disk, on each host a copy of it. A seed decides everything; the same commit and seed give
+//! the same run.
 //!
 //! A run has two phases. In the *safety* phase faults are injected ([`Count`] lists them; what may happen is
-//! written where it is injected: `network`, `host`, `owner`, `standby`, `world`). Then they stop, and in the
+//! written where it is injected: `network`, `host`, `owner`, `standby`, `storage`, `world`). Then they stop, and in the
 //! *liveness* phase the VM must be protected, and its client served, within a bound. Checkers look at what left
 //! the hosts and at what goes on where (`checks`); the first broken promise ends the run with its [`Class`].
 
@@ -16,15 +17,19 @@ mod event;
 mod failure;
 mod gate;
 mod guest;
+mod guest_disk;
 mod host;
 mod nemesis;
 mod network;
 mod operator;
 mod owner;
+mod persist;
 mod plan;
+mod recovery;
 mod report;
 mod rng;
 mod standby;
+mod storage;
 mod trace;
 mod world;
 

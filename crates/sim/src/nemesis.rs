@@ -11,6 +11,7 @@ use protocol::primary::PhaseName;
 const FAULTS: &[(u64, Count)] = &[
     (7, Count::FaultKill),
     (5, Count::FaultPower),
+    (6, Count::FaultBothDie),
     (9, Count::FaultFreeze),
     (12, Count::FaultFreezeAgent),
     (9, Count::FaultCut),
@@ -23,6 +24,9 @@ const FAULTS: &[(u64, Count)] = &[
     (8, Count::FaultArbiter),
     (4, Count::FaultVmDeath),
     (3, Count::FaultStandbyDeath),
+    (4, Count::FaultDiskFull),
+    (4, Count::FaultDiskError),
+    (6, Count::FaultDiskSlow),
     (1, Count::GuestShutdowns),
 ];
 
@@ -69,6 +73,7 @@ impl World {
         match fault {
             Count::FaultKill => self.crash(host, true),
             Count::FaultPower => self.crash(host, false),
+            Count::FaultBothDie => self.crash_everyone(),
             Count::FaultFreeze => self.freeze(host, true),
             Count::FaultFreezeAgent => self.freeze(host, false),
             Count::FaultCut | Count::FaultCutOneWay => {
@@ -92,6 +97,18 @@ impl World {
                     self.queue.put(self.now + long, Event::Undo(Undo::Arbiter(id)));
                 }
             }
+            Count::FaultDiskFull => {
+                self.host(host).storage.full += 1;
+                self.queue.put(self.now + long, Event::Undo(Undo::DiskFull(host)));
+            }
+            Count::FaultDiskError => {
+                self.host(host).storage.failing += 1;
+                self.queue.put(self.now + long, Event::Undo(Undo::DiskError(host)));
+            }
+            Count::FaultDiskSlow => {
+                self.host(host).storage.slow = self.rng.pick(&[10, 100, 1_000]);
+                self.queue.put(self.now + long, Event::Undo(Undo::DiskSpeed(host)));
+            }
             Count::FaultVmDeath => self.kill_vm(host),
             Count::FaultStandbyDeath => self.kill_standby(host),
             Count::GuestShutdowns => self.shut_down_guest(host),
@@ -107,18 +124,29 @@ impl World {
         let conn = alive[self.rng.index(alive.len())];
         match fault {
             Count::FaultSlowReader => {
-                let until = self.now + self.rng.wait(150_000);
-                let host = self.net.ends(conn).map(|ends| ends[self.rng.index(2)]);
-                if let Some(socket) = host.and_then(|host| self.host(host).sockets.get_mut(&conn)) {
-                    socket.slow_until = socket.slow_until.max(until);
-                }
+                let end = self.rng.index(2);
+                self.slow_reader(conn, end);
             }
-            Count::FaultReset => self.reset_soon(conn),
+            Count::FaultReset => {
+                // Who connected, the owner, may learn of it well after what came before.
+                if self.rng.chance(800) {
+                    self.slow_reader(conn, 0);
+                }
+                self.reset_soon(conn);
+            }
             Count::FaultStall => {
                 let way = Way(self.rng.index(2));
                 self.lose_frame(conn, way);
             }
             _ => self.net.next_fault = Some(self.frame_fault()),
+        }
+    }
+
+    fn slow_reader(&mut self, conn: ConnId, end: usize) {
+        let until = self.now + self.rng.wait(150_000);
+        let host = self.net.ends(conn).map(|ends| ends[end]);
+        if let Some(socket) = host.and_then(|host| self.host(host).sockets.get_mut(&conn)) {
+            socket.slow_until = socket.slow_until.max(until);
         }
     }
 
@@ -132,7 +160,7 @@ impl World {
         if self.plan.frame_fault == 0 || !self.rng.chance(self.plan.frame_fault) {
             return;
         }
-        if self.rng.chance(400) {
+        if self.rng.chance(800) {
             self.net.next_fault = Some(self.frame_fault());
             self.report.add(Count::FaultFrame, 1);
         } else {
@@ -157,9 +185,26 @@ impl World {
         }
         let Self { now, net, rng, plan, queue, .. } = self;
         net.die(*now, host, kernel_lives, (rng, plan, queue));
+        if !kernel_lives {
+            let Self { hosts, rng, report, .. } = self;
+            report.add(Count::RecordsLost, hosts[host.0].storage.lose_power(rng));
+        }
         self.host(host).lose_everything(host);
         let after = self.rng.wait(300_000);
         self.queue.put(self.now + after, Event::Undo(Undo::Restart(host)));
+    }
+
+    /// Whoever has the VM dies, all at once, or almost. They come back one after the other.
+    pub(crate) fn crash_everyone(&mut self) {
+        if self.calm_since.is_some() {
+            return;
+        }
+        for host in HostId::ALL {
+            if !matches!(self.hosts[host.0].role, Role::Idle) {
+                let kernel_lives = self.rng.chance(100);
+                self.crash(host, kernel_lives);
+            }
+        }
     }
 
     fn freeze(&mut self, host: HostId, with_guest: bool) {
@@ -208,6 +253,8 @@ impl World {
             self.undo(Undo::Restart(id));
             let boot = self.host(id).boot;
             self.undo(Undo::Thaw(id, boot));
+            let storage = &mut self.host(id).storage;
+            (storage.full, storage.failing, storage.slow) = (0, 0, 1);
             for other in HostId::ALL {
                 self.undo(Undo::Heal(id, other));
                 self.undo(Undo::Speed(id, other));

@@ -4,14 +4,15 @@
 use crate::event::{Event, HostId};
 use crate::failure::Class;
 use crate::gate::Mode;
-use crate::guest::Guest;
+use crate::guest::{Guest, Life};
 use crate::host::{Posted, Role};
 use crate::report::Count;
+use crate::storage::Stamp;
 use crate::world::World;
 use crate::{arbiter::Found, client::Client};
-use protocol::Grant;
 use protocol::backup::PhaseName as Backup;
 use protocol::primary::{Command, PhaseName};
+use protocol::{Grant, Term};
 
 const WATCH: u64 = 25_000;
 
@@ -45,12 +46,20 @@ impl World {
         self.queue.put(self.now + after, Event::Operator);
     }
 
-    /// Nobody has the VM any more: it begins anew somewhere, as after a power cut.
+    /// Nobody has the VM any more: it begins anew, as after a power cut, from its newest disk; if it has none,
+    /// somewhere.
     fn start_vm(&mut self) {
         if core::mem::take(&mut self.serving) {
             self.report.add(if self.on_purpose { Count::VmsEnded } else { Count::VmsLost }, 1);
         }
-        let host = HostId(self.rng.index(3));
+        let disk = match self.has_disk() {
+            true => match self.newest_disk() {
+                Some(found) => Some(found),
+                None => return,
+            },
+            false => None,
+        };
+        let host = disk.map_or(HostId(self.rng.index(3)), |(host, _)| host);
         let state = &self.hosts[host.0];
         if !state.up || state.frozen || !matches!(state.role, Role::Idle) || self.arbiter_bad[host.0] > 0 {
             return;
@@ -59,17 +68,31 @@ impl World {
         let claim = self.claimant(host).claim(term);
         let Found::Record(record) = self.arbiter.claim(&claim) else { return };
         let Some(grant) = Grant::from_record(&claim, &record) else { return };
-        self.vms += 1;
         (self.serving, self.on_purpose) = (true, false);
         self.report.add(Count::Starts, 1);
-        self.client = Client::default();
-        self.client.progress_at = self.now;
         let life = self.checks.new_life();
-        self.checks.begin(life, term);
-        self.trace.line(self.now, || format!("the operator starts the VM on {host:?} in term {term}"));
-        let guest = Guest::boot(life, self.plan.pages);
+        self.trace.line(self.now, || {
+            format!("the operator starts the VM on {host:?} in term {term}, from the disk: {disk:?}")
+        });
+        let guest = match disk {
+            Some((_, all)) => self.recover(host, all, life, term),
+            None => self.install(host, life, term),
+        };
         self.become_owner(host, grant, guest, Mode::Open);
         self.learnt = Some(host);
+    }
+
+    /// A VM that never was: its client is new, too.
+    fn install(&mut self, host: HostId, life: Life, term: Term) -> Guest {
+        self.vms += 1;
+        self.checks.begin(life, term);
+        self.client = Client::default();
+        self.client.progress_at = self.now;
+        let (pages, sectors) = (self.plan.pages, self.plan.sectors);
+        let storage = &mut self.host(host).storage;
+        storage.forget(sectors);
+        storage.stamp = (sectors > 0).then_some(Stamp::owner(term));
+        Guest::boot(life, pages, &storage.disk)
     }
 
     fn wish(&mut self, id: HostId) -> Option<Command> {

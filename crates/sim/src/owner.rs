@@ -10,7 +10,8 @@ use crate::event::{Event, HostId, Job, MachineId};
 use crate::failure::Class;
 use crate::gate::{Gate, Mode};
 use crate::guest::{Devices, Guest, Page};
-use crate::host::{Posted, Role};
+use crate::guest_disk::{DiskPort, Tapped};
+use crate::host::{Host, Posted, Role};
 use crate::network::ConnId;
 use crate::report::Count;
 use crate::world::World;
@@ -28,13 +29,16 @@ pub(crate) struct Vm {
     pub(crate) runs: bool,
     pub(crate) stopped_at: u64,
     pub(crate) input: Vec<u64>,
+    /// Changes of the disk that no checkpoint has taken yet, from the first copy on.
+    pub(crate) tap: Option<Vec<Tapped>>,
     /// A step is on the queue.
     stepping: bool,
 }
 
 impl Vm {
     pub(crate) fn new(guest: Guest, mode: Mode) -> Self {
-        Self { guest, gate: Gate::new(mode), runs: false, stopped_at: 0, input: Vec::new(), stepping: false }
+        let gate = Gate::new(mode);
+        Self { guest, gate, runs: false, stopped_at: 0, input: Vec::new(), tap: None, stepping: false }
     }
 }
 
@@ -53,6 +57,7 @@ struct Cut {
 #[derive(Debug)]
 struct Gathered {
     pages: Vec<(u64, Page)>,
+    disk: Vec<Tapped>,
     devices: Devices,
     console: Vec<(u64, u64)>,
     cut_at: Instant,
@@ -217,6 +222,7 @@ impl World {
                 }
             }
             Action::OpenOutput => {
+                self.stamp_term(host);
                 let passed = self.owner_vm(host).map(|vm| vm.gate.open());
                 self.emit(host, passed.unwrap_or_default(), Mode::Open);
             }
@@ -309,6 +315,9 @@ impl World {
         let Some(owner) = self.owner(host).filter(|owner| owner.in_session(session)) else { return };
         owner.link = None;
         owner.gathered.clear();
+        if let Some(vm) = &mut owner.vm {
+            vm.tap = None;
+        }
         if let Some(cut) = owner.cut.take()
             && cut.cut_at.is_some()
             && !cut.last
@@ -320,11 +329,14 @@ impl World {
     /// A round of the first copy: what is dirty now.
     pub(crate) fn copy_round(&mut self, host: HostId, id: MachineId, session: Session, round: u32) {
         let Some(conn) = self.session_conn(host, session) else { return };
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
-        let Some(vm) = &mut owner.vm else { return };
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        let Some(vm) = owner.vm.as_mut().filter(|_| owner.id == id) else { return };
         let dirty = vm.guest.take_dirty();
         let pages = pages_of(&vm.guest, dirty);
+        let tapped = vm.tap.replace(Vec::new()).unwrap_or_default();
+        let disk = if round == 0 { crate::guest_disk::whole(&storage.disk) } else { tapped };
         self.send_pages(host, conn, Epoch(0), &pages);
+        self.send_disk(host, conn, Epoch(0), &disk);
         let after = self.rng.between(1_000, 8_000);
         if round < 2 {
             self.job(host, after, Job::Copy(id, session, round + 1));
@@ -349,6 +361,27 @@ impl World {
         (frames, bytes)
     }
 
+    /// Sends disk changes two to a frame, so that those of an epoch are several frames; returns frames and bytes.
+    fn send_disk(&mut self, host: HostId, conn: ConnId, epoch: Epoch, changes: &[Tapped]) -> (u64, u64) {
+        let (mut frames, mut bytes) = (0, 0);
+        for some in changes.chunks(2) {
+            let body = crate::guest_disk::encode(some);
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, Kind::Disk, epoch, &body);
+        }
+        (frames, bytes)
+    }
+
+    /// A term that was won is written down beside the disk before anything leaves in it: should both hosts die, this
+    /// disk must be known to be newer than one that an old backup kept.
+    fn stamp_term(&mut self, host: HostId) {
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        if let Some(stamp) = &mut storage.stamp {
+            stamp.term = owner.machine.term();
+        }
+    }
+
     fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
         let Some(owner) = self.owner(host) else { return };
         owner.cuts += 1;
@@ -365,7 +398,10 @@ impl World {
         let fails = self.rng.chance(self.plan.checkpoint_failure);
         let stays_stopped = self.rng.chance(500);
         let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        if owner.id != id {
+            return;
+        }
         let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number))
         else {
             return;
@@ -387,8 +423,9 @@ impl World {
         let dirty = vm.guest.take_dirty();
         let pages = pages_of(&vm.guest, dirty);
         let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
-        let snapshot = vm.guest.snapshot();
-        owner.gathered.insert(epoch, Gathered { pages, devices: snapshot.devices, console, cut_at: clock });
+        let snapshot = vm.guest.snapshot(&storage.disk);
+        let (disk, devices) = (vm.tap.replace(Vec::new()).unwrap_or_default(), snapshot.devices);
+        owner.gathered.insert(epoch, Gathered { pages, disk, devices, console, cut_at: clock });
         self.checks.snapshots.insert((term, session, epoch), snapshot);
         self.emit(host, passed, Mode::Open);
         self.job(host, after, Job::CutDone(id, number));
@@ -408,6 +445,8 @@ impl World {
         let Some(conn) = self.session_conn(host, session) else { return };
         let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
         let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
+        let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
+        (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
         let console: Vec<u8> = gathered
             .console
             .iter()
@@ -460,17 +499,19 @@ impl World {
     pub(crate) fn step(&mut self, host: HostId, id: MachineId) {
         let now = self.now;
         let (agent_frozen, frozen) = (self.hosts[host.0].frozen, self.hosts[host.0].guest_frozen);
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
-        let Some(vm) = &mut owner.vm else { return };
+        let every = self.plan.disk_every;
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        let Some(vm) = owner.vm.as_mut().filter(|_| owner.id == id) else { return };
         vm.stepping = false;
         if frozen || !vm.runs {
             return;
         }
         let mut said = Vec::new();
-        let mut input = core::mem::take(&mut vm.input);
-        vm.guest.step(now, &mut input, &mut said);
-        vm.input = input;
+        let mut port = DiskPort { disk: &mut storage.disk, tap: &mut vm.tap, every };
+        vm.guest.step(now, &mut vm.input, &mut port, &mut said);
         said.into_iter().for_each(|output| vm.gate.push(now, output));
+        let stored = vm.guest.stored();
+        self.checks.note_stored(host, stored);
         if !agent_frozen {
             self.flush_open_gate(host);
         }

@@ -44,6 +44,16 @@ pub(crate) struct Plan {
     /// Between two steps of the guest.
     pub(crate) step: u64,
     pub(crate) pages: usize,
+    /// Sectors of the guest's disk; none under some plans.
+    pub(crate) sectors: usize,
+    /// The guest writes to its disk in one step of so many, and for every write of its client.
+    pub(crate) disk_every: u64,
+    /// The journal takes so long to be durable, on average.
+    pub(crate) sync_time: u64,
+    /// Per sync of the journal.
+    pub(crate) persist_failure: u64,
+    /// Per sync of the journal: the power goes at both hosts while it runs.
+    pub(crate) death_in_sync: u64,
     /// Between two faults, on average.
     pub(crate) fault_gap: u64,
     /// Per frame.
@@ -86,6 +96,11 @@ impl Plan {
             bandwidth: rng.pick(&[20_000, 50_000, 120_000, 1_000_000]),
             step: rng.between(400, 2_000),
             pages: usize::try_from(rng.between(12, 40)).unwrap_or(16),
+            sectors: if rng.chance(850) { crate::storage::SECTORS } else { 0 },
+            disk_every: rng.pick(&[1, 4, 15, 60]),
+            sync_time: rng.pick(&[100, 1_000, 8_000, 30_000]),
+            persist_failure: rng.pick(&[0, 0, 0, 2, 20]),
+            death_in_sync: rng.pick(&[0, 0, 0, 2, 10]),
             fault_gap: rng.between(60, 700) * 1_000,
             frame_fault: rng.pick(&[0, 0, 0, 1, 3]),
             arbiter_loss: rng.pick(&[0, 20, 100]),
@@ -107,6 +122,8 @@ impl Plan {
         self.arbiter_loss = 0;
         self.checkpoint_failure = 0;
         self.promotion_failure = 0;
+        self.persist_failure = 0;
+        self.death_in_sync = 0;
         self.standby_failure = 0;
     }
 

@@ -22,6 +22,28 @@ macro_rules! counts {
 counts! {
     /// Epochs committed by a backup.
     Epochs,
+    /// Of them, epochs that changed the disk.
+    EpochsWithDisk,
+    /// Epochs committed when data of a later one was staged already.
+    CommitsWithLaterStaged,
+    /// Syncs of a backup's journal.
+    Persists,
+    /// Syncs that made more than one epoch durable.
+    PersistsGrouped,
+    /// Syncs that failed.
+    PersistsFailed,
+    /// Syncs that ended after their session.
+    LatePersists,
+    /// Promotions that cut from the journal what was not committed.
+    JournalsCut,
+    /// Records of a journal lost or torn by a power loss.
+    RecordsLost,
+    /// VMs started from a disk when no host had them any more.
+    Recoveries,
+    /// Of them, from the disk of a backup.
+    RecoveriesFromBackup,
+    /// Of them, from a journal with a torn or a missing record.
+    RecoveriesFromTorn,
     /// Packets and console pieces that left a host.
     Outputs,
     /// Increments that the client saw acknowledged.
@@ -104,6 +126,8 @@ counts! {
     FaultKill,
     /// Fault: a host lost its power.
     FaultPower,
+    /// Fault: owner and backup die at once.
+    FaultBothDie,
     /// Fault: a host frozen.
     FaultFreeze,
     /// Fault: an agent frozen, its VM not.
@@ -128,6 +152,12 @@ counts! {
     FaultVmDeath,
     /// Fault: a standby died.
     FaultStandbyDeath,
+    /// Fault: a journal's disk is full.
+    FaultDiskFull,
+    /// Fault: a journal's disk fails.
+    FaultDiskError,
+    /// Fault: a journal's disk is slow.
+    FaultDiskSlow,
     /// The guest shut itself down.
     GuestShutdowns,
 }

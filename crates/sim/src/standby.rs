@@ -6,16 +6,17 @@
 use crate::event::{HostId, Job, MachineId};
 use crate::gate::Mode;
 use crate::guest::{Devices, Guest, Page};
-use crate::host::{Incoming, Posted, Role};
+use crate::host::{Host, Incoming, Posted, Role};
 use crate::network::ConnId;
 use crate::owner::{Owner, Vm};
 use crate::report::Count;
+use crate::storage::Sector;
 use crate::world::World;
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Event as PrimaryEvent, Primary};
 use protocol::wire::pages::{PAGE, PageData, read_batch};
-use protocol::wire::{Hello, Kind, YieldReason};
+use protocol::wire::{Hello, Kind, ToPrimary, YieldReason, disk};
 use protocol::{Epoch, Grant, Session, Term};
 use std::rc::Rc;
 
@@ -37,6 +38,8 @@ pub(crate) struct Image {
     pub(crate) pages: Vec<Page>,
     pub(crate) devices: Option<Devices>,
     pub(crate) console: Vec<(u64, u64)>,
+    /// What the VM would see of its disk; only when it is promoted, until then that is the host's.
+    pub(crate) disk: Vec<Sector>,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,11 @@ pub(crate) struct Standby {
     pub(crate) id: MachineId,
     pub(crate) machine: Backup,
     pub(crate) image: Image,
-    staged: Vec<(Kind, Vec<u8>)>,
+    /// Of the open epoch, and of those that are not committed yet.
+    pub(crate) staged: Vec<(Epoch, Kind, Vec<u8>)>,
+    /// The journal's sync that runs, up to this epoch; and the newest epoch that waits for one.
+    pub(crate) sync: Option<(Conn, Epoch)>,
+    pub(crate) appended: Epoch,
     /// The newest Hello.
     asked: (Conn, Term, Session),
     /// Term and session that it stands by for.
@@ -62,6 +69,8 @@ impl Standby {
             machine,
             image: Image::default(),
             staged: Vec::new(),
+            sync: None,
+            appended: Epoch(0),
             asked: (Conn(0), Term(0), Session(0)),
             of: (Term(0), Session(0)),
             alive: false,
@@ -94,6 +103,8 @@ impl Image {
                 assert!(done.is_ok(), "the reader let a bad batch pass");
             }
             Kind::Device => self.devices = Devices::decode(body),
+            // The journal's and the disk's, not the image's.
+            Kind::Disk => {}
             _ => {
                 let words = body.as_chunks::<8>().0.as_chunks::<2>().0;
                 self.console
@@ -153,10 +164,13 @@ impl World {
     fn bulk(&mut self, host: HostId, conn: Conn, kind: Kind, epoch: Epoch, body: Vec<u8>) {
         let now = self.clock(host);
         let mut out = Vec::new();
-        let Some(standby) = self.standby(host) else { return };
-        match standby.machine.bulk(now, conn, epoch, body.len(), &mut out) {
+        let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
+        match standby.machine.bulk(now, conn, kind, epoch, body.len(), &mut out) {
+            BulkUse::ApplyNow if kind == Kind::Disk => {
+                disk::unpack(&body).iter().for_each(|records| storage.copy(records));
+            }
             BulkUse::ApplyNow => standby.image.apply(kind, &body),
-            BulkUse::Stage(_) => standby.staged.push((kind, body)),
+            BulkUse::Stage(epoch) => standby.staged.push((epoch, kind, body)),
             BulkUse::Ignore => {}
         }
         self.carry_out_backup(host, out);
@@ -201,7 +215,7 @@ impl World {
 
     fn carry_out_backup(&mut self, host: HostId, actions: Vec<Action>) {
         for action in actions {
-            if !matches!(action, Action::Send(_, protocol::wire::ToPrimary::Pulse(_))) {
+            if !matches!(action, Action::Send(_, ToPrimary::Pulse(_))) {
                 self.trace.line(self.now, || format!("{host:?} backup -> {:.150}", format!("{action:?}")));
             }
             self.backup_action(host, action);
@@ -210,26 +224,16 @@ impl World {
 
     fn backup_action(&mut self, host: HostId, action: Action) {
         match action {
-            Action::Prepare(conn, _) => {
-                let after = self.rng.between(1_000, 60_000);
-                if let Some(standby) = self.standby(host) {
-                    (standby.image, standby.alive) = (Image::empty(), false);
-                    standby.staged.clear();
-                    assert_eq!(conn, standby.asked.0, "only who asked can be stood by for");
-                    standby.of = (standby.asked.1, standby.asked.2);
-                    let id = standby.id;
-                    self.job(host, after, Job::StartStandby(id, conn));
+            Action::Prepare(conn, _) => self.prepare(host, conn),
+            Action::Send(conn, message) => {
+                if let ToPrimary::Ack(epoch, _) = &message {
+                    self.check_acknowledged(host, *epoch);
                 }
+                self.send_to_primary(host, ConnId(conn.0), &message);
             }
-            Action::Send(conn, message) => self.send_to_primary(host, ConnId(conn.0), &message),
+            Action::Persist(conn, epoch) => self.persist(host, conn, epoch),
             Action::Close(conn) => self.close_socket(host, ConnId(conn.0), "closed by the backup"),
-            Action::Commit(..) => {
-                self.report.add(Count::Epochs, 1);
-                if let Some(standby) = self.standby(host) {
-                    let staged = core::mem::take(&mut standby.staged);
-                    staged.iter().for_each(|(kind, body)| standby.image.apply(*kind, body));
-                }
-            }
+            Action::Commit(epoch, _) => self.commit_epoch(host, epoch),
             Action::DropStaged => {
                 let torn = self.standby(host).is_some_and(|s| !core::mem::take(&mut s.staged).is_empty());
                 self.report.add(Count::TornEpochs, u64::from(torn));
@@ -251,6 +255,39 @@ impl World {
             }
             Action::Notice(notice) => self.note_backup(host, &notice),
         }
+    }
+
+    fn prepare(&mut self, host: HostId, conn: Conn) {
+        let (after, sectors) = (self.rng.between(1_000, 60_000), self.plan.sectors);
+        let Host { role: Role::Standby(standby), .. } = self.host(host) else { return };
+        (standby.image, standby.alive) = (Image::empty(), false);
+        standby.staged.clear();
+        (standby.sync, standby.appended) = (None, Epoch(0));
+        assert_eq!(conn, standby.asked.0, "only who asked can be stood by for");
+        standby.of = (standby.asked.1, standby.asked.2);
+        let (id, term) = (standby.id, standby.of.0);
+        self.check_overwrite(host, term);
+        self.host(host).storage.forget(sectors);
+        self.job(host, after, Job::StartStandby(id, conn));
+    }
+
+    fn commit_epoch(&mut self, host: HostId, epoch: Epoch) {
+        let trims = self.rng.chance(100);
+        let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
+        let behind = standby.staged.partition_point(|(of, ..)| *of <= epoch);
+        let (image, staged) = (&mut standby.image, standby.staged.drain(..behind));
+        let disk = staged.fold(0, |disk, (_, kind, body)| {
+            image.apply(kind, &body);
+            disk + u64::from(kind == Kind::Disk)
+        });
+        let later = standby.staged.len() as u64;
+        storage.commit(epoch);
+        if trims {
+            storage.trim();
+        }
+        self.report.add(Count::Epochs, 1);
+        self.report.add(Count::EpochsWithDisk, u64::from(disk > 0));
+        self.report.add(Count::CommitsWithLaterStaged, u64::from(later > 0));
     }
 
     fn note_backup(&mut self, host: HostId, notice: &Notice) {
@@ -296,13 +333,21 @@ impl World {
         let fails = self.rng.chance(self.plan.promotion_failure);
         let Some(standby) = self.standby(host).filter(|standby| standby.id == id) else { return };
         let Some((grant, epoch)) = standby.promotion.take() else { return };
-        if fails || !standby.alive {
-            let event = BackupEvent::PromotionFailed("the devices could not be loaded".into());
+        let alive = standby.alive;
+        let broken = self.hosts[host.0].storage.failing > 0 && self.plan.sectors > 0;
+        let Some(standby) = self.standby(host) else { return };
+        if fails || broken || !alive {
+            let why = if broken { "the journal cannot be read" } else { "the devices could not be loaded" };
+            let event = BackupEvent::PromotionFailed(why.into());
             return self.post(host, Posted::ToBackup(id, event));
         }
-        let (image, of, cause) = (core::mem::take(&mut standby.image), standby.of, standby.cause);
+        let (mut image, of, cause) = (core::mem::take(&mut standby.image), standby.of, standby.cause);
         let peer = standby.machine.standing_by().map(|(name, ..)| name.clone());
         self.check_owner(host, grant.term(), "continued the VM");
+        let storage = &mut self.hosts[host.0].storage;
+        let cut = storage.promote(epoch, grant.term());
+        image.disk = storage.disk.sectors().to_vec();
+        self.report.add(Count::JournalsCut, u64::from(cut > 0));
         let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else {
             return;
         };
@@ -328,6 +373,7 @@ impl World {
     /// From now on the host owns the VM.
     pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, guest: Guest, mode: Mode) {
         let id = self.new_machine();
+        self.checks.last_ran = Some((host, guest.stored()));
         let shut_down = guest.devices.shut_down;
         let permit = grant.permit();
         #[allow(unused_mut, reason = "only with the feature `planted`")]

@@ -144,6 +144,7 @@ impl World {
             Event::Operator => self.operate(),
             Event::Watch => self.watch(),
             Event::Fault => self.inject(),
+            Event::AllDie => self.crash_everyone(),
             Event::Undo(undo) => self.undo(undo),
             Event::Calm => self.calm(),
             // Of a boot that is over.
@@ -163,6 +164,7 @@ impl World {
             Job::Cut(id, number) => self.cut(host, id, number),
             Job::CutDone(id, number) => self.cut_done(host, id, number),
             Job::StartStandby(id, conn) => self.standby_started(host, id, conn),
+            Job::Sync(id, conn, epoch) => self.sync_done(host, id, conn, epoch),
             Job::Promote(id) => {
                 self.promote(host, id);
                 self.set_timer(host);
@@ -264,6 +266,15 @@ impl World {
             }
             Undo::Speed(from, to) => self.net.slow(from, to, 1),
             Undo::Arbiter(host) => self.arbiter_bad[host.0] = self.arbiter_bad[host.0].saturating_sub(1),
+            Undo::DiskFull(host) => {
+                let full = &mut self.host(host).storage.full;
+                *full = full.saturating_sub(1);
+            }
+            Undo::DiskError(host) => {
+                let failing = &mut self.host(host).storage.failing;
+                *failing = failing.saturating_sub(1);
+            }
+            Undo::DiskSpeed(host) => self.host(host).storage.slow = 1,
             Undo::Unblock(conn, way) => self.queue.put(self.now, Event::Deliver(conn, way)),
         }
     }

@@ -29,3 +29,17 @@ fn a_partial_epoch_applied_is_found() {
     println!("found at seed {seed}");
     assert_eq!(class, Class::ImageDiffers);
 }
+
+#[test]
+fn an_acknowledgement_before_the_disk_is_durable_is_found() {
+    let (seed, class) = first_failure(Planted { ack_before_durable: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::NotDurable);
+}
+
+#[test]
+fn a_part_of_an_epochs_disk_changes_applied_is_found() {
+    let (seed, class) = first_failure(Planted { apply_partial_disk: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::ImageDiffers);
+}

@@ -26,13 +26,25 @@ impl Backup {
     }
 
     pub(super) fn on_yield(&mut self, epoch: Epoch, reason: YieldReason, out: &mut Vec<Action>) {
-        let Phase::Armed(primary) = &self.phase else { return };
+        let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else { return };
         let committed = primary.committed;
+        // The primary takes this host for entitled since it sent the first epoch: it will not go on by itself.
+        if committed == Epoch(0) && reason == YieldReason::VmDied && !primary.received.is_empty() {
+            primary.vm_died = true;
+            return;
+        }
+        if committed == Epoch(0) {
+            return self.refuse_stream("given up before there is anything to go on from".into(), out);
+        }
         if reason == YieldReason::Planned && epoch != committed {
             let why = alloc::format!("handed over at epoch {epoch}, but {committed} is the newest committed");
             return self.refuse_stream(why, out);
         }
-        out.push(super::taking_over(committed, reason));
+        self.take_over(committed, reason, out);
+    }
+
+    pub(super) fn take_over(&mut self, epoch: Epoch, reason: YieldReason, out: &mut Vec<Action>) {
+        out.push(Action::Notice(Notice::TakingOver { epoch, reason }));
         self.claim(out);
     }
 

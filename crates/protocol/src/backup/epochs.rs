@@ -1,18 +1,21 @@
-//! Owns staging and commit: what is taken of the stream, and when an epoch is whole.
+//! Owns staging: what is taken of the stream, and when an epoch is received whole.
 
-use super::{Action, Backup, BulkUse, Conn, Phase, Staged};
+use super::durable::Received;
+use super::{Action, Backup, BulkUse, Conn, Phase, Primary, Staged};
 use crate::ids::Epoch;
-use crate::notice::Notice;
 use crate::time::Instant;
-use crate::wire::{AckBody, Commit, ToPrimary};
+use crate::wire::{Commit, Kind};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 impl Backup {
-    /// Decides on a bulk frame (pages, devices, console) of `len` body bytes whose contents were found valid.
+    /// Decides on a bulk frame (pages, devices, console, disk changes) of `len` body bytes whose contents were found
+    /// valid.
     pub fn bulk(
         &mut self,
         now: Instant,
         conn: Conn,
+        kind: Kind,
         epoch: Epoch,
         len: usize,
         out: &mut Vec<Action>,
@@ -25,68 +28,81 @@ impl Backup {
         let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else {
             return BulkUse::Ignore;
         };
-        if copying && epoch == Epoch(0) {
+        let is_disk = kind == Kind::Disk;
+        if copying && epoch == Epoch(0) && primary.received.is_empty() {
+            primary.disk_copied |= is_disk;
             return BulkUse::ApplyNow;
         }
-        if epoch != primary.committed.next() {
-            let why =
-                alloc::format!("data of epoch {epoch} came while epoch {} is open", primary.committed.next());
-            self.refuse_stream(why, out);
+        let open = primary.open_epoch();
+        if epoch != open {
+            self.refuse_stream(alloc::format!("data of epoch {epoch} came while epoch {open} is open"), out);
             return BulkUse::Ignore;
         }
         primary.staged.frames += 1;
         primary.staged.bytes += len as u64;
+        primary.staged.disk_frames += u64::from(is_disk);
         #[cfg(feature = "planted")]
-        if self.planted.apply_partial && !copying {
-            return BulkUse::ApplyNow;
+        {
+            if self.planted.apply_partial && !copying && !is_disk {
+                return BulkUse::ApplyNow;
+            }
+            if self.planted.apply_partial_disk && is_disk && primary.staged.disk_frames > 1 {
+                return BulkUse::Ignore;
+            }
         }
         BulkUse::Stage(epoch)
     }
 
     pub(super) fn on_commit(&mut self, epoch: Epoch, commit: Commit, out: &mut Vec<Action>) {
         let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else { return };
-        let staged = primary.staged;
-        if epoch != primary.committed.next() {
-            let why =
-                alloc::format!("Commit of epoch {epoch} while epoch {} is open", primary.committed.next());
+        if let Err(why) = primary.check_whole(epoch, &commit) {
             return self.refuse_stream(why, out);
         }
-        if (staged.frames, staged.bytes) != (commit.frames, commit.bytes) {
-            let why = alloc::format!(
-                "epoch {epoch} is not whole: {} of {} frames, {} of {} bytes",
-                staged.frames,
-                commit.frames,
-                staged.bytes,
-                commit.bytes
-            );
-            return self.refuse_stream(why, out);
-        }
-        primary.staged = Staged::default();
-        primary.committed = epoch;
+        let staged = core::mem::take(&mut primary.staged);
         primary.echo = primary.echo.max(commit.sent_at);
-        out.push(Action::Commit(epoch, commit.gate));
-        if let Some(conn) = primary.conn {
-            out.push(Action::Send(conn, ToPrimary::Ack(epoch, AckBody { echo: primary.echo })));
+        let has_disk = staged.disk_frames > 0 || core::mem::take(&mut primary.disk_copied);
+        let durable = !has_disk;
+        #[cfg(feature = "planted")]
+        let durable = durable || self.planted.ack_before_durable;
+        primary.received.push_back(Received { epoch, gate: commit.gate, durable });
+        if has_disk {
+            out.push(Action::Persist(primary.opened, epoch));
         }
-        self.arm(out);
-    }
-
-    /// The first whole epoch entitles the backup to take over.
-    fn arm(&mut self, out: &mut Vec<Action>) {
-        self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
-            Phase::Copying(primary) => {
-                let (host, term) = (primary.host.clone(), primary.term);
-                out.push(Action::Notice(Notice::StandbyArmed { primary: host, term }));
-                Phase::Armed(primary)
-            }
-            phase => phase,
-        };
+        self.commit_durable(out);
     }
 
     pub(super) fn drop_staged(&mut self, out: &mut Vec<Action>) {
         if let Phase::Armed(primary) = &mut self.phase {
             primary.staged = Staged::default();
+            primary.received.clear();
             out.push(Action::DropStaged);
         }
+    }
+}
+
+impl Primary {
+    /// Whether all of the epoch came, and it is the next.
+    fn check_whole(&self, epoch: Epoch, commit: &Commit) -> Result<(), String> {
+        let (staged, open) = (self.staged, self.open_epoch());
+        if epoch != open {
+            return Err(alloc::format!("Commit of epoch {epoch} while epoch {open} is open"));
+        }
+        if (staged.frames, staged.bytes) != (commit.frames, commit.bytes) {
+            return Err(alloc::format!(
+                "epoch {epoch} is not whole: {} of {} frames, {} of {} bytes",
+                staged.frames,
+                commit.frames,
+                staged.bytes,
+                commit.bytes
+            ));
+        }
+        // The primary waits for an acknowledgement before it has more in flight: this bounds what is staged.
+        if self.received.len() >= self.timing.max_in_flight as usize {
+            return Err(alloc::format!(
+                "epoch {epoch} came while {} wait to be durable, more than may be in flight",
+                self.received.len()
+            ));
+        }
+        Ok(())
     }
 }

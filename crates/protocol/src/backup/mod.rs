@@ -17,10 +17,23 @@
 //! ```
 //!
 //! An epoch is committed whole or not at all: data is only staged until its Commit message came and every count
-//! agrees. From the moment the first epoch is committed the backup is entitled to claim the next term, once
+//! agrees; then it is *received*. It is *committed* once its disk changes are durable in this host's journal too,
+//! and every epoch before it is committed:
+//!
+//! ```text
+//!  ┌────┐ Commit, counts agree  ┌────────┐ its disk changes are durable, or it has none;  ┌─────────┐
+//!  │open│ ────────────────────▶ │received│ ─────────────────────────────────────────────▶ │committed│ Ack
+//!  └────┘       Persist         └────────┘        all before it are committed             └─────────┘
+//!     │ loss of the connection, damage │ the same, or PersistFailed, or a claim
+//!     ▼                                ▼
+//!    thrown away: it was never acknowledged, so nothing that it led to has left the primary
+//! ```
+//!
+//! From the moment the first epoch is committed the backup is entitled to claim the next term, once
 //! its time-out has passed since it last heard the primary's clock.
 
 mod claims;
+mod durable;
 mod epochs;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
@@ -30,9 +43,11 @@ use crate::notice::{Discard, LinkLoss, Notice};
 use crate::ownership::{Claim, Grant};
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
-use crate::wire::{AckBody, Hello, Refusal, ToBackup, ToPrimary, YieldReason};
+use crate::wire::{AckBody, Hello, Refusal, ToBackup, ToPrimary};
+use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use durable::Received;
 
 /// A connection, numbered by the engine; never reused in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +70,12 @@ pub enum Event {
     StandbyDied(String),
     /// The arbiter answered.
     Claimed(Claim, ClaimAnswer),
+    /// The disk changes of this epoch, and of all before it, are durable in the journal of the session that this
+    /// connection opened: an answer to [`Action::Persist`]. One answer may do for several.
+    Persisted(Conn, Epoch),
+    /// They are not and cannot be made so: the disk is full, or fails. The journal still holds what it said to be
+    /// durable.
+    PersistFailed(Conn, Epoch, String),
     /// The VM runs here under the grant that went out with [`Action::Promote`].
     Promoted,
     /// It does not, and will not in that term.
@@ -74,13 +95,19 @@ pub enum Action {
     Send(Conn, ToPrimary),
     /// Close the connection, behind what was sent on it.
     Close(Conn),
-    /// Apply everything staged for this epoch; it is whole. The gate's memory of the epoch comes with it.
+    /// Make the disk changes staged for this epoch durable in the journal of the session that this connection
+    /// opened; behind those of the epochs before it. Apply nothing yet. Before the first epoch of a session also the
+    /// disks' first copy is made durable.
+    Persist(Conn, Epoch),
+    /// Apply everything staged for this epoch, and only this: what is staged of later ones stays. It is whole, and its
+    /// disk changes are durable. The gate's memory of the epoch comes with it.
     Commit(Epoch, Vec<u8>),
-    /// Throw away what is staged and not committed.
+    /// Throw away what is staged and not committed, of every epoch. What the journal holds of it is never applied.
     DropStaged,
     /// Ask the arbiter.
     Claim(Claim),
-    /// Finish applying, load the devices, run the VM under this grant.
+    /// Finish applying, cut the journal behind this epoch, load the devices, run the VM under this grant. The disk that
+    /// the VM sees is the epoch's: what the journal holds of a later one was never acknowledged.
     Promote(Grant, Epoch),
     /// End the standby process and forget everything.
     Discard,
@@ -124,6 +151,8 @@ pub enum PhaseName {
 struct Staged {
     frames: u64,
     bytes: u64,
+    /// Those of the frames that carry disk changes.
+    disk_frames: u64,
 }
 
 /// What the backup knows of its primary.
@@ -131,6 +160,8 @@ struct Staged {
 struct Primary {
     host: HostName,
     term: Term,
+    /// The connection that opened the session; also its name, when the connection is over.
+    opened: Conn,
     conn: Option<Conn>,
     detector: Detector,
     /// The connection ended at a time from which on the grace counts.
@@ -139,6 +170,12 @@ struct Primary {
     echo: Instant,
     timing: Timing,
     staged: Staged,
+    /// Disk changes came with the first copy: they must be durable before the first epoch is.
+    disk_copied: bool,
+    /// Whole and not committed, oldest first: the epochs right behind the committed one.
+    received: VecDeque<Received>,
+    /// Its VM died while the first epoch was received and not yet committed: take over once it is.
+    vm_died: bool,
     committed: Epoch,
 }
 
@@ -219,6 +256,8 @@ impl Backup {
             Event::StandbyFailed(conn, why) => self.on_standby_failed(conn, why, out),
             Event::StandbyDied(why) => self.on_standby_died(&why, out),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
+            Event::Persisted(conn, epoch) => self.on_persisted(conn, epoch, out),
+            Event::PersistFailed(conn, epoch, why) => self.on_persist_failed(conn, epoch, why, out),
             Event::Promoted => self.phase = Phase::Done,
             Event::PromotionFailed(why) => self.on_promotion_failed(why, out),
             Event::Discard => self.discard(Discard::Operator, out),
@@ -291,6 +330,7 @@ impl Backup {
         self.phase = Phase::Preparing(Primary {
             host: primary,
             term,
+            opened: conn,
             conn: Some(conn),
             // The primary is silent until the standby is there.
             detector: Detector::new(now, hello.timing.stall),
@@ -299,6 +339,9 @@ impl Backup {
             echo: Instant(0),
             timing: hello.timing,
             staged: Staged::default(),
+            disk_copied: false,
+            received: VecDeque::new(),
+            vm_died: false,
             committed: Epoch(0),
         });
         out.push(Action::Prepare(conn, hello));
@@ -463,8 +506,4 @@ impl Backup {
 
 fn silent(silence: Micros) -> LinkLoss {
     LinkLoss::Silent(silence.0 / 1_000)
-}
-
-fn taking_over(epoch: Epoch, reason: YieldReason) -> Action {
-    Action::Notice(Notice::TakingOver { epoch, reason })
 }

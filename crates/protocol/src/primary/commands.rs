@@ -129,7 +129,7 @@ impl Primary {
 
     /// The VM's process is gone: if a backup is entitled it shall take over, at once.
     pub(super) fn on_vm_died(&mut self, now: Instant, why: String, out: &mut Vec<Action>) {
-        if self.vm_dead || matches!(self.phase, Phase::Yielded(_) | Phase::Fenced | Phase::Ended) {
+        if self.vm_dead || matches!(self.phase, Phase::Fenced | Phase::Ended) {
             return;
         }
         self.vm_dead = true;
@@ -147,6 +147,8 @@ impl Primary {
                 out.push(Action::Shutdown);
             }
             Phase::Claiming(asking, _) => self.phase = Phase::Claiming(asking, None),
+            // It goes on elsewhere; should it come back, there is nothing to come back to.
+            Phase::Yielded(link) => self.phase = Phase::Yielded(link),
             _ => out.push(Action::Shutdown),
         }
     }

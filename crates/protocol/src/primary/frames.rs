@@ -4,10 +4,13 @@ use super::{Action, Link, Phase, PhaseName, Primary};
 use crate::ids::{Epoch, Session};
 use crate::ledger::LedgerError;
 use crate::notice::{LinkLoss, Notice};
-use crate::time::Instant;
+use crate::time::{Instant, Micros};
 use crate::wire::{AckBody, EndReason, Hello, ToBackup, ToPrimary, YieldReason};
 use alloc::string::ToString;
 use alloc::vec::Vec;
+
+/// An owner whose VM died asks for the next term, to end the VM, after so many of the backup's time-outs.
+const PATIENCE_WITH_HEIR: u64 = 8;
 
 impl Primary {
     pub(super) fn on_connected(&mut self, now: Instant, session: Session, out: &mut Vec<Action>) {
@@ -99,10 +102,11 @@ impl Primary {
     ) {
         link.detector.hear(now);
         // The backup beats on while it asks the arbiter; if it falls silent the VM here waits no longer than it must.
-        // A dead VM waits for nothing: the backup is its only chance and is given all the time it may need.
+        // A dead VM waits for nothing: the backup is its only chance, and is given time to ask even if the arbiter does
+        // not answer at once.
         link.detector.set_timeout(match reason {
             YieldReason::Planned => self.timing.primary_timeout(),
-            YieldReason::VmDied => self.timing.stall,
+            YieldReason::VmDied => Micros(self.timing.timeout.0 * PATIENCE_WITH_HEIR),
         });
         self.paused = true;
         out.push(Action::HoldOutput);

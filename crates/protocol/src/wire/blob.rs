@@ -1,24 +1,24 @@
-//! Owns the encoding of device state in the body of a Device frame: its length, then one LZ4 block.
+//! Owns the packing of the body of a Device or Disk frame: its length, then one LZ4 block.
 //!
-//! QEMU writes most of it as zeros (a modern virtio card has room for 1,024 queues), and all of it in each epoch.
+//! QEMU writes most of its device state as zeros (a modern virtio card has room for 1,024 queues), and all of it in each epoch.
 
 use alloc::vec::Vec;
 
-/// Longest piece of device state in one frame, in bytes, before it is compressed.
+/// Longest piece in one frame, in bytes, before it is compressed.
 pub const MAX_PIECE: usize = 512 << 10;
 
-/// Why a Device frame was refused.
+/// Why a packed piece was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
     /// Too short or too long to be true.
-    #[error("a piece of device state has an impossible length")]
+    #[error("a packed piece has an impossible length")]
     Length,
     /// It does not unpack to the length it names.
-    #[error("a piece of device state is damaged")]
+    #[error("a packed piece is damaged")]
     Lz4,
 }
 
-/// The body for a piece of device state.
+/// The body for a piece.
 ///
 /// # Panics
 /// If the piece is longer than [`MAX_PIECE`]: an error of the caller.

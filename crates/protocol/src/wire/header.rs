@@ -21,7 +21,11 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Length of a frame header in bytes.
 pub const HEADER_LEN: usize = 80;
 /// Version of the frames that this build writes.
-pub const VERSION: u16 = 1;
+///
+/// - 1: memory, devices, console.
+/// - 2: Disk frames; an acknowledgement says that the epoch's disk changes are durable. A backup of version 1 would
+///   take a VM with disks and keep nothing of them.
+pub const VERSION: u16 = 2;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -146,6 +150,8 @@ kinds! {
     End = 8,
     /// A frame that was given to the guest.
     Input = 9,
+    /// A batch of disk changes.
+    Disk = 10,
     /// The backup is ready.
     Accept = 16,
     /// The backup will not do it.
@@ -275,9 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_1() {
+    fn golden_bytes_of_version_2() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 1, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 2, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);

@@ -35,7 +35,7 @@ pub struct Hello {
 /// The end of a checkpoint: what was sent for it, so that a partial epoch cannot pass for a whole one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Commit {
-    /// Bulk frames (Pages, Device, Console) of the epoch.
+    /// Bulk frames (Pages, Device, Console, Disk) of the epoch.
     pub frames: u64,
     /// Their body bytes together.
     pub bytes: u64,
@@ -109,7 +109,7 @@ pub enum ToPrimary {
     Accept,
     /// No.
     Refuse(Refusal),
-    /// The epoch is committed: memory, devices, console.
+    /// The epoch, and every one before it, is committed: memory, devices, console; its disk changes are durable.
     Ack(Epoch, AckBody),
     /// I am alive.
     Pulse(AckBody),

@@ -5,6 +5,7 @@
 //! | Hello | primary → backup | [`Hello`]: opens a session |
 //! | Pages | primary → backup | batch of page records, see [`pages`]; epoch 0 = initial copy |
 //! | Device | primary → backup | a piece of the epoch's device state, see [`blob`] |
+//! | Disk | primary → backup | batch of the epoch's disk changes, see [`disk`]; epoch 0 = initial copy |
 //! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
 //! | Commit | primary → backup | [`Commit`]: the epoch is whole, these were its counts |
 //! | Heartbeat | primary → backup | the primary's clock |
@@ -12,7 +13,7 @@
 //! | End | primary → backup | protection is over, throw the standby away |
 //! | Input | primary → backup | number of a NIC, then a frame that was given to the guest in this epoch |
 //! | Accept, Refuse | backup → primary | answer to Hello |
-//! | Ack | backup → primary | the epoch is committed; echoes the primary's clock |
+//! | Ack | backup → primary | the epoch is committed, its disk changes durable; echoes the primary's clock |
 //! | Pulse | backup → primary | heartbeat; echoes the primary's clock |
 //! | Broken | backup → primary | the backup refuses the stream and says why |
 //! | Declined | backup → primary | the backup won a term but could not run the VM in it |
@@ -22,6 +23,7 @@
 //! sequence: [`Inbound`]), body checksum, and only then decodes.
 
 pub mod blob;
+pub mod disk;
 mod header;
 mod inbound;
 mod message;

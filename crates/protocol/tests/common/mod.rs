@@ -5,7 +5,7 @@
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{self, Backup, Conn};
 use protocol::primary::{self, Action, Command, CommandError, PhaseName, Primary};
-use protocol::wire::{AckBody, Commit, Hello, ToBackup, ToPrimary};
+use protocol::wire::{AckBody, Commit, Hello, Kind, ToBackup, ToPrimary};
 use protocol::{Claim, Epoch, Grant, HostName, Instant, Micros, Session, Term, TermRecord, Timing, VmName};
 
 pub const S1: Session = Session(1);
@@ -198,9 +198,24 @@ impl Standby {
     }
 
     pub fn bulk(&mut self, epoch: u64, len: usize) -> (backup::BulkUse, Vec<backup::Action>) {
+        self.bulk_of(Kind::Pages, epoch, len)
+    }
+
+    pub fn bulk_of(&mut self, kind: Kind, epoch: u64, len: usize) -> (backup::BulkUse, Vec<backup::Action>) {
         let mut out = Vec::new();
-        let used = self.machine.bulk(self.now, C1, Epoch(epoch), len, &mut out);
+        let used = self.machine.bulk(self.now, C1, kind, Epoch(epoch), len, &mut out);
         (used, out)
+    }
+
+    /// A frame of pages, one of disk changes, and the Commit of an epoch.
+    pub fn receives_disk(&mut self, epoch: u64) -> Vec<backup::Action> {
+        assert_eq!(self.bulk(epoch, 100).0, backup::BulkUse::Stage(Epoch(epoch)));
+        assert_eq!(self.bulk_of(Kind::Disk, epoch, 50).0, backup::BulkUse::Stage(Epoch(epoch)));
+        self.hears(commit(epoch, 2, 150))
+    }
+
+    pub fn persisted(&mut self, epoch: u64) -> Vec<backup::Action> {
+        self.feed(backup::Event::Persisted(C1, Epoch(epoch)))
     }
 
     /// One frame of 100 bytes and the Commit of an epoch.
