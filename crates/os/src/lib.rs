@@ -12,6 +12,7 @@ compile_error!(
     "crate `os` speaks to Linux on x86-64 only: registers, ioctl numbers and structures are its own"
 );
 
+pub mod block;
 pub mod clock;
 pub mod facts;
 pub mod inject;

@@ -1,0 +1,177 @@
+//! Owns what happens to a disk that is served, whoever asks: the image changes, then the observer hears of it, both
+//! under the lock of the bytes concerned.
+
+use crate::image::{Discarded, Holes, Image, ImageError};
+use crate::range_lock::RangeLock;
+use crate::stats::Counters;
+use crate::tap::{Change, FlushUse, Observer};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An image with its observer; shared by all connections.
+pub(crate) struct Served {
+    image: Arc<Image>,
+    locks: RangeLock,
+    observer: Arc<dyn Observer>,
+    counters: Counters,
+}
+
+impl Served {
+    pub(crate) fn new(image: impl Into<Arc<Image>>, observer: Arc<dyn Observer>) -> Self {
+        Self { image: image.into(), locks: RangeLock::new(), observer, counters: Counters::default() }
+    }
+
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Keeps changes away from `range` while `look` runs.
+    pub(crate) fn quiet<T>(&self, range: Range<u64>, look: impl FnOnce(&Image) -> T) -> T {
+        let _held = self.locks.lock(range);
+        look(&self.image)
+    }
+
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> Result<(), ImageError> {
+        let len = bytes.len() as u64;
+        self.change(offset, len, || {
+            let outcome = self.image.write_at(offset, bytes);
+            // Of a write that failed on its way, the beginning is in the image: the observer must not miss it.
+            let done = bytes.get(..done(&outcome, bytes.len())).unwrap_or(bytes);
+            (outcome, Some(Change::Data { offset, bytes: done }))
+        })?;
+        self.counters.writes.one();
+        self.counters.written_bytes.add(len);
+        self.after_change(fua)
+    }
+
+    pub(crate) fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        holes: Holes,
+        fua: bool,
+    ) -> Result<(), ImageError> {
+        self.change(offset, len, || {
+            let outcome = self.image.write_zeroes_at(offset, len, holes);
+            let len = done(&outcome, usize::try_from(len).unwrap_or(usize::MAX)) as u64;
+            (outcome, Some(Change::Zeroes { offset, len }))
+        })?;
+        self.counters.zeroes.one();
+        self.counters.zeroed_bytes.add(len);
+        self.after_change(fua)
+    }
+
+    pub(crate) fn discard(&self, offset: u64, len: u64, fua: bool) -> Result<(), ImageError> {
+        self.change(offset, len, || match self.image.discard_at(offset, len) {
+            Ok(Discarded::Zeroed) => (Ok(()), Some(Change::Discard { offset, len })),
+            Ok(Discarded::Ignored) => (Ok(()), None),
+            Err(error) => (Err(error), None),
+        })?;
+        self.counters.discards.one();
+        self.after_change(fua)
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), ImageError> {
+        match self.observer.flush() {
+            FlushUse::Sync => self.sync()?,
+            FlushUse::AnswerAtOnce => {}
+        }
+        self.counters.flushes.one();
+        Ok(())
+    }
+
+    /// Makes a change, and tells what came of it before another change of the same bytes may begin.
+    fn change<'a>(
+        &self,
+        offset: u64,
+        len: u64,
+        make: impl FnOnce() -> (Result<(), ImageError>, Option<Change<'a>>),
+    ) -> Result<(), ImageError> {
+        let _held = self.locks.lock(offset..offset.saturating_add(len));
+        let (outcome, change) = make();
+        if let Some(change) = change.filter(|change| !change.is_empty()) {
+            self.observer.written(change);
+        }
+        outcome
+    }
+
+    fn after_change(&self, fua: bool) -> Result<(), ImageError> {
+        if fua { self.sync() } else { Ok(()) }
+    }
+
+    fn sync(&self) -> Result<(), ImageError> {
+        self.image.flush()?;
+        self.counters.syncs.one();
+        Ok(())
+    }
+}
+
+/// How many bytes are in the image after a write of `whole`.
+fn done(outcome: &Result<(), ImageError>, whole: usize) -> usize {
+    match outcome {
+        Ok(()) => whole,
+        Err(ImageError::Write { done, .. }) => usize::try_from(*done).unwrap_or(usize::MAX),
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Access;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<String>>);
+
+    impl Observer for Log {
+        fn written(&self, change: Change<'_>) {
+            let kind = match change {
+                Change::Data { .. } => "data",
+                Change::Zeroes { .. } => "zeroes",
+                Change::Discard { .. } => "discard",
+            };
+            self.0.lock().unwrap().push(format!("{kind} {}+{}", change.offset(), change.len()));
+        }
+
+        fn flush(&self) -> FlushUse {
+            self.0.lock().unwrap().push("flush".into());
+            FlushUse::AnswerAtOnce
+        }
+    }
+
+    #[test]
+    fn the_observer_hears_of_everything_in_order_and_answers_for_flushes() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Image::create(&folder.path().join("d"), 1 << 20).unwrap();
+        let log = Arc::new(Log::default());
+        let served = Served::new(image, Arc::clone(&log) as Arc<dyn Observer>);
+        served.write(512, &[1; 1024], false).unwrap();
+        served.write_zeroes(0, 4096, Holes::Allowed, false).unwrap();
+        served.discard(4096, 8192, false).unwrap();
+        served.flush().unwrap();
+        assert_eq!(served.counters().snapshot().syncs, 0, "the observer said to answer at once");
+        served.write(0, &[1; 512], true).unwrap();
+        assert_eq!(served.counters().snapshot().syncs, 1, "FUA always waits for the medium");
+        let told = ["data 512+1024", "zeroes 0+4096", "discard 4096+8192", "flush", "data 0+512"];
+        assert_eq!(*log.0.lock().unwrap(), told);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d");
+        drop(Image::create(&path, 4096).unwrap());
+        let log = Arc::new(Log::default());
+        let image = Image::open(&path, Access::ReadOnly).unwrap();
+        let served = Served::new(image, Arc::clone(&log) as Arc<dyn Observer>);
+        served.write(0, &[1; 512], false).unwrap_err();
+        served.write_zeroes(4096, 512, Holes::Allowed, false).unwrap_err();
+        served.discard(u64::MAX, 512, false).unwrap_err();
+        assert_eq!(*log.0.lock().unwrap(), [""; 0]);
+    }
+}

@@ -1,0 +1,88 @@
+//! Owns the place where somebody looks at a disk's changes: what is told, when, and in which order.
+
+/// A change of a disk that has reached the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// These bytes are there now.
+    Data {
+        /// Of the first byte.
+        offset: u64,
+        /// The bytes; never none.
+        bytes: &'a [u8],
+    },
+    /// Zeroes are there now.
+    Zeroes {
+        /// Of the first byte.
+        offset: u64,
+        /// How many bytes; never 0.
+        len: u64,
+    },
+    /// The client needs these bytes no more: they read as zeroes now, and their space was given back. A discard
+    /// that the medium ignored changed nothing and is not told.
+    Discard {
+        /// Of the first byte.
+        offset: u64,
+        /// How many bytes; never 0.
+        len: u64,
+    },
+}
+
+impl Change<'_> {
+    /// Where it begins.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match *self {
+            Self::Data { offset, .. } | Self::Zeroes { offset, .. } | Self::Discard { offset, .. } => offset,
+        }
+    }
+
+    /// How many bytes of the disk it changed.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match *self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Zeroes { len, .. } | Self::Discard { len, .. } => len,
+        }
+    }
+
+    /// Whether it changed nothing; never so for what an observer is told.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What to do with a client's flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushUse {
+    /// Bring everything onto the medium, then answer.
+    Sync,
+    /// Answer at once. For flushes that are not the guest's: QEMU's `stop` and `xen-save-devices-state` flush every
+    /// writable disk, and an epoch does not wait for the primary's medium.
+    AnswerAtOnce,
+}
+
+/// Looks at the changes of a disk. Called on the threads that serve the disk, several at a time.
+///
+/// It may wait: then the client's request waits with it, and changes that overlap it.
+pub trait Observer: Send + Sync {
+    /// `change` has reached the image, and its client has not heard of it yet. Calls for changes that overlap come
+    /// one after another, in the order in which they reached the image.
+    fn written(&self, change: Change<'_>);
+
+    /// A client flushes: all changes that it was told of should be on the medium. Not asked about writes with
+    /// FUA, which always wait for the medium: QEMU sends them only for the guest.
+    fn flush(&self) -> FlushUse;
+}
+
+/// Nobody looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn written(&self, _: Change<'_>) {}
+
+    fn flush(&self) -> FlushUse {
+        FlushUse::Sync
+    }
+}
