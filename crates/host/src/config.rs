@@ -58,6 +58,9 @@ pub struct HostConfig {
     pub listen: SocketAddr,
     /// Where event logs and console logs go.
     pub state_dir: PathBuf,
+    /// Where disk images are that VM files name with a relative path; `disks` in the state directory by default.
+    #[serde(default)]
+    pub disk_dir: Option<PathBuf>,
     /// The local API's socket.
     pub api_socket: PathBuf,
     /// The other hosts.
@@ -114,6 +117,15 @@ impl HostConfig {
             .check()
             .map_err(|source| ConfigError::Timing { path: path.to_path_buf(), source })?;
         Ok(config)
+    }
+
+    /// Where this host has the disk image that a VM file names.
+    #[must_use]
+    pub fn disk_path(&self, image: &Path) -> PathBuf {
+        match &self.disk_dir {
+            Some(directory) => directory.join(image),
+            None => self.state_dir.join("disks").join(image),
+        }
     }
 
     /// The times of a session with this checkpoint interval.

@@ -3,8 +3,8 @@
 //!
 //! Where things go: `agent` answers operators; `table` holds the VMs; `listener` takes other hosts' connections;
 //! `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
-//! loop of one that stands by, with the thread that applies epochs; `link` is the connection between the two;
-//! `machine` is the QEMU process with its RAM, gate and TAPs.
+//! loop of one that stands by, with the threads that keep and apply epochs; `link` is the connection between the two;
+//! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod backup;
 mod claims;
 pub mod config;
 mod context;
+mod disks;
 mod events;
 mod link;
 mod listener;

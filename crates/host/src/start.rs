@@ -2,19 +2,30 @@
 
 use crate::api::types::{ApiError, ErrorCode, Role, StartRequest, VmStatus};
 use crate::context::Context;
+use crate::disks::{self, DiskError, Label};
 use crate::machine::Machine;
 use crate::primary::Engine;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use protocol::asking::Claimant;
-use protocol::{Grant, Term, VmName};
+use protocol::journal::stamp::Content;
+use protocol::{Epoch, Grant, Session, Term, VmName};
 use qemu::VmSpec;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Starting QEMU takes a fraction of a second; with a slow disk and a busy host, more.
 const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the operator takes on himself.
+#[derive(Debug, Clone, Copy)]
+struct Accepted {
+    /// That no other host runs the VM.
+    last_owner_is_dead: bool,
+    /// That what was written at another host is lost.
+    older_disk: bool,
+}
 
 /// Starts a VM at this host.
 ///
@@ -39,9 +50,10 @@ pub fn start(
     }
     let (started, outcome) = bounded(1);
     let (context_too, table_too, handle_too) = (Arc::clone(context), Arc::clone(table), Arc::clone(&handle));
-    let last_owner_is_dead = request.last_owner_is_dead;
+    let accepted =
+        Accepted { last_owner_is_dead: request.last_owner_is_dead, older_disk: request.accept_older_disk };
     let body = move || {
-        let ready = prepare(&context_too, &handle_too, spec, last_owner_is_dead);
+        let ready = prepare(&context_too, &handle_too, spec, accepted);
         let engine = report(ready, &started);
         drop(inputs.1);
         if let Some(engine) = engine {
@@ -89,20 +101,53 @@ fn prepare(
     context: &Arc<Context>,
     handle: &Arc<VmHandle>,
     spec: VmSpec,
-    last_owner_is_dead: bool,
+    accepted: Accepted,
 ) -> Result<Engine, ApiError> {
     let name = handle.name();
     let failed = |error: &dyn std::fmt::Display| {
         ApiError::new(ErrorCode::Failed, format!("VM {name} at host {}: {error}", context.config.name))
     };
     let claimant = Claimant::new(name.clone(), context.config.name.clone(), crate::loops::random());
-    let next = next_term(context, name, last_owner_is_dead)?;
+    let next = next_term(context, name, accepted.last_owner_is_dead)?;
+    let has_disks = !spec.disks.is_empty();
+    if has_disks {
+        ready_disks(context, name, &spec, accepted.older_disk)?;
+    }
     // The term is claimed last: a VM that does not start leaves no record.
     let machine = Machine::launch(context, name, spec).map_err(|error| failed(&error))?;
     let grant = first_grant(context, &claimant, next)?;
+    if has_disks {
+        let label = Label::of(&context.config, name);
+        if let Err(error) = label.write(Content::Running, grant.term(), Session(0), Epoch(0)) {
+            // It never ran in this term.
+            let _ = context.arbiter.mark_stopped(name, grant.term(), &context.config.name);
+            return Err(failed(&error));
+        }
+    }
     handle.set_facts(machine.facts());
+    handle.attach_disks(&machine.disks);
     machine.go_live(grant.permit(), &[]).map_err(|error| failed(&error))?;
     Ok(Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant))
+}
+
+/// Makes sure that the disks here are the VM's newest, or that the operator knows that they are not; finishes what a
+/// replica's journal still holds.
+fn ready_disks(context: &Context, name: &VmName, spec: &VmSpec, older_disk: bool) -> Result<(), ApiError> {
+    let refused = |error: &dyn std::fmt::Display| {
+        let message = format!("VM {name} at host {}: {error}", context.config.name);
+        ApiError::new(ErrorCode::Refused, message)
+    };
+    let standing = context.arbiter.current(name).map_err(|error| refused(&error))?;
+    let record = standing.as_ref().map(|standing| &standing.record);
+    let image = spec.disks.first().map(|disk| context.config.disk_path(&disk.image)).unwrap_or_default();
+    let newest = Label::of(&context.config, name).check_newest(record, &image);
+    match newest {
+        Err(error @ DiskError::Older { .. }) if older_disk => {
+            context.events.log(name, &serde_json::json!({"event": "older_disk_accepted"}), error.to_string());
+        }
+        newest => newest.map_err(|error| refused(&error))?,
+    }
+    disks::finish_journal(&context.config, name, spec).map_err(|error| refused(&error))
 }
 
 /// The term to claim; none if the VM may be running elsewhere.

@@ -1,6 +1,7 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
 use crate::api::types::{CopyProgress, GateStatus, Measured, Role, Summary, VmStatus};
+use crate::disks::Disks;
 use crate::measure::Measurements;
 use protocol::{HostName, Micros, Term, VmId, VmName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +57,6 @@ pub struct Facts {
     pub memory_bytes: u64,
 }
 
-#[derive(Debug)]
 struct State {
     role: Role,
     snapshot: Snapshot,
@@ -66,10 +66,10 @@ struct State {
     warnings: Vec<String>,
     measurements: Option<Arc<Mutex<Measurements>>>,
     gate: Option<net::Gate>,
+    disks: Option<Arc<Disks>>,
 }
 
 /// A VM at this agent, seen from outside its loop.
-#[derive(Debug)]
 pub struct VmHandle {
     name: VmName,
     host: HostName,
@@ -89,6 +89,7 @@ impl VmHandle {
             warnings: Vec::new(),
             measurements: None,
             gate: None,
+            disks: None,
         };
         Arc::new(Self { name, host, state: Mutex::new(state) })
     }
@@ -166,10 +167,16 @@ impl VmHandle {
         }
     }
 
-    /// The loop is over: lets go of the gate.
+    /// Its disks are served here.
+    pub fn attach_disks(&self, disks: &Arc<Disks>) {
+        self.state().disks = Some(Arc::clone(disks));
+    }
+
+    /// The loop is over: lets go of the gate and the disks.
     pub fn detach(&self) {
         let mut state = self.state();
         state.gate = None;
+        state.disks = None;
         state.measurements = None;
     }
 
@@ -210,6 +217,7 @@ impl VmHandle {
             measured,
             gate,
             agent_bytes: snapshot.agent_bytes,
+            disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
             warnings: warnings(&state),
         }
     }

@@ -44,6 +44,11 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
         Notice::StandbyArmed { primary, term } => {
             format!("VM {vm}: this host can take over from {primary} (term {term})")
         }
+        Notice::PersistFailed { epoch, why } => {
+            format!(
+                "VM {vm}: the disk changes of epoch {epoch} CANNOT BE KEPT here: {why}; its primary goes on without this host"
+            )
+        }
         Notice::PrimaryLost { primary, epoch, why } => format!(
             "VM {vm}: primary {primary} LOST: {}; newest committed epoch is {epoch}, the arbiter is asked",
             loss(why)

@@ -48,7 +48,12 @@ fn raw(room: &Room, request: &str) -> String {
 }
 
 fn start_request(spec: &str) -> StartRequest {
-    StartRequest { spec: spec.into(), base_dir: PathBuf::from("/vms"), last_owner_is_dead: true }
+    StartRequest {
+        spec: spec.into(),
+        base_dir: PathBuf::from("/vms"),
+        last_owner_is_dead: true,
+        accept_older_disk: false,
+    }
 }
 
 fn code(error: ClientError) -> (ErrorCode, String) {

@@ -14,6 +14,9 @@ pub struct StartRequest {
     /// Start although the last owner did not stop the VM cleanly. If that owner still runs, two copies live.
     #[serde(default)]
     pub last_owner_is_dead: bool,
+    /// The disks here may be older than those at another host: what was written there since is lost.
+    #[serde(default)]
+    pub accept_older_disk: bool,
 }
 
 /// Ask for a VM to be protected.
@@ -141,8 +144,24 @@ pub struct VmStatus {
     pub gate: GateStatus,
     /// Memory that the agent holds for this VM beside the guest's own RAM, bytes.
     pub agent_bytes: u64,
+    /// Its disks, in the order of the VM file.
+    #[serde(default)]
+    pub disks: Vec<DiskStatus>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// A disk of a VM at a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its image here.
+    pub image: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// What QEMU asked of it since it is here.
+    pub served: disk::Stats,
 }
 
 /// One checkpoint, for reports.

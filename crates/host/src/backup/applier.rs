@@ -3,6 +3,7 @@
 //! Everything that reaches it was validated before it was acknowledged, so applying cannot fail but by the loss
 //! of the standby process itself; then nothing is acknowledged any more.
 
+use super::persister::Persister;
 use crate::link::Frame;
 use crate::machine::{Image, StandbyMachine};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -26,6 +27,7 @@ pub struct Applied {
 enum Job {
     Copy(Frame),
     Commit(Epoch, Vec<Frame>, Vec<u8>),
+    Reached(Sender<()>),
     Finish(Sender<Applied>),
     Stop,
 }
@@ -38,12 +40,16 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// Starts the thread.
-    pub fn start(machine: &StandbyMachine) -> Self {
+    /// Starts the thread. The persister, if the VM has disks, hears which epochs are in their images.
+    pub fn start(machine: &StandbyMachine, persister: Option<&Persister>) -> Self {
         let (jobs, queue) = unbounded();
         let (backlog, error) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
-        let mut worker =
-            Worker { image: machine.image(), applied: Applied::default(), backlog: Arc::clone(&backlog) };
+        let mut worker = Worker {
+            image: machine.image(),
+            applied: Applied::default(),
+            backlog: Arc::clone(&backlog),
+            told: persister.map(|persister| Box::new(persister.applied()) as Box<dyn Fn(Epoch) + Send>),
+        };
         let worker_error = Arc::clone(&error);
         let spawned = std::thread::Builder::new().name("ud-applier".into()).spawn(move || {
             if let Err(why) = worker.run(&queue) {
@@ -70,6 +76,13 @@ impl Applier {
     pub fn commit(&self, epoch: Epoch, frames: Vec<Frame>, gate: Vec<u8>) {
         let bytes = frames.iter().map(|frame| frame.body.len()).sum();
         self.put(bytes, Job::Commit(epoch, frames, gate));
+    }
+
+    /// Tells when everything that was given so far is applied.
+    pub fn reached(&self) -> Receiver<()> {
+        let (reply, reached) = bounded(1);
+        let _ = self.jobs.send(Job::Reached(reply));
+        reached
     }
 
     /// Bytes not applied yet.
@@ -99,6 +112,7 @@ struct Worker {
     image: Image,
     applied: Applied,
     backlog: Arc<AtomicU64>,
+    told: Option<Box<dyn Fn(Epoch) + Send>>,
 }
 
 impl Worker {
@@ -107,6 +121,7 @@ impl Worker {
             match job {
                 Job::Copy(frame) => self.frame(&frame)?,
                 Job::Commit(epoch, frames, gate) => self.commit(epoch, &frames, &gate)?,
+                Job::Reached(reply) => drop(reply.send(())),
                 Job::Finish(reply) => {
                     let _ = reply.send(std::mem::take(&mut self.applied));
                     return Ok(());
@@ -126,6 +141,9 @@ impl Worker {
             self.applied.addresses = addresses;
         }
         self.applied.epoch = epoch;
+        if let Some(told) = &self.told {
+            told(epoch);
+        }
         Ok(())
     }
 
@@ -134,6 +152,7 @@ impl Worker {
             Kind::Pages => self.image.apply(&frame.body).map_err(|error| error.to_string())?,
             Kind::Device => self.applied.device.extend_from_slice(&frame.body),
             Kind::Console => self.image.console(&frame.body),
+            Kind::Disk => self.image.disks(&frame.body).map_err(|error| error.to_string())?,
             _ => {}
         }
         self.backlog.fetch_sub(frame.body.len() as u64, Ordering::Relaxed);

@@ -5,22 +5,24 @@
 
 mod applier;
 mod input;
+mod persister;
 mod promote;
 
 use crate::api::types::Role;
 use crate::context::Context;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, name_of, now};
-use crate::machine::{Machine, MachineEvent, StandbyMachine};
+use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::primary::{Engine, Request};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
 use applier::Applier;
 use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
+use persister::{Persisted, Persister, Place};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::LinkLoss;
-use protocol::wire::{Hello, Kind, ToBackup, blob, pages};
+use protocol::wire::{Hello, Kind, ToBackup, blob, disk, pages};
 use protocol::{Claim, Epoch, Grant, Term};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,10 @@ struct Connection {
 struct Standby {
     machine: StandbyMachine,
     applier: Applier,
+    /// None for a VM without disks.
+    persister: Option<Persister>,
+    /// The disks' first copy was ordered to be waited for.
+    copied: bool,
 }
 
 struct Loop<'a> {
@@ -71,6 +77,7 @@ struct Loop<'a> {
     /// What the primary's guest was given lately.
     input: InputLog,
     claims: Channel<(Claim, ClaimAnswer)>,
+    persisted: Channel<Persisted>,
     actions: Vec<Action>,
     promoted: Option<(Machine, Grant)>,
     over: bool,
@@ -95,6 +102,7 @@ pub fn run(
         staged: Vec::new(),
         input: InputLog::default(),
         claims: unbounded(),
+        persisted: unbounded(),
         actions: Vec::new(),
         promoted: None,
         over: false,
@@ -117,7 +125,7 @@ impl Loop<'_> {
                 _ => nothing,
             };
             let wait = self.until_deadline(backlog);
-            let claims = self.claims.1.clone();
+            let (claims, persisted) = (self.claims.1.clone(), self.persisted.1.clone());
             let machine = self.standby.as_ref().map_or(no_events, |s| s.machine.events());
             crossbeam_channel::select! {
                 recv(frames) -> frame => self.on_frame(frame.unwrap_or_else(|_| Err(LinkLoss::Disconnected("closed".into())))),
@@ -126,6 +134,7 @@ impl Loop<'_> {
                     Err(_) => return None,
                 },
                 recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
+                recv(persisted) -> done => if let Ok(done) = done { self.on_persisted(done) },
                 recv(machine) -> event => self.on_machine_event(event.ok()),
                 default(wait) => self.feed(Event::Tick),
             }
@@ -170,7 +179,7 @@ impl Loop<'_> {
             Err(why) => return self.lose(conn, why),
         };
         match frame.header.kind {
-            Kind::Pages | Kind::Device | Kind::Console => self.on_bulk(conn, frame),
+            Kind::Pages | Kind::Device | Kind::Console | Kind::Disk => self.on_bulk(conn, frame),
             Kind::Input => {
                 if self.protocol.heard(now(), conn) {
                     self.input.push(frame.header.epoch, frame.body);
@@ -193,14 +202,15 @@ impl Loop<'_> {
             Kind::Device => {
                 blob::unpack(&frame.body).map(|piece| frame.body = piece).map_err(|error| error.to_string())
             }
+            Kind::Disk => unpack_changes(&mut frame, &standby.machine.disks().sizes()),
             _ => Ok(()),
         };
         if let Err(why) = valid {
             return self.lose(conn, LinkLoss::Stream(why));
         }
         let mut actions = std::mem::take(&mut self.actions);
-        let epoch = frame.header.epoch;
-        let usage = self.protocol.bulk(now(), conn, epoch, len, &mut actions);
+        let (kind, epoch) = (frame.header.kind, frame.header.epoch);
+        let usage = self.protocol.bulk(now(), conn, kind, epoch, len, &mut actions);
         match usage {
             BulkUse::ApplyNow => standby.applier.copy(frame),
             BulkUse::Stage(_) => self.staged.push(frame),
@@ -246,6 +256,7 @@ impl Loop<'_> {
                 }
             }
             Action::Close(conn) => self.close(conn),
+            Action::Persist(conn, epoch) => self.persist(conn, epoch),
             Action::Commit(epoch, gate) => self.commit(epoch, gate),
             Action::DropStaged => self.staged.clear(),
             Action::Claim(claim) => {
@@ -277,14 +288,51 @@ impl Loop<'_> {
         self.current = self.candidate.take_if(|c| c.conn == conn);
         self.over = false;
         self.handle.set_interval(hello.timing.interval);
-        match StandbyMachine::launch(self.context, self.handle.name(), &hello.machine) {
-            Ok(machine) => {
-                self.handle.set_facts(machine.facts());
-                let applier = Applier::start(&machine);
-                self.standby = Some(Standby { machine, applier });
+        let term = self.protocol.known_term();
+        let place = Place { vm: self.handle.name().clone(), term, conn };
+        match self.launch(place, hello) {
+            Ok(standby) => {
+                self.handle.set_facts(standby.machine.facts());
+                self.handle.attach_disks(standby.machine.disks());
+                self.standby = Some(standby);
                 self.follow(Event::StandbyReady(conn));
             }
             Err(error) => self.follow(Event::StandbyFailed(conn, error.to_string())),
+        }
+    }
+
+    fn launch(&self, place: Place, hello: &Hello) -> Result<Standby, MachineError> {
+        let session = (place.term, place.session());
+        let machine = StandbyMachine::launch(self.context, self.handle.name(), session, &hello.machine)?;
+        let images = machine.disks().images();
+        let persister = if images.is_empty() {
+            None
+        } else {
+            let reports = self.persisted.0.clone();
+            let started = Persister::start(&self.context.config, place, images, reports);
+            Some(started.map_err(|error| MachineError::Apply(error.to_string()))?)
+        };
+        let applier = Applier::start(&machine, persister.as_ref());
+        Ok(Standby { machine, applier, persister, copied: false })
+    }
+
+    /// Makes the disk changes of an epoch durable. They stay staged until it is committed.
+    fn persist(&mut self, conn: Conn, epoch: Epoch) {
+        let of_epoch = |frame: &&Frame| frame.header.kind == Kind::Disk && frame.header.epoch == epoch;
+        let changes: Vec<_> = self.staged.iter().filter(of_epoch).map(|frame| frame.body.clone()).collect();
+        let Some(standby) = &mut self.standby else { return };
+        let Some(persister) = &standby.persister else {
+            // Changes of disks that the VM does not have were refused when they came.
+            return self.follow(Event::PersistFailed(conn, epoch, "the VM has no disks".into()));
+        };
+        let copied = (!std::mem::replace(&mut standby.copied, true)).then(|| standby.applier.reached());
+        persister.persist(epoch, changes, copied);
+    }
+
+    fn on_persisted(&mut self, persisted: Persisted) {
+        match persisted {
+            Persisted::Done(conn, epoch) => self.feed(Event::Persisted(conn, epoch)),
+            Persisted::Failed(conn, epoch, why) => self.feed(Event::PersistFailed(conn, epoch, why)),
         }
     }
 
@@ -298,7 +346,10 @@ impl Loop<'_> {
     }
 
     fn commit(&mut self, epoch: Epoch, gate: Vec<u8>) {
-        let frames = std::mem::take(&mut self.staged);
+        // What is staged behind the epoch is of later ones.
+        let later = self.staged.partition_point(|frame| frame.header.epoch <= epoch);
+        let later = self.staged.split_off(later);
+        let frames = std::mem::replace(&mut self.staged, later);
         self.input.committed(epoch);
         if let Some(standby) = &self.standby {
             standby.applier.commit(epoch, frames, gate);
@@ -310,6 +361,9 @@ impl Loop<'_> {
         self.input = InputLog::default();
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();
+            if let Some(persister) = standby.persister {
+                persister.stop();
+            }
             standby.machine.end();
         }
         self.over = self.candidate.is_none();
@@ -337,13 +391,10 @@ impl Loop<'_> {
     fn promote(&mut self, grant: Grant, epoch: Epoch) {
         let Some(standby) = self.standby.take() else { return };
         let name = self.handle.name().clone();
-        match promote::promote(
-            standby.machine,
-            standby.applier,
-            std::mem::take(&mut self.input),
-            &grant,
-            epoch,
-        ) {
+        let Standby { machine, applier, persister, .. } = standby;
+        let disks = promote::Disks { config: &self.context.config, persister };
+        let input = std::mem::take(&mut self.input);
+        match promote::promote(machine, applier, disks, input, &grant, epoch) {
             Ok((machine, split)) => {
                 self.context.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);
@@ -354,4 +405,12 @@ impl Loop<'_> {
             Err(error) => self.follow(Event::PromotionFailed(error.to_string())),
         }
     }
+}
+
+/// Leaves a frame's disk changes unpacked in it; all of them are inside the disks.
+fn unpack_changes(frame: &mut Frame, sizes: &[u64]) -> Result<(), String> {
+    let records = disk::unpack(&frame.body).map_err(|error| error.to_string())?;
+    disk::read_batch(&records, sizes, |_, _| ()).map_err(|error| error.to_string())?;
+    frame.body = records;
+    Ok(())
 }

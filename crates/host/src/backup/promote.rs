@@ -2,8 +2,12 @@
 
 use super::applier::Applier;
 use super::input::InputLog;
+use super::persister::Persister;
+use crate::config::HostConfig;
+use crate::disks::{self, DiskError, Label};
 use crate::machine::{Machine, MachineError, StandbyMachine};
-use protocol::{Epoch, Grant, VmName};
+use protocol::journal::stamp::Content;
+use protocol::{Epoch, Grant, Session, VmName};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -26,6 +30,8 @@ pub struct Split {
     pub epoch: u64,
     /// Waiting for the last epoch to be in the image.
     pub apply_us: u64,
+    /// Bringing the disks' last epochs onto the media, and putting the journal away.
+    pub disks_us: u64,
     /// Giving the device state to QEMU.
     pub load_us: u64,
     /// Opening the gate and letting the processors run.
@@ -41,11 +47,12 @@ impl Split {
     pub fn words(&self, vm: &VmName) -> String {
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, devices {:.1}, resume {:.1}), {} frames of input replayed",
+            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),
             ms(self.apply_us),
+            ms(self.disks_us),
             ms(self.load_us),
             ms(self.resume_us),
             self.replayed_frames
@@ -53,10 +60,31 @@ impl Split {
     }
 }
 
+/// What a promotion needs for the disks.
+pub struct Disks<'a> {
+    /// Where everything is here.
+    pub config: &'a HostConfig,
+    /// The journal's thread; none for a VM without disks.
+    pub persister: Option<Persister>,
+}
+
+impl Disks<'_> {
+    /// From here on the replicas are the VM's disks: all that is committed is on the media, what the journal holds
+    /// beyond it is gone with the journal, and the label says who owns them.
+    fn take_over(self, machine: &StandbyMachine, grant: &Grant) -> Result<(), DiskError> {
+        let Some(persister) = self.persister else { return Ok(()) };
+        persister.stop();
+        disks::close_journal(self.config, grant.vm(), &machine.disks().images())?;
+        let label = Label::of(self.config, grant.vm());
+        label.write(Content::Running, grant.term(), Session(0), Epoch(0))
+    }
+}
+
 /// Promotes the standby. From the resume on nothing can fail: the VM runs under the grant.
 pub fn promote(
     machine: StandbyMachine,
     applier: Applier,
+    disks: Disks<'_>,
     input: InputLog,
     grant: &Grant,
     epoch: Epoch,
@@ -65,8 +93,10 @@ pub fn promote(
     let applied = applier.finish().map_err(MachineError::Apply)?;
     assert_eq!(applied.epoch, epoch, "the image is the newest committed epoch");
     let apply = start.elapsed();
+    disks.take_over(&machine, grant)?;
+    let taken = start.elapsed() - apply;
     let machine = machine.load(grant.vm(), applied.device)?;
-    let load = start.elapsed() - apply;
+    let load = start.elapsed() - apply - taken;
     machine.gate.learn(&applied.addresses);
     machine.go_live(grant.permit(), &ANNOUNCE)?;
     let total = start.elapsed();
@@ -78,8 +108,9 @@ pub fn promote(
         term: grant.term().0,
         epoch: epoch.0,
         apply_us: us(apply),
+        disks_us: us(taken),
         load_us: us(load),
-        resume_us: us(total - apply - load),
+        resume_us: us(total - apply - taken - load),
         total_us: us(total),
         replayed_frames,
     };

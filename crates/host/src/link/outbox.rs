@@ -3,8 +3,10 @@
 //! Pages are encoded here, off the guest's path and off the engine's loop. The counts that a Commit carries are
 //! taken where the frames are written, so that they say what was sent and not what was meant.
 
+use crate::disks::{Kept, KeptChange};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use protocol::wire::disk::{Change, DiskBatch, MAX_DATA};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
 use protocol::{Epoch, Instant, Session, Term, VmId};
@@ -42,6 +44,7 @@ enum Item {
     Message(Kind, Epoch, Vec<u8>),
     Part(Epoch, Part),
     Device(Epoch, Vec<u8>),
+    Disks(Epoch, Vec<KeptChange>),
     Console(Epoch, Vec<u8>),
     Commit(Epoch, Instant, Vec<u8>),
     Input(Epoch, Vec<u8>),
@@ -56,6 +59,8 @@ pub struct Outbox {
     urgent: Sender<Item>,
     /// Bytes of input that wait.
     input: Arc<AtomicUsize>,
+    /// Bytes of disks that wait.
+    disks: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Item {
@@ -76,7 +81,7 @@ impl Outbox {
     ) -> std::io::Result<Self> {
         let (queue, items) = unbounded();
         let (urgent, urgent_items) = unbounded();
-        let input = Arc::new(AtomicUsize::new(0));
+        let (input, disks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut writer = Writer {
             stream,
             outbound: Outbound::new(vm, term, session),
@@ -85,6 +90,8 @@ impl Outbox {
             body_bytes: 0,
             written: Box::new(written),
             input: Arc::clone(&input),
+            disks: Arc::clone(&disks),
+            changes: DiskBatch::new(),
             urgent: urgent_items,
         };
         std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
@@ -95,7 +102,7 @@ impl Outbox {
             // The reader of this connection sees its end and tells the engine.
             let _ = writer.stream.shutdown(Shutdown::Both);
         })?;
-        Ok(Self { queue, urgent, input })
+        Ok(Self { queue, urgent, input, disks })
     }
 
     fn put(&self, item: Item) {
@@ -127,6 +134,19 @@ impl Outbox {
     /// Queues the device state of `epoch`.
     pub fn device(&self, epoch: Epoch, state: Vec<u8>) {
         self.put(Item::Device(epoch, state));
+    }
+
+    /// Queues changes of the disks in `epoch` (0: the first copy).
+    pub fn disks(&self, epoch: Epoch, changes: Vec<KeptChange>) {
+        if !changes.is_empty() {
+            self.disks.fetch_add(weight(&changes), Ordering::Relaxed);
+            self.put(Item::Disks(epoch, changes));
+        }
+    }
+
+    /// Bytes of disks that wait to be written.
+    pub fn disks_waiting(&self) -> usize {
+        self.disks.load(Ordering::Relaxed)
     }
 
     /// Queues console output of `epoch`, which begins at `offset` of the console's stream.
@@ -174,6 +194,8 @@ struct Writer {
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
     input: Arc<AtomicUsize>,
+    disks: Arc<AtomicUsize>,
+    changes: DiskBatch,
     urgent: Receiver<Item>,
 }
 
@@ -200,6 +222,7 @@ impl Writer {
                 let mut pieces = state.chunks(blob::MAX_PIECE);
                 pieces.try_for_each(|piece| self.bulk(Kind::Device, epoch, &blob::pack(piece)))
             }
+            Item::Disks(epoch, changes) => self.disks(epoch, &changes),
             Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body),
             Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate),
             Item::Input(epoch, body) => {
@@ -223,6 +246,42 @@ impl Writer {
         }
         self.batch = batch;
         Ok(())
+    }
+
+    fn disks(&mut self, epoch: Epoch, changes: &[KeptChange]) -> std::io::Result<()> {
+        for KeptChange { disk, offset, what } in changes {
+            let (disk, offset) = (*disk, *offset);
+            match what {
+                Kept::Data(bytes) => {
+                    let mut at = offset;
+                    for bytes in bytes.chunks(MAX_DATA) {
+                        self.change(epoch, disk, Change::Data { offset: at, bytes })?;
+                        at += bytes.len() as u64;
+                    }
+                }
+                &Kept::Zeroes(len) => self.change(epoch, disk, Change::Zeroes { offset, len })?,
+                &Kept::Discard(len) => self.change(epoch, disk, Change::Discard { offset, len })?,
+            }
+        }
+        if !self.changes.is_empty() {
+            self.send_changes(epoch)?;
+        }
+        self.disks.fetch_sub(weight(changes), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn change(&mut self, epoch: Epoch, disk: u8, change: Change<'_>) -> std::io::Result<()> {
+        if !self.changes.push(disk, change) {
+            self.send_changes(epoch)?;
+            let room = self.changes.push(disk, change);
+            assert!(room, "an empty batch takes any change");
+        }
+        Ok(())
+    }
+
+    fn send_changes(&mut self, epoch: Epoch) -> std::io::Result<()> {
+        let body = self.changes.finish();
+        self.bulk(Kind::Disk, epoch, &body)
     }
 
     fn batch(&mut self, epoch: Epoch, batch: &mut PageBatch) -> std::io::Result<()> {
@@ -266,6 +325,10 @@ impl Writer {
         let header = self.outbound.seal(kind, epoch, body).encode();
         write_both(&mut self.stream, &header, body)
     }
+}
+
+fn weight(changes: &[KeptChange]) -> usize {
+    changes.iter().map(KeptChange::weight).sum()
 }
 
 /// Writes header and body in as few system calls and packets as they need.

@@ -25,6 +25,9 @@ pub enum MachineError {
     /// The memory of its process.
     #[error(transparent)]
     Process(#[from] ProcessMemoryError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] crate::disks::DiskError),
     /// A network device.
     #[error(transparent)]
     Tap(#[from] TapError),

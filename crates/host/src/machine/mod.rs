@@ -1,4 +1,4 @@
-//! Owns a VM's process with everything around it: RAM, gate, TAPs, console log; as primary and (`standby`) as standby.
+//! Owns a VM's process with everything around it: RAM, disks, gate, TAPs, console log; as primary and (`standby`) as standby.
 
 mod error;
 mod events;
@@ -10,6 +10,7 @@ pub use events::MachineEvent;
 pub use standby::{Image, StandbyMachine};
 
 use crate::context::Context;
+use crate::disks::Disks;
 use crate::link::Outbox;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
@@ -33,6 +34,7 @@ struct Description {
     resolved: ResolvedSpec,
     fingerprint: Fingerprint,
     arbiter: String,
+    disk_sizes: Vec<u64>,
 }
 
 /// A VM that runs, or is about to.
@@ -41,6 +43,8 @@ pub struct Machine {
     pub qemu: Arc<Qemu>,
     /// Its memory.
     pub ram: GuestRam,
+    /// Its disks.
+    pub disks: Arc<Disks>,
     /// Its way out.
     pub gate: Gate,
     /// What it does by itself.
@@ -58,17 +62,20 @@ impl Machine {
         let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
         let resolved = installation.resolve(spec)?;
         check_bridges(&resolved)?;
+        let disks = Arc::new(Disks::open(&context.config, &resolved.spec)?);
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory, Vec::new())?;
+        let (qemu, channels) =
+            Qemu::launch(&installation, &resolved, Role::Primary, memory, disks.connect()?)?;
         let log = ConsoleLog::create(&console_path(context, name)?, 0)?;
         let taps = open_taps(name, &resolved)?;
-        Self::assemble(name, installation, qemu, channels, taps, log)
+        Self::assemble(name, installation, qemu, disks, channels, taps, log)
     }
 
     fn assemble(
         name: &VmName,
         installation: Installation,
         qemu: Qemu,
+        disks: Arc<Disks>,
         channels: Channels,
         taps: Vec<(String, OwnedFd)>,
         log: ConsoleLog,
@@ -90,7 +97,7 @@ impl Machine {
         gate.pause_input();
         forward(gate_events, events_tx);
         let ram = GuestRam::of(&qemu)?;
-        Ok(Self { qemu: Arc::new(qemu), ram, gate, events, installation, taps: names })
+        Ok(Self { qemu: Arc::new(qemu), ram, disks, gate, events, installation, taps: names })
     }
 
     /// Lets the VM run and speak, in the term of the permit: the only way in which a VM begins to run at a host.
@@ -148,7 +155,8 @@ impl Machine {
     pub fn describe(&self, arbiter: &str) -> Result<Vec<u8>, MachineError> {
         let resolved = self.qemu.resolved().clone();
         let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
-        Ok(serde_json::to_vec(&Description { resolved, fingerprint, arbiter: arbiter.to_owned() })?)
+        let (arbiter, disk_sizes) = (arbiter.to_owned(), self.disks.sizes());
+        Ok(serde_json::to_vec(&Description { resolved, fingerprint, arbiter, disk_sizes })?)
     }
 
     /// What does not change while it lives.

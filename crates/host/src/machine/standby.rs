@@ -4,12 +4,14 @@ use super::events::{MachineEvent, watch};
 use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, facts};
 use crate::context::Context;
+use crate::disks::{self, DiskError, Disks};
 use crate::ram::{ApplyError, GuestRam};
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
+use disk::Image as DiskImage;
 use net::ConsoleLog;
 use os::Memory;
-use protocol::VmName;
+use protocol::{Session, Term, VmName};
 use qemu::fingerprint::{self, Fingerprint};
 use qemu::{Channels, DeviceState, Installation};
 use std::os::fd::OwnedFd;
@@ -24,6 +26,7 @@ pub struct StandbyMachine {
     taps: Vec<(String, OwnedFd)>,
     ram: GuestRam,
     page_counts: Vec<u64>,
+    disks: Arc<Disks>,
     console: Arc<Mutex<Option<ConsoleLog>>>,
     console_path: PathBuf,
     events: Receiver<MachineEvent>,
@@ -33,6 +36,7 @@ pub struct StandbyMachine {
 pub struct Image {
     ram: GuestRam,
     page_counts: Vec<u64>,
+    disks: Vec<Arc<DiskImage>>,
     console: Arc<Mutex<Option<ConsoleLog>>>,
     console_path: PathBuf,
 }
@@ -42,7 +46,12 @@ impl StandbyMachine {
     ///
     /// # Errors
     /// If this host cannot run it exactly as the other does.
-    pub fn launch(context: &Context, name: &VmName, description: &[u8]) -> Result<Self, MachineError> {
+    pub fn launch(
+        context: &Context,
+        name: &VmName,
+        session: (Term, Session),
+        description: &[u8],
+    ) -> Result<Self, MachineError> {
         let description: Description = serde_json::from_slice(description)?;
         let ours = context.arbiter.identity().map_err(|error| MachineError::Differs(error.to_string()))?;
         if ours != description.arbiter {
@@ -55,8 +64,10 @@ impl StandbyMachine {
             &description.fingerprint,
             &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
         )?;
+        let sizes = &description.disk_sizes;
+        let disks = Disks::make_replicas(&context.config, name, &resolved.spec, sizes, session)?;
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, Vec::new())?;
+        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, disks.connect()?)?;
         let layout = standby.qemu().ram().layout();
         alike(&description.fingerprint, &Fingerprint::take(&installation, &resolved, Some(layout))?)?;
         let (events_tx, events) = unbounded();
@@ -64,6 +75,7 @@ impl StandbyMachine {
         let ram = GuestRam::of(standby.qemu())?;
         Ok(Self {
             page_counts: ram.page_counts(),
+            disks: Arc::new(disks),
             taps: open_taps(name, &resolved)?,
             console_path: console_path(context, name)?,
             console: Arc::default(),
@@ -81,6 +93,12 @@ impl StandbyMachine {
         &self.page_counts
     }
 
+    /// Its disks.
+    #[must_use]
+    pub fn disks(&self) -> &Arc<Disks> {
+        &self.disks
+    }
+
     /// What the standby process does by itself.
     #[must_use]
     pub fn events(&self) -> Receiver<MachineEvent> {
@@ -93,6 +111,7 @@ impl StandbyMachine {
         Image {
             ram: self.ram.clone(),
             page_counts: self.page_counts.clone(),
+            disks: self.disks.images(),
             console: Arc::clone(&self.console),
             console_path: self.console_path.clone(),
         }
@@ -116,7 +135,7 @@ impl StandbyMachine {
             None => ConsoleLog::create(&self.console_path, 0)?,
         };
         let qemu = self.standby.load(&state)?;
-        Machine::assemble(name, self.installation, qemu, self.channels, self.taps, log)
+        Machine::assemble(name, self.installation, qemu, self.disks, self.channels, self.taps, log)
     }
 
     /// Ends the standby process.
@@ -132,6 +151,14 @@ impl Image {
     /// If the standby process is gone.
     pub fn apply(&self, body: &[u8]) -> Result<(), ApplyError> {
         self.ram.apply(body, &self.page_counts)
+    }
+
+    /// Applies an unpacked batch of disk changes.
+    ///
+    /// # Errors
+    /// If a medium fails.
+    pub fn disks(&self, records: &[u8]) -> Result<(), DiskError> {
+        disks::apply(&self.disks, records)
     }
 
     /// Adds committed console bytes to the log. A full disk costs the log, not the standby.

@@ -8,11 +8,13 @@
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use crate::api::types::{CopyProgress, EpochRecord};
+use crate::disks::{self, KeptChange, Tap};
 use crate::link::{Outbox, Part};
 use crate::machine::Machine;
 use crate::ram::GuestRam;
 use crate::staging::Pool;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use disk::Image;
 use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
 use os::tracker::Tracker;
@@ -92,6 +94,7 @@ pub struct Staged {
     /// What was measured.
     pub record: EpochRecord,
     parts: Vec<Part>,
+    changes: Vec<KeptChange>,
     device: Vec<u8>,
     cut: CutReport,
     gate: Vec<u8>,
@@ -103,6 +106,7 @@ impl Staged {
         for part in self.parts {
             outbox.part(self.epoch, part);
         }
+        outbox.disks(self.epoch, self.changes);
         outbox.device(self.epoch, self.device);
         for console in self.cut.consoles {
             // The first epoch tells where the stream stands, even if the guest said nothing.
@@ -131,6 +135,8 @@ impl Checkpointer {
             qemu: Arc::clone(&machine.qemu),
             ram: machine.ram.clone(),
             gate: machine.gate.clone(),
+            tap: Arc::clone(machine.disks.tap()),
+            images: machine.disks.images(),
             saver: None,
             active: None,
             jobs: queue,
@@ -175,6 +181,8 @@ struct Active {
     outbox: Outbox,
     dirty: Vec<Range>,
     pages: Vec<(u8, u64)>,
+    /// What was written to the disks in the epoch that is being taken.
+    changes: Vec<KeptChange>,
     /// None under TCG, whose clocks cannot be corrected.
     clock: Option<ClockKeeper>,
 }
@@ -183,6 +191,8 @@ struct Worker {
     qemu: Arc<Qemu>,
     ram: GuestRam,
     gate: Gate,
+    tap: Arc<Tap>,
+    images: Vec<Arc<Image>>,
     saver: Option<DeviceSaver>,
     active: Option<Active>,
     jobs: Receiver<Job>,
@@ -251,9 +261,14 @@ impl Worker {
 
     fn end_session(&mut self, session: Session) {
         if self.active.as_ref().is_some_and(|active| active.session == session) {
-            self.active = None;
-            self.bytes.store(0, Ordering::Relaxed);
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.active = None;
+        self.tap.end();
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
     fn copy(&mut self, session: Session, outbox: Outbox) {
@@ -265,6 +280,8 @@ impl Worker {
             session,
             ram: &self.ram,
             tracker: &mut active.tracker,
+            images: &self.images,
+            tap: &self.tap,
             pool: &active.pool,
             outbox: &active.outbox,
             done: &self.done,
@@ -277,8 +294,11 @@ impl Worker {
                 self.active = Some(active);
                 self.say(Done::Copied(session));
             }
-            Outcome::Ended => self.bytes.store(0, Ordering::Relaxed),
-            Outcome::Failed(why) => self.say(Done::Failed { session, why, resumable: false }),
+            Outcome::Ended => self.forget(),
+            Outcome::Failed(why) => {
+                self.forget();
+                self.say(Done::Failed { session, why, resumable: false });
+            }
         }
     }
 
@@ -294,7 +314,9 @@ impl Worker {
         let clock =
             kvm.then(|| ClockKeeper::start(self.qemu.pid())).transpose().map_err(|error| text(&error))?;
         self.bytes.store(pool.bytes(), Ordering::Relaxed);
-        Ok(Active { session, tracker, pool, outbox, dirty: Vec::new(), pages: Vec::new(), clock })
+        self.tap.begin();
+        let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Active { session, tracker, pool, outbox, dirty, pages, changes, clock })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
@@ -302,6 +324,12 @@ impl Worker {
         let taken = self.take(&mut active, epoch, last);
         if taken.is_err() {
             active.tracker.give_back(&std::mem::take(&mut active.dirty));
+            if self.tap.stop_ends()
+                && let Err(error) = disks::sync(&self.images)
+            {
+                tracing::warn!(%error, "a flush could not be made good");
+            }
+            self.tap.give_back(std::mem::take(&mut active.changes));
             // The epoch was perhaps cut: what waits belongs to the open epoch again.
             if let Err(error) = self.gate.hold() {
                 tracing::debug!(%error, "the gate is closed");
@@ -326,6 +354,7 @@ impl Worker {
     fn take(&mut self, active: &mut Active, epoch: Epoch, last: bool) -> Result<Staged, Failure> {
         let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
         let saver = self.saver.as_mut().ok_or_else(|| fail(&"the session did not begin"))?;
+        self.tap.stop_begins();
         let mut pending = saver.begin().map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
         let (cut_at, at_us) = (crate::loops::now(), os::clock::realtime_us());
@@ -333,6 +362,7 @@ impl Worker {
             self.gate.hold().map_err(|error| fail(&error))?;
         }
         let cut = self.gate.cut(epoch).map_err(|error| fail(&error))?;
+        active.changes = self.tap.take();
         active.dirty.clear();
         // Under KVM protecting all memory in one step would drop the guest's whole second-level page table; TCG has
         // none, and one step is cheaper.
@@ -346,15 +376,23 @@ impl Worker {
         let parts = gather(&self.ram, active, epoch)?;
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
+        let owed = self.tap.stop_ends();
         if !last {
             self.go_on().map_err(|error| fail(&error))?;
+        }
+        if owed {
+            // A flush that the guest asked for may be among those that were answered at once, and the epoch's output
+            // may tell of it.
+            disks::sync(&self.images)
+                .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
         }
         let pause_us = self.pause_us(last);
         let dirty_pages = active.pages.len() as u64;
         let record =
             EpochRecord { term: 0, epoch: epoch.0, at_us, pause_us, dirty_pages, wire_bytes: 0, ack_us: 0 };
         let gate = self.addresses(cut.addresses_version);
-        Ok(Staged { epoch, cut_at, record, parts, device: device.as_bytes().to_vec(), cut, gate })
+        let (changes, device) = (std::mem::take(&mut active.changes), device.as_bytes().to_vec());
+        Ok(Staged { epoch, cut_at, record, parts, changes, device, cut, gate })
     }
 
     /// By QEMU's own timestamps of its STOP and RESUME events.

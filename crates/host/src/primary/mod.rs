@@ -9,6 +9,7 @@ pub use checkpointer::Checkpointer;
 
 use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
+use crate::disks::{self, Label};
 use crate::loops::{Channel, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
@@ -16,9 +17,10 @@ use crate::vm::{Ended, Snapshot, VmHandle};
 use checkpointer::{Done, Job};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
+use protocol::journal::stamp::Content;
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
-use protocol::{Claim, Grant, Session};
+use protocol::{Claim, Epoch, Grant, Session};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,7 +120,18 @@ impl Engine {
             link.close();
         }
         self.checkpointer.quit();
+        let images = self.machine.disks.images();
         self.machine.end();
+        if let Ended::Stopped(_) = ended
+            && !images.is_empty()
+        {
+            let synced = disks::sync(&images);
+            let content = if synced.is_ok() { Content::Stopped } else { Content::Running };
+            if let Err(error) = synced {
+                tracing::error!(vm = %self.handle.name(), %error, "the disks may lack the last writes");
+            }
+            label_disks(&self.context, &self.handle, content, self.protocol.term());
+        }
         ended
     }
 
@@ -130,7 +143,12 @@ impl Engine {
 
     fn feed(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
+        let term = self.protocol.term();
         self.protocol.handle(now(), event, &mut actions);
+        // A term that was won here: before anything is written in it, the disks say that they belong to it.
+        if self.protocol.term() != term && !self.machine.disks.is_empty() {
+            label_disks(&self.context, &self.handle, Content::Running, self.protocol.term());
+        }
         self.carry_out(actions);
     }
 
@@ -333,6 +351,15 @@ impl Engine {
             agent_bytes: self.checkpointer.bytes(),
         });
         self.handle.attach_measurements(&self.measurements, &self.machine.gate);
+    }
+}
+
+/// Says whose the disks are. A label that cannot be written does not stop a healthy guest: it counts when all hosts are
+/// dead, and then an operator must decide.
+fn label_disks(context: &Context, handle: &VmHandle, content: Content, term: protocol::Term) {
+    let label = Label::of(&context.config, handle.name());
+    if let Err(error) = label.write(content, term, Session(0), Epoch(0)) {
+        handle.warn(error.to_string());
     }
 }
 

@@ -118,6 +118,7 @@ pub fn status(name: &str) -> VmStatus {
         measured: Measured::default(),
         gate: GateStatus::default(),
         agent_bytes: 64 << 20,
+        disks: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -14,7 +14,7 @@
 //! bridge = "br0"
 //!
 //! [[disk]]
-//! image = "web.img"           # raw: a file or a block device
+//! image = "web.img"           # raw: a file in the host's directory of disks, or a block device
 //! ```
 //!
 //! What the file asks for is checked twice: [`VmSpec::parse`] refuses what makes no sense, and
@@ -153,10 +153,9 @@ impl VmSpec {
         Ok(spec)
     }
 
-    /// Takes the relative paths in it from `folder`.
+    /// Takes the relative paths in it from `folder`; not those of disks, which each host has at a place of its own.
     pub fn place_in(&mut self, folder: &Path) {
-        let files = [&mut self.kernel, &mut self.initrd, &mut self.firmware].into_iter().flatten();
-        for file in files.chain(self.disks.iter_mut().map(|disk| &mut disk.image)) {
+        for file in [&mut self.kernel, &mut self.initrd, &mut self.firmware].into_iter().flatten() {
             *file = folder.join(&*file);
         }
     }

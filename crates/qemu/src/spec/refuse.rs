@@ -75,7 +75,7 @@ impl Reason {
 
     fn remedy(self) -> &'static str {
         match self {
-            Self::WritableDisk => "add read-only=on, or run the guest from memory until disks are replicated",
+            Self::WritableDisk => "describe the disk in [[disk]], which is replicated, or add read-only=on",
             Self::OwnedArgument => {
                 "remove it, and use the key of the VM file that stands for it, if there is one"
             }

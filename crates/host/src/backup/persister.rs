@@ -1,0 +1,246 @@
+//! Owns the thread that makes disk changes durable in this host's journal, and the journal's place free again.
+//!
+//! Epochs that wait together are made durable together (group commit). The journal begins with the first epoch of a
+//! session, when the disks' first copy is on the media: before that the replicas are no disk at all.
+
+use crate::config::HostConfig;
+use crate::disks::{self, DiskError, Label};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use disk::Image;
+use disk::journal::{FileStorage, Journal, JournalError, Layout};
+use protocol::backup::Conn;
+use protocol::journal::stamp::Content;
+use protocol::journal::{Change, Identity, What};
+use protocol::wire::disk as wire;
+use protocol::{Epoch, Session, Term, VmId, VmName};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Size of a VM's journal. It holds what is committed and not on the replicas' media yet.
+const LIMIT: u64 = 256 << 20;
+/// A full journal waits so long for the epochs in it to be applied.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What became of an epoch's disk changes.
+#[derive(Debug)]
+pub enum Persisted {
+    /// They, and those of all epochs before, are durable.
+    Done(Conn, Epoch),
+    /// They cannot be made so.
+    Failed(Conn, Epoch, String),
+}
+
+/// The session whose disk changes are kept.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The VM.
+    pub vm: VmName,
+    /// Its owner's term.
+    pub term: Term,
+    /// The connection that opened the session.
+    pub conn: Conn,
+}
+
+impl Place {
+    /// The number of the session in what is written about it here.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session(self.conn.0)
+    }
+}
+
+enum Job {
+    /// Unpacked batches of an epoch; for the first epoch with what tells that the first copy is in the images.
+    Persist(Epoch, Vec<Vec<u8>>, Option<Receiver<()>>),
+    /// The epoch is in the images, not necessarily on the media.
+    Applied(Epoch),
+}
+
+/// The handle of the thread.
+pub struct Persister {
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Persister {
+    /// Starts the thread for a session.
+    ///
+    /// # Errors
+    /// If the system gives none.
+    pub fn start(
+        config: &HostConfig,
+        place: Place,
+        images: Vec<Arc<Image>>,
+        reports: Sender<Persisted>,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = unbounded();
+        let directory = disks::journal_directory(config, &place.vm);
+        let label = Label::of(config, &place.vm);
+        let mut worker =
+            Worker { place, directory, label, images, journal: None, applied: Epoch(0), marked: 0 };
+        let thread = std::thread::Builder::new().name("ud-journal".into()).spawn(move || {
+            worker.run(&queue, &reports);
+        })?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Makes an epoch's changes durable and reports it. `copied` comes with the first epoch.
+    pub fn persist(&self, epoch: Epoch, batches: Vec<Vec<u8>>, copied: Option<Receiver<()>>) {
+        let _ = self.jobs.send(Job::Persist(epoch, batches, copied));
+    }
+
+    /// Where the applier tells which epochs are in the images.
+    pub fn applied(&self) -> impl Fn(Epoch) + Send + 'static {
+        let jobs = self.jobs.clone();
+        move |epoch| drop(jobs.send(Job::Applied(epoch)))
+    }
+
+    /// Ends the thread, behind what it does now.
+    pub fn stop(self) {
+        drop(self.jobs);
+        let _ = self.thread.join();
+    }
+}
+
+struct Worker {
+    place: Place,
+    directory: PathBuf,
+    label: Label,
+    images: Vec<Arc<Image>>,
+    journal: Option<Journal<FileStorage>>,
+    /// Newest epoch in the images.
+    applied: Epoch,
+    /// Bytes in use when the place of applied epochs was last made free.
+    marked: u64,
+}
+
+impl Worker {
+    fn run(&mut self, jobs: &Receiver<Job>, reports: &Sender<Persisted>) {
+        while let Ok(job) = jobs.recv() {
+            let mut together = vec![job];
+            together.extend(jobs.try_iter());
+            let Some((newest, outcome)) = self.together(together, jobs) else { continue };
+            let conn = self.place.conn;
+            let failed = outcome.is_err();
+            let _ = reports.send(match outcome {
+                Ok(()) => Persisted::Done(conn, newest),
+                Err(error) => Persisted::Failed(conn, newest, error.to_string()),
+            });
+            if failed {
+                return;
+            }
+        }
+    }
+
+    /// Carries out all orders that wait; of the epochs among them the newest, and what became of them.
+    fn together(&mut self, orders: Vec<Job>, jobs: &Receiver<Job>) -> Option<(Epoch, Result<(), DiskError>)> {
+        let mut newest = None;
+        for job in orders {
+            match job {
+                Job::Applied(epoch) => self.applied = self.applied.max(epoch),
+                Job::Persist(epoch, batches, copied) => {
+                    newest = Some(epoch);
+                    if let Err(error) = self.write(epoch, &batches, copied, jobs) {
+                        return Some((epoch, Err(error)));
+                    }
+                }
+            }
+        }
+        let newest = newest?;
+        Some((newest, self.sync(newest)))
+    }
+
+    fn write(
+        &mut self,
+        epoch: Epoch,
+        batches: &[Vec<u8>],
+        copied: Option<Receiver<()>>,
+        jobs: &Receiver<Job>,
+    ) -> Result<(), DiskError> {
+        if self.journal.is_none() {
+            self.begin(copied)?;
+        }
+        let sizes: Vec<u64> = self.images.iter().map(|image| image.size()).collect();
+        for batch in batches {
+            let mut changes = Vec::new();
+            wire::read_batch(batch, &sizes, |disk, change| changes.push(journal_change(disk, change)))
+                .map_err(DiskError::Changes)?;
+            self.with_room(jobs, |journal, term| journal.append(term, epoch, &changes))?;
+        }
+        self.with_room(jobs, |journal, term| journal.seal(term, epoch))
+    }
+
+    /// The first copy is on the media, then the journal is there.
+    fn begin(&mut self, copied: Option<Receiver<()>>) -> Result<(), DiskError> {
+        if let Some(copied) = copied {
+            // If the applier is gone the standby is about to be thrown away.
+            let _ = copied.recv();
+        }
+        disks::sync(&self.images)?;
+        let failed = |source| DiskError::Place { path: self.directory.clone(), source };
+        let storage = Arc::new(FileStorage::new(&self.directory).map_err(failed)?);
+        let identity = Identity { vm: VmId::of(&self.place.vm), session: self.place.session() };
+        let journal = Journal::create(storage, Layout::within(LIMIT)?, identity, self.place.term, Epoch(0))?;
+        self.marked = journal.used();
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    /// Writes; if the journal is full, after its applied epochs were made free, or later ones were applied.
+    fn with_room(
+        &mut self,
+        jobs: &Receiver<Job>,
+        mut write: impl FnMut(&mut Journal<FileStorage>, Term) -> Result<(), JournalError>,
+    ) -> Result<(), DiskError> {
+        let term = self.place.term;
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            let Some(journal) = &mut self.journal else { return Ok(()) };
+            match write(journal, term) {
+                Err(JournalError::Full { .. }) if std::time::Instant::now() < until => {}
+                done => return Ok(done?),
+            }
+            // Nothing can be applied that is not durable and reported.
+            self.free()?;
+            if let Ok(Job::Applied(epoch)) = jobs.recv_timeout(Duration::from_millis(10)) {
+                self.applied = self.applied.max(epoch);
+            }
+        }
+    }
+
+    fn sync(&mut self, newest: Epoch) -> Result<(), DiskError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let first = journal.durable() == Epoch(0);
+        journal.sync()?;
+        if first {
+            // Only now are the replicas, with the journal, a disk.
+            self.label.write(Content::Epoch, self.place.term, self.place.session(), newest)?;
+        }
+        let used = self.journal.as_ref().map_or(0, Journal::used);
+        if used > self.marked + LIMIT / 4 {
+            self.free()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the place of applied epochs free.
+    fn free(&mut self) -> Result<(), DiskError> {
+        disks::sync(&self.images)?;
+        if let Some(journal) = &mut self.journal {
+            let applied = self.applied.min(journal.durable());
+            journal.mark_applied(applied)?;
+            self.marked = journal.used();
+        }
+        Ok(())
+    }
+}
+
+fn journal_change(disk: u8, change: wire::Change<'_>) -> Change<'_> {
+    match change {
+        wire::Change::Data { offset, bytes } => Change { disk, offset, what: What::Data(bytes) },
+        wire::Change::Zeroes { offset, len } => Change { disk, offset, what: What::Zeroes(len) },
+        wire::Change::Discard { offset, len } => Change { disk, offset, what: What::Discard(len) },
+    }
+}

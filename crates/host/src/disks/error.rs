@@ -1,0 +1,106 @@
+//! Owns the reasons why a VM's disks cannot be had or used.
+
+use std::path::PathBuf;
+
+/// Why a VM's disks cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] disk::ImageError),
+    /// Serving it.
+    #[error(transparent)]
+    Export(#[from] disk::ExportError),
+    /// No socket between QEMU and the disk's server.
+    #[error("cannot make a channel for a disk: {0}")]
+    Channel(std::io::Error),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] disk::journal::JournalError),
+    /// What a primary sent of its disks.
+    #[error("the changes of the disks cannot be read: {0}")]
+    Changes(protocol::wire::disk::DiskError),
+    /// A description that contradicts itself.
+    #[error("the primary describes {described} disks and gives the sizes of {sizes}")]
+    Count {
+        /// In the VM's description.
+        described: usize,
+        /// Sizes that came with it.
+        sizes: usize,
+    },
+    /// The place of an image.
+    #[error("cannot use the place of {path}: {source}")]
+    Place {
+        /// The image.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A device of another size.
+    #[error("{path} has {has} bytes, but the disk at the primary has {needs}: both must be equal")]
+    Size {
+        /// The device.
+        path: PathBuf,
+        /// Its size.
+        has: u64,
+        /// The disk's.
+        needs: u64,
+    },
+    /// A label.
+    #[error("cannot {action} {path}, which says whose disk lies beside it: {source}")]
+    Label {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A label that is none.
+    #[error(
+        "{path} is not what this program wrote: {why}; if the disk beside it is worth nothing, remove both"
+    )]
+    LabelContents {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file stands where a replica should be, and is not one of this VM.
+    #[error(
+        "{path} exists and is not known as a disk of VM {vm}: it is not overwritten; move it away or choose another name in the VM file"
+    )]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// The VM.
+        vm: String,
+    },
+    /// A replica that no first copy completed.
+    #[error(
+        "{path} is an incomplete copy of a disk of VM {vm}: start the VM at the host that has the whole one"
+    )]
+    Incomplete {
+        /// The image.
+        path: PathBuf,
+        /// The VM.
+        vm: String,
+    },
+    /// There is a newer disk elsewhere.
+    #[error(
+        "{path} holds VM {vm} as of term {ours}, but {owner} owned it in term {newest}, so the disk there is newer: start it \
+         there, or accept the loss of what was written since with --accept-older-disk"
+    )]
+    Older {
+        /// The image.
+        path: PathBuf,
+        /// The VM.
+        vm: String,
+        /// Its term.
+        ours: u64,
+        /// The newest term.
+        newest: u64,
+        /// Its owner.
+        owner: String,
+    },
+}

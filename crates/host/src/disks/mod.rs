@@ -1,0 +1,122 @@
+//! Owns a VM's disks at this host: their images, serving them to QEMU, and what was written to them.
+//!
+//! A disk is one image on each host: the owner's, which its guest writes, and the backup's replica, which holds
+//! committed epochs. Beside each lies a label ([`label`]) that says whose it is: nothing is overwritten that is not
+//! this VM's, and no VM is started from a disk that is not its newest.
+
+mod error;
+mod journal;
+mod label;
+mod replica;
+mod tap;
+
+pub use error::DiskError;
+pub use journal::{close_journal, finish_journal, journal_directory};
+pub use label::{Label, directory};
+pub use replica::apply;
+pub use tap::{Kept, KeptChange, Tap};
+
+use crate::api::types::DiskStatus;
+use crate::config::HostConfig;
+use disk::{Access, Export, Image};
+use qemu::VmSpec;
+use qemu::spec::DiskSpec;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+/// One disk.
+struct Served {
+    image: Arc<Image>,
+    export: Export,
+    read_only: bool,
+}
+
+/// The disks of a VM whose QEMU is here, as owner or as standby.
+pub struct Disks {
+    disks: Vec<Served>,
+    tap: Arc<Tap>,
+}
+
+impl Disks {
+    /// Opens and locks the images that a VM is to be started from.
+    ///
+    /// # Errors
+    /// If one is missing, in use, of an impossible size, or cannot be written and should.
+    pub fn open(config: &HostConfig, spec: &VmSpec) -> Result<Self, DiskError> {
+        let open = |disk: &DiskSpec| {
+            let access = if disk.read_only { Access::ReadOnly } else { Access::ReadWrite };
+            Ok(Arc::new(Image::open(&config.disk_path(&disk.image), access)?))
+        };
+        let images = spec.disks.iter().map(open).collect::<Result<Vec<_>, DiskError>>()?;
+        Self::serve(spec, images)
+    }
+
+    fn serve(spec: &VmSpec, images: Vec<Arc<Image>>) -> Result<Self, DiskError> {
+        let tap = Arc::new(Tap::default());
+        let mut disks = Vec::new();
+        for (at, (image, disk)) in (0u8..).zip(images.into_iter().zip(&spec.disks)) {
+            let name = qemu::launch::disk_export(usize::from(at));
+            let export = Export::new(Arc::clone(&image), &name, Arc::new(tap.of_disk(at)))?;
+            disks.push(Served { image, export, read_only: disk.read_only });
+        }
+        Ok(Self { disks, tap })
+    }
+
+    /// QEMU's end of a conversation about each disk; served from now on.
+    ///
+    /// # Errors
+    /// If the system gives no sockets or threads.
+    pub fn connect(&self) -> Result<Vec<OwnedFd>, DiskError> {
+        let connect = |disk: &Served| {
+            let (ours, theirs) = UnixStream::pair().map_err(DiskError::Channel)?;
+            disk.export.attach(ours)?;
+            Ok(OwnedFd::from(theirs))
+        };
+        self.disks.iter().map(connect).collect()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.disks.is_empty()
+    }
+
+    /// What is written to them.
+    #[must_use]
+    pub fn tap(&self) -> &Arc<Tap> {
+        &self.tap
+    }
+
+    /// Their images, in the order of the VM file.
+    #[must_use]
+    pub fn images(&self) -> Vec<Arc<Image>> {
+        self.disks.iter().map(|disk| Arc::clone(&disk.image)).collect()
+    }
+
+    /// Their sizes in bytes.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<u64> {
+        self.disks.iter().map(|disk| disk.image.size()).collect()
+    }
+
+    /// For displays.
+    #[must_use]
+    pub fn status(&self) -> Vec<DiskStatus> {
+        let status = |disk: &Served| DiskStatus {
+            image: disk.image.path().to_path_buf(),
+            size: disk.image.size(),
+            read_only: disk.read_only,
+            served: disk.export.stats(),
+        };
+        self.disks.iter().map(status).collect()
+    }
+}
+
+/// Brings everything that was written onto the media.
+///
+/// # Errors
+/// If a medium fails.
+pub fn sync(images: &[Arc<Image>]) -> Result<(), DiskError> {
+    images.iter().filter(|image| image.access() == Access::ReadWrite).try_for_each(|image| Ok(image.flush()?))
+}

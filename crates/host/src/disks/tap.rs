@@ -1,0 +1,205 @@
+//! Owns what was written to a VM's disks since the last cut.
+//!
+//! QEMU has all its writes answered when `stop` returns, so a cut after it holds exactly the epoch's writes
+//! (QEMU `softmmu/cpus.c`, `do_vm_stop`: it drains, then flushes).
+
+use disk::{Change, FlushUse, Observer};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Past so many bytes of one epoch each further write is delayed: the guest then writes no faster than this for each
+/// checkpoint and delay.
+const MANY_BYTES: usize = 64 << 20;
+/// The delay. Not until the next cut: `stop` waits for the write, and the cut for `stop`.
+const DELAY: Duration = Duration::from_millis(5);
+
+/// A change of a disk, kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptChange {
+    /// Number of the disk.
+    pub disk: u8,
+    /// Its first byte.
+    pub offset: u64,
+    /// What is there now.
+    pub what: Kept,
+}
+
+/// What a change left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// These bytes.
+    Data(Vec<u8>),
+    /// So many zeroes.
+    Zeroes(u64),
+    /// So many bytes that the guest does not need.
+    Discard(u64),
+}
+
+impl KeptChange {
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + if let Kept::Data(bytes) = &self.what { bytes.len() } else { 0 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    wanted: bool,
+    changes: Vec<KeptChange>,
+    bytes: usize,
+}
+
+/// The changes of all disks of a VM, in an order that is right for each of them.
+#[derive(Debug, Default)]
+pub struct Tap {
+    collected: Mutex<Collected>,
+    taken: Condvar,
+    /// The flushes that come now are those of our own `stop`.
+    stopping: AtomicBool,
+    /// One of them was answered before its data were on the medium.
+    owed: AtomicBool,
+}
+
+impl Tap {
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps changes from now on.
+    pub fn begin(&self) {
+        *self.collected() = Collected { wanted: true, ..Collected::default() };
+    }
+
+    /// Keeps nothing more, and forgets what it kept.
+    pub fn end(&self) {
+        *self.collected() = Collected::default();
+        self.taken.notify_all();
+    }
+
+    /// What was kept since the last time.
+    pub fn take(&self) -> Vec<KeptChange> {
+        let mut collected = self.collected();
+        collected.bytes = 0;
+        self.taken.notify_all();
+        std::mem::take(&mut collected.changes)
+    }
+
+    /// Takes back what was taken and not sent: it belongs to the next cut, before all that came after it.
+    pub fn give_back(&self, mut changes: Vec<KeptChange>) {
+        let mut collected = self.collected();
+        if collected.wanted {
+            changes.append(&mut collected.changes);
+            collected.bytes = changes.iter().map(KeptChange::weight).sum();
+            collected.changes = changes;
+        }
+    }
+
+    /// Bytes kept now.
+    pub fn bytes(&self) -> usize {
+        self.collected().bytes
+    }
+
+    /// The guest is about to be stopped: QEMU will flush its disks, which the guest did not ask for.
+    pub fn stop_begins(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// The guest is about to go on. True if a flush was answered whose data are not on the medium: it may have been
+    /// the guest's last before the stop, so they must be before anything that the guest says after it leaves.
+    pub fn stop_ends(&self) -> bool {
+        self.stopping.store(false, Ordering::SeqCst);
+        self.owed.swap(false, Ordering::SeqCst)
+    }
+
+    /// The tap of one of the disks.
+    pub fn of_disk(self: &Arc<Self>, disk: u8) -> DiskTap {
+        DiskTap { tap: Arc::clone(self), disk }
+    }
+
+    fn keep(&self, change: KeptChange) {
+        let mut collected = self.collected();
+        if !collected.wanted {
+            return;
+        }
+        collected.bytes += change.weight();
+        collected.changes.push(change);
+        if collected.bytes > MANY_BYTES {
+            drop(self.taken.wait_timeout(collected, DELAY));
+        }
+    }
+}
+
+/// Where the server of one disk tells of its changes.
+#[derive(Debug)]
+pub struct DiskTap {
+    tap: Arc<Tap>,
+    disk: u8,
+}
+
+impl Observer for DiskTap {
+    fn written(&self, change: Change<'_>) {
+        let what = match change {
+            Change::Data { bytes, .. } => Kept::Data(bytes.to_vec()),
+            Change::Zeroes { len, .. } => Kept::Zeroes(len),
+            Change::Discard { len, .. } => Kept::Discard(len),
+        };
+        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what });
+    }
+
+    fn flush(&self) -> FlushUse {
+        if self.tap.stopping.load(Ordering::SeqCst) {
+            self.tap.owed.store(true, Ordering::SeqCst);
+            FlushUse::AnswerAtOnce
+        } else {
+            FlushUse::Sync
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(offset: u64) -> Change<'static> {
+        Change::Data { offset, bytes: &[7; 512] }
+    }
+
+    fn offsets(changes: &[KeptChange]) -> Vec<u64> {
+        changes.iter().map(|change| change.offset).collect()
+    }
+
+    #[test]
+    fn changes_belong_to_the_cut_after_them_and_come_back_first() {
+        let tap = Arc::new(Tap::default());
+        let (one, two) = (tap.of_disk(0), tap.of_disk(1));
+        one.written(data(0));
+        assert_eq!(tap.take(), [], "nobody wants them");
+        tap.begin();
+        one.written(data(1));
+        two.written(Change::Zeroes { offset: 2, len: 4096 });
+        let first = tap.take();
+        assert_eq!((offsets(&first), first[1].disk), (vec![1, 2], 1));
+        one.written(data(3));
+        tap.give_back(first);
+        assert_eq!(offsets(&tap.take()), [1, 2, 3]);
+        assert_eq!(tap.bytes(), 0);
+        one.written(data(4));
+        tap.end();
+        assert_eq!(tap.take(), []);
+    }
+
+    #[test]
+    fn a_flush_of_our_own_stop_is_owed_and_one_of_the_guest_is_done() {
+        let tap = Arc::new(Tap::default());
+        let disk = tap.of_disk(0);
+        assert_eq!(disk.flush(), FlushUse::Sync);
+        assert!(!tap.stop_ends());
+        tap.stop_begins();
+        assert_eq!(disk.flush(), FlushUse::AnswerAtOnce);
+        assert!(tap.stop_ends(), "somebody must bring it to the medium");
+        assert!(!tap.stop_ends(), "once");
+        assert_eq!(disk.flush(), FlushUse::Sync);
+    }
+}
