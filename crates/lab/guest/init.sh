@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # Process 1 of the Redis guest: loads the virtio drivers, sets the addresses of the kernel command line
 # (ud.ip=10.78.0.50/24 ud.ip6=fd78::50/64), starts Redis and the pulse program, says READY on the console.
+# With ud.disk=/dev/vda Redis keeps its data on the ext4 there and answers no write before it is on the disk.
 B=/bin/busybox
 $B mount -t proc proc /proc
 $B mount -t sysfs sysfs /sys
@@ -9,12 +10,13 @@ for M in $($B cat /modules/order); do
     $B insmod "/modules/$M" || echo "UNDYING: cannot load the module $M"
 done
 
-IP= IP6= PULSE=
+IP= IP6= PULSE= DISK=
 for WORD in $($B cat /proc/cmdline); do
     case "$WORD" in
     ud.ip=*) IP=${WORD#ud.ip=} ;;
     ud.ip6=*) IP6=${WORD#ud.ip6=} ;;
     ud.pulse=*) PULSE=${WORD#ud.pulse=} ;;
+    ud.disk=*) DISK=${WORD#ud.disk=} ;;
     esac
 done
 
@@ -32,8 +34,18 @@ fi
 echo 1 > /proc/sys/vm/overcommit_memory
 echo 1024 > /proc/sys/net/core/somaxconn
 
+STORE=
+if [ -n "$DISK" ]; then
+    $B mkdir /data
+    if $B mount -t ext4 "$DISK" /data; then
+        STORE="--dir /data --appendonly yes --appendfsync always"
+    else
+        echo "UNDYING: cannot mount $DISK"
+    fi
+fi
+
 /bin/pulse serve $PULSE &
-/bin/redis-server /etc/redis.conf > /dev/console 2>&1 &
+/bin/redis-server /etc/redis.conf $STORE > /dev/console 2>&1 &
 if /bin/pulse wait-redis; then
     echo "READY $($B cut -d' ' -f1 /proc/uptime)"
 else

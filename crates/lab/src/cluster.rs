@@ -1,12 +1,14 @@
 //! Owns a whole cluster in a lab: agents with their configuration, an arbiter, VMs, and waiting for what they do.
 
-use crate::guest::{console, redis::RedisGuest};
+use crate::guest::console;
+use crate::guest::pulse::{PULSE_PORT, PulseClient};
+use crate::guest::redis::RedisGuest;
 use crate::plain::Machine;
 use crate::topology::{GuestAddress, Lab, LabError};
 use host::api::client::{Client, ClientError};
 use host::api::types::{EventRecord, ProtectRequest, Role, StartRequest, VmStatus};
 use protocol::{HostName, VmName};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,12 @@ pub enum ClusterError {
     /// The arbiter.
     #[error(transparent)]
     Arbiter(#[from] arbiter::ArbiterError),
+    /// The guest did not take the order.
+    #[error("the guest cannot be told to reboot: {0}")]
+    Reboot(std::io::Error),
+    /// A program.
+    #[error(transparent)]
+    Command(#[from] crate::command::CommandError),
     /// A file.
     #[error("{path}: {source}")]
     File {
@@ -115,6 +123,15 @@ impl VmFile {
             crate::topology::BRIDGE,
         );
         Ok(Self { name: VmName::new(name)?, toml, address })
+    }
+
+    /// The same VM with a disk on which Redis keeps its data; `image` is made on the host by [`Cluster::make_disk`].
+    #[must_use]
+    pub fn on_disk(mut self, image: &str) -> Self {
+        let line = format!("append = \"{} ", crate::guest::redis::ON_DISK);
+        self.toml = self.toml.replacen("append = \"", &line, 1);
+        self.toml.push_str(&format!("[[disk]]\nimage = {image:?}\n"));
+        self
     }
 
     /// A bare-metal guest: firmware that counts and speaks on the serial line.
@@ -284,8 +301,28 @@ impl Cluster {
             spec: vm.toml.clone(),
             base_dir: self.lab.directory().to_path_buf(),
             last_owner_is_dead: false,
+            accept_older_disk: false,
         };
         self.ask(host, |api| api.start(&request))
+    }
+
+    /// Where a host has a disk image that VM files name `image`.
+    #[must_use]
+    pub fn disk(&self, host: &str, image: &str) -> PathBuf {
+        self.state_dir(host).join("disks").join(image)
+    }
+
+    /// Makes a disk image with an empty ext4 at a host.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make_disk(&self, host: &str, image: &str, mib: u64) -> Result<PathBuf, ClusterError> {
+        let path = self.disk(host, image);
+        let failed = |source| ClusterError::File { path: path.clone(), source };
+        make_directory(path.parent().unwrap_or(&path))?;
+        std::fs::File::create_new(&path).and_then(|file| file.set_len(mib << 20)).map_err(failed)?;
+        crate::command::run(std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
+        Ok(path)
     }
 
     /// The committed console of a VM at a host.
@@ -300,6 +337,22 @@ impl Cluster {
     /// If it does not.
     pub fn wait_ready(&self, host: &str, vm: &VmName) -> Result<(), ClusterError> {
         console::wait_for(&self.console(host, vm), "READY", 1, PATIENCE)?;
+        Ok(())
+    }
+
+    /// Reboots a Redis guest, which runs at `host` and is reached at `guest`, and waits until it serves again: its
+    /// memory is gone then.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn reboot(&self, host: &str, vm: &VmName, guest: IpAddr) -> Result<(), ClusterError> {
+        let console = self.console(host, vm);
+        let log =
+            std::fs::read(&console).map_err(|source| ClusterError::File { path: console.clone(), source })?;
+        let said = String::from_utf8_lossy(&log).matches("READY").count();
+        let order = || PulseClient::connect(SocketAddr::new(guest, PULSE_PORT))?.reboot();
+        self.lab.client().run(order)?.map_err(ClusterError::Reboot)?;
+        console::wait_for(&console, "READY", said + 1, PATIENCE)?;
         Ok(())
     }
 

@@ -82,6 +82,16 @@ pub enum Command {
         #[command(subcommand)]
         command: VmCommand,
     },
+    /// Look at the disks of VMs
+    #[command(
+        arg_required_else_help = true,
+        after_long_help = "Examples:\n  undying disk status\n  undying disk status web --output json"
+    )]
+    Disk {
+        /// What to do.
+        #[command(subcommand)]
+        command: DiskCommand,
+    },
     /// Show what happened to the VMs of this host
     #[command(after_long_help = "Examples:\n  undying events\n  undying events --follow --after 17")]
     Events {
@@ -133,6 +143,9 @@ pub enum VmCommand {
         /// Start although the last owner did not stop the VM: only if that host is certainly dead, or two copies live
         #[arg(long)]
         last_owner_is_dead: bool,
+        /// Start from this host's disks although another host owned the VM after them: what it wrote since is lost
+        #[arg(long)]
+        accept_older_disk: bool,
     },
     /// List the VMs that this host runs or stands by for
     #[command(after_long_help = "Example:\n  undying vm list --output json")]
@@ -206,6 +219,17 @@ pub enum VmCommand {
     },
 }
 
+/// What to do with disks.
+#[derive(Debug, Subcommand)]
+pub enum DiskCommand {
+    /// Show the disks that this host serves: their images, sizes, and what was asked of them
+    #[command(after_long_help = "Examples:\n  undying disk status\n  undying disk status web")]
+    Status {
+        /// The VM; all without it
+        name: Option<VmName>,
+    },
+}
+
 /// What to do with an arbiter in a directory.
 #[derive(Debug, Subcommand)]
 pub enum ArbiterCommand {
@@ -252,7 +276,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 17, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 19, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");

@@ -29,6 +29,7 @@ fn run(cli: &Cli) -> Result<(), failure::Failure> {
     match &cli.command {
         Command::Host { config } => commands::agent::run(config),
         Command::Vm { command } => commands::vm::run(cli, command),
+        Command::Disk { command } => commands::disk::run(cli, command),
         Command::Events { follow, after } => commands::events::run(cli, *follow, *after),
         Command::Arbiter { command } => commands::arbiter::run(cli.output, command),
         Command::Check { spec } => commands::check::run(cli.output, spec.as_deref()),

@@ -1,6 +1,6 @@
 //! Owns how VMs, checkpoints and events look to people.
 
-use host::api::types::{EpochRecord, EventRecord, Role, Summary, VmStatus};
+use host::api::types::{DiskStatus, EpochRecord, EventRecord, Role, Summary, VmStatus};
 use std::fmt::Write;
 
 /// Rows under headings, each column as wide as its widest cell; the last one is not padded.
@@ -44,6 +44,31 @@ pub fn vms(vms: &[VmStatus]) -> String {
     table(&heads, &vms.iter().map(row).collect::<Vec<_>>())
 }
 
+/// The disks of some VMs.
+pub fn disks(vms: &[VmStatus]) -> String {
+    let row = |vm: &VmStatus, disk: &DiskStatus| {
+        let served = &disk.served;
+        let access = if disk.read_only { "read-only" } else { "writable" };
+        vec![
+            vm.name.to_string(),
+            role(vm.role).into(),
+            bytes(disk.size),
+            access.into(),
+            format!("{} ({})", served.reads, bytes(served.read_bytes)),
+            format!("{} ({})", served.writes, bytes(served.written_bytes)),
+            served.flushes.to_string(),
+            served.errors.to_string(),
+            disk.image.display().to_string(),
+        ]
+    };
+    let rows: Vec<_> = vms.iter().flat_map(|vm| vm.disks.iter().map(move |disk| row(vm, disk))).collect();
+    if rows.is_empty() {
+        return "no disks here".into();
+    }
+    let heads = ["VM", "ROLE", "SIZE", "ACCESS", "READS", "WRITES", "FLUSHES", "ERRORS", "IMAGE"];
+    table(&heads, &rows)
+}
+
 /// Everything about some VMs.
 pub fn statuses(vms: &[VmStatus]) -> String {
     if vms.is_empty() {
@@ -71,6 +96,7 @@ pub fn status(vm: &VmStatus) -> String {
     } else {
         rows.push(("epoch", format!("{} committed", vm.epoch)));
     }
+    rows.extend(vm.disks.iter().map(|disk| ("disk", disk_line(disk))));
     rows.push(("agent holds", format!("{} beside the guest's memory", bytes(vm.agent_bytes))));
     rows.extend(vm.warnings.iter().map(|warning| ("warning", warning.clone())));
     let mut text = format!("VM {}", vm.name);
@@ -78,6 +104,18 @@ pub fn status(vm: &VmStatus) -> String {
         write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
     }
     text
+}
+
+fn disk_line(disk: &DiskStatus) -> String {
+    let (served, read_only) = (&disk.served, if disk.read_only { ", read-only" } else { "" });
+    format!(
+        "{} ({}{read_only}): {} read, {} written, {} errors",
+        disk.image.display(),
+        bytes(disk.size),
+        bytes(served.read_bytes),
+        bytes(served.written_bytes),
+        served.errors
+    )
 }
 
 fn primary_rows(vm: &VmStatus) -> Vec<(&'static str, String)> {

@@ -33,6 +33,8 @@ const MODULES: [&str; 10] = [
     "virtio_net",
     "virtio_blk",
 ];
+/// The kernel's word that tells the guest to keep Redis's data on its first disk, an ext4.
+pub const ON_DISK: &str = "ud.disk=/dev/vda";
 /// Counts changes of this file that change the image without changing a source above.
 const RECIPE: &str = "redis guest, recipe 1";
 

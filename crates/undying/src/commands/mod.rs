@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod arbiter;
 pub mod check;
+pub mod disk;
 pub mod events;
 pub mod vm;
 

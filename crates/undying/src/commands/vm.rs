@@ -18,7 +18,9 @@ const WATCH: Duration = Duration::from_millis(500);
 pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
     let client = Client::new(&cli.socket)?;
     match command {
-        VmCommand::Start { spec, last_owner_is_dead } => start(cli, &client, spec, *last_owner_is_dead),
+        VmCommand::Start { spec, last_owner_is_dead, accept_older_disk } => {
+            start(cli, &client, spec, (*last_owner_is_dead, *accept_older_disk))
+        }
         VmCommand::List => show(cli, &client.vms()?, view::vms),
         VmCommand::Status { name: Some(name), watch: false } => one(cli, &client.vm(name)?),
         VmCommand::Status { name: None, watch: false } => show(cli, &client.vms()?, view::statuses),
@@ -58,13 +60,19 @@ fn done(cli: &Cli, vm: &VmName, did: &str, text: &str) -> Result<(), Failure> {
     }
 }
 
-fn start(cli: &Cli, client: &Client, spec: &Path, last_owner_is_dead: bool) -> Result<(), Failure> {
+fn start(
+    cli: &Cli,
+    client: &Client,
+    spec: &Path,
+    (last_owner_is_dead, accept_older_disk): (bool, bool),
+) -> Result<(), Failure> {
     let unreadable =
         |error| Failure::new(Kind::Invalid, format!("cannot read the VM file {}: {error}", spec.display()));
     let text = std::fs::read_to_string(spec).map_err(unreadable)?;
     let file = std::path::absolute(spec).map_err(unreadable)?;
     let base_dir = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let vm = client.start(&StartRequest { spec: text, base_dir, last_owner_is_dead })?;
+    let request = StartRequest { spec: text, base_dir, last_owner_is_dead, accept_older_disk };
+    let vm = client.start(&request)?;
     one(cli, &vm)
 }
 

@@ -3,6 +3,7 @@
 mod arbiter;
 mod backup;
 mod counter;
+mod disks;
 mod failover;
 mod frozen;
 mod hostile;

@@ -3,20 +3,6 @@
 use crate::kit::process::Process;
 use crate::kit::{Guest, Setup, look, possible, wait_for};
 use arbiter::Arbiter;
-use lab::guest::console;
-use std::time::Duration;
-
-const BOOT: Duration = Duration::from_secs(120);
-
-/// Reboots the guest, which runs at `host`, and waits until it serves again.
-fn reboot(guest: &Guest, host: &str) {
-    let console = guest.cluster.console(host, &guest.vm);
-    let said = String::from_utf8_lossy(&std::fs::read(&console).expect("the console's log"))
-        .matches("READY")
-        .count();
-    guest.pulse(|pulse| pulse.reboot()).expect("the order is sent");
-    console::wait_for(&console, "READY", said + 1, BOOT).expect("the guest serves again");
-}
 
 /// New clients find an empty Redis that works.
 fn serves(guest: Guest, prefix: &str) -> Guest {
@@ -31,7 +17,7 @@ fn a_guest_reboots_while_protected_and_again_after_a_failover() {
     let guest = Setup::new("reboot").boot();
     guest.protect("alpha", "beta");
     let mark = look::mark(&guest.cluster, "alpha");
-    reboot(&guest, "alpha");
+    guest.reboot("alpha");
     assert!(!look::has_event(&guest.cluster, "alpha", "backup_lost", mark), "a reboot is no failure");
     let loaded = guest.load("second");
     loaded.progress();
@@ -39,7 +25,7 @@ fn a_guest_reboots_while_protected_and_again_after_a_failover() {
     loaded.runs_at("beta");
     let guest = loaded.verdict();
     // The standby began without its ROMs: only a guest that boots shows that they were copied.
-    reboot(&guest, "beta");
+    guest.reboot("beta");
     let guest = serves(guest, "third");
     guest.cluster.revive("alpha").expect("alpha is back");
     guest.protect("beta", "alpha");

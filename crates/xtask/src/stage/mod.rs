@@ -30,6 +30,18 @@ pub struct Props {
     pub guest: RedisGuest,
 }
 
+/// Name of the VM's disk image, and its size in MiB: Redis keeps every write of the longest torture in it.
+const DISK: (&str, u64) = ("web.img", 4096);
+
+/// Where the VM's Redis keeps its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// In memory alone.
+    Memory,
+    /// On a disk too; no write is answered before it is there.
+    Disk,
+}
+
 /// Two hosts and a VM on the first.
 pub struct Stage {
     /// The hosts, the client, the agents.
@@ -77,7 +89,7 @@ pub fn gather(screen: &mut Screen) -> Result<Props> {
 
 impl Stage {
     /// Makes the hosts, starts their agents and the VM, and waits until its Redis serves.
-    pub fn raise(props: &Props, tag: &str, screen: &mut Screen) -> Result<Self> {
+    pub fn raise(props: &Props, tag: &str, store: Store, screen: &mut Screen) -> Result<Self> {
         let start = Instant::now();
         let cluster = Cluster::start(tag, &props.binary, &HOSTS, "")?;
         screen.done(&format!(
@@ -85,7 +97,12 @@ impl Stage {
             start.elapsed().as_secs_f64()
         ));
         let shape = VmShape::default();
-        let file = VmFile::redis(&props.guest, VM, shape, None)?;
+        let mut file = VmFile::redis(&props.guest, VM, shape, None)?;
+        if store == Store::Disk {
+            let (image, mib) = DISK;
+            cluster.make_disk(HOSTS[0], image, mib)?;
+            file = file.on_disk(image);
+        }
         let start = Instant::now();
         screen.live("the guest boots");
         let status = cluster.start_vm(HOSTS[0], &file)?;

@@ -9,7 +9,7 @@ mod round;
 use crate::demo::{Output, interval};
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
-use crate::stage::{self, HOSTS, Stage};
+use crate::stage::{self, HOSTS, Stage, Store};
 use crate::workspace;
 use anyhow::{Result, bail};
 use chance::Chance;
@@ -43,7 +43,7 @@ pub enum Mode {
 /// write was lost and no connection broke.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7"
+    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7\n  cargo xtask torture --disk --kills 20"
 )]
 pub struct TortureArgs {
     /// How many kills
@@ -55,6 +55,10 @@ pub struct TortureArgs {
     /// How the host is hit
     #[arg(long, value_enum, default_value_t = Mode::Kill)]
     mode: Mode,
+    /// The VM has a disk: Redis answers no write before it is there. At the end the guest is rebooted, and every list read
+    /// back from what is on the disk
+    #[arg(long)]
+    disk: bool,
     /// Time from one checkpoint to the next
     #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
     interval: Duration,
@@ -75,7 +79,8 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| os::clock::realtime_us() % 1_000_000);
     screen.chapter("Getting ready");
     let props = stage::gather(&mut screen)?;
-    let stage = Stage::raise(&props, "torture", &mut screen)?;
+    let store = if args.disk { Store::Disk } else { Store::Memory };
+    let stage = Stage::raise(&props, "torture", store, &mut screen)?;
     let logs = args.out.clone().unwrap_or_else(|| workspace::target().join("torture"));
     // Kept whatever comes: a kill that was not survived is what they are for.
     let result = torture(args, seed, &stage, &mut screen);
@@ -100,16 +105,27 @@ fn torture(args: &TortureArgs, seed: u64, stage: &Stage, screen: &mut Screen) ->
     ));
     let mut rounds = Vec::new();
     let ended = all_rounds(args, seed, stage, &writers, screen, &mut rounds);
-    if let Err(error) = ended {
-        screen.bad(&format!("round {} of {} was not survived", rounds.len() + 1, args.kills));
-        return Err(error);
-    }
+    let home = match ended {
+        Ok(home) => home,
+        Err(error) => {
+            screen.bad(&format!("round {} of {} was not survived", rounds.len() + 1, args.kills));
+            return Err(error);
+        }
+    };
     screen.live("the clients stop, and every list is read back");
     let report = writers.stop()?;
-    let verification = verify(stage.cluster.lab.client(), stage.target, &report.writers)?;
-    Ok(TortureResult::of(seed, args, rounds, &report, &verification))
+    let read_back = || verify(stage.cluster.lab.client(), stage.target, &report.writers);
+    let verification = read_back()?;
+    let mut on_disk = None;
+    if args.disk {
+        screen.live("the guest reboots, and every list is read back from its disk");
+        stage.cluster.reboot(home, &stage.vm, stage.target.ip())?;
+        on_disk = Some(read_back()?);
+    }
+    Ok(TortureResult::of(seed, args, rounds, &report, (verification, on_disk)))
 }
 
+/// Carries out all rounds; where the VM runs after the last.
 fn all_rounds(
     args: &TortureArgs,
     seed: u64,
@@ -117,7 +133,7 @@ fn all_rounds(
     writers: &PipelinedWriters,
     screen: &mut Screen,
     rounds: &mut Vec<Round>,
-) -> Result<()> {
+) -> Result<&'static str> {
     let mut chance = Chance::new(seed);
     let watch = Watch::new(stage, writers, screen);
     let mut field = Field { stage, watch, home: HOSTS[0], interval: args.interval };
@@ -144,5 +160,5 @@ fn all_rounds(
             );
         }
     }
-    Ok(())
+    Ok(field.home)
 }

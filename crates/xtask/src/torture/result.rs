@@ -34,6 +34,8 @@ pub struct TortureResult {
     pub promotion_ms: Option<Summary>,
     /// Everything that was read back at the end.
     pub verification: Verification,
+    /// The same, from the disk after a reboot; none for a VM without one.
+    pub on_disk: Option<Verification>,
     /// Every round.
     pub rounds: Vec<Round>,
 }
@@ -45,21 +47,23 @@ impl TortureResult {
         args: &TortureArgs,
         rounds: Vec<Round>,
         report: &WritersReport,
-        verification: &Verification,
+        (verification, on_disk): (Verification, Option<Verification>),
     ) -> Self {
+        let lost = |found: &Verification| found.lost_acknowledged;
         Self {
             seed,
             mode: format!("{:?}", args.mode).to_lowercase(),
             kills: args.kills,
             survived: rounds.len() as u32,
             acknowledged_writes: report.acknowledged(),
-            lost_acknowledged_writes: verification.lost_acknowledged,
+            lost_acknowledged_writes: lost(&verification).max(on_disk.as_ref().map_or(0, lost)),
             connections: report.writers.len() as u64,
             connections_broken: report.broken(),
             outage_ms: Summary::of(rounds.iter().map(|round| round.outage_ms)),
             detection_ms: Summary::of(rounds.iter().filter_map(|round| round.detection_ms)),
             promotion_ms: Summary::of(rounds.iter().filter_map(|round| round.promotion_ms)),
-            verification: verification.clone(),
+            verification,
+            on_disk,
             rounds,
         }
     }
@@ -71,6 +75,7 @@ impl TortureResult {
             && self.lost_acknowledged_writes == 0
             && self.connections_broken == 0
             && self.verification.holds()
+            && self.on_disk.as_ref().is_none_or(Verification::holds)
     }
 
     /// Shows the sum.
@@ -89,7 +94,12 @@ impl TortureResult {
         for (name, value) in rows {
             screen.block(&format!("{name:<22} {value}"));
         }
-        if let Some(problem) = &self.verification.first_problem {
+        if let Some(found) = &self.on_disk {
+            let text = format!("{} entries read back after a reboot", count(found.entries));
+            screen.block(&format!("{:<22} {text}", "on the disk"));
+        }
+        let found = [Some(&self.verification), self.on_disk.as_ref()];
+        if let Some(problem) = found.into_iter().flatten().find_map(|found| found.first_problem.as_ref()) {
             screen.bad(problem);
         }
         screen.gap();

@@ -2,7 +2,7 @@
 
 use super::look;
 use lab::client::verify::verify;
-use lab::client::writers::{PipelinedWriters, WriterConfig};
+use lab::client::writers::{PipelinedWriters, WriterConfig, WriterReport};
 use lab::cluster::Cluster;
 use std::net::SocketAddr;
 
@@ -37,16 +37,22 @@ impl Load {
         super::wait_for("progress of the clients", moved, || look::logs(cluster));
     }
 
-    /// Stops the clients and checks what they saw against what the server has.
-    pub fn verdict(self, cluster: &Cluster) {
+    /// Stops the clients and checks what they saw against what the server has; gives what they saw.
+    pub fn verdict(self, cluster: &Cluster) -> Vec<WriterReport> {
         self.progress(cluster);
         let logs = look::logs(cluster);
         let report = self.writers.stop().expect("clients end");
         let broken: Vec<_> = report.writers.iter().filter_map(|writer| writer.broken.as_ref()).collect();
         assert!(broken.is_empty(), "connections broke: {broken:?}\n{logs}");
-        let verification = verify(cluster.lab.client(), self.target, &report.writers).expect("the lists");
-        assert!(verification.holds(), "{verification:?}\n{logs}");
         assert!(report.acknowledged() > 200, "the clients did next to nothing: {}", report.acknowledged());
+        holds(cluster, self.target, &report.writers);
         look::assert_no_panic(cluster);
+        report.writers
     }
+}
+
+/// Checks what clients saw against what the server has.
+pub fn holds(cluster: &Cluster, target: SocketAddr, writers: &[WriterReport]) {
+    let verification = verify(cluster.lab.client(), target, writers).expect("the lists");
+    assert!(verification.holds(), "{verification:?}\n{}", look::logs(cluster));
 }

@@ -1,9 +1,10 @@
 //! Owns the usual beginning: a cluster whose first host runs a Redis guest, protected by the second, under load.
 
-use super::load::Load;
+use super::load::{self, Load};
 use super::process::Process;
 use super::{INTERVAL, binary, look};
-use host::api::types::{ProtectRequest, VmStatus};
+use host::api::types::{ProtectRequest, StartRequest, VmStatus};
+use lab::client::writers::WriterReport;
 use lab::cluster::{Cluster, ClusterError, VmFile, VmShape};
 use lab::guest::cache::Cache;
 use lab::guest::pulse::{PULSE_PORT, PulseClient};
@@ -135,6 +136,17 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Starts the VM again at a host, since the last owner is certainly dead.
+    pub fn start_again(&self, host: &str, accept_older_disk: bool) -> Result<VmStatus, ClusterError> {
+        let request = StartRequest {
+            spec: self.file.toml.clone(),
+            base_dir: self.cluster.lab.directory().to_path_buf(),
+            last_owner_is_dead: true,
+            accept_older_disk,
+        };
+        self.cluster.ask(host, |api| api.start(&request))
+    }
+
     /// Protects the VM, which runs at `from`, and waits until `to` can take over.
     pub fn protect(&self, from: &str, to: &str) {
         self.cluster.protect(&self.vm, from, to, self.interval).expect("the VM is protected");
@@ -164,6 +176,11 @@ impl Guest {
         Load::start(&self.cluster, SocketAddr::new(self.address, REDIS_PORT), prefix)
     }
 
+    /// Checks again that the server has what clients were told.
+    pub fn still_holds(&self, reports: &[WriterReport]) {
+        load::holds(&self.cluster, SocketAddr::new(self.address, REDIS_PORT), reports);
+    }
+
     /// The VM's QEMU at a host.
     pub fn qemu(&self, host: &str) -> Process {
         look::qemu(&self.cluster, host, &self.vm)
@@ -173,6 +190,11 @@ impl Guest {
     pub fn status(&self, host: &str) -> VmStatus {
         look::status(&self.cluster, host, &self.vm)
             .unwrap_or_else(|| panic!("{host} knows nothing of the VM"))
+    }
+
+    /// Reboots the guest, which runs at `host`, and waits until it serves again.
+    pub fn reboot(&self, host: &str) {
+        self.cluster.reboot(host, &self.vm, self.address).expect("the guest serves again");
     }
 
     /// Talks to the pulse program in the guest, from the client's place.
@@ -232,7 +254,12 @@ impl Loaded {
 
     /// Stops the clients and checks what they saw; the guest goes on.
     pub fn verdict(self) -> Guest {
-        self.load.verdict(&self.guest.cluster);
-        self.guest
+        self.verdict_and_reports().0
+    }
+
+    /// The same; with what they saw, to be checked again later.
+    pub fn verdict_and_reports(self) -> (Guest, Vec<WriterReport>) {
+        let reports = self.load.verdict(&self.guest.cluster);
+        (self.guest, reports)
     }
 }
