@@ -96,7 +96,7 @@ fn every_refusal_is_told_at_once_and_in_full() {
         text.starts_with("`-hda a.img` cannot be protected: writes to a local disk would stay behind"),
         "{text}"
     );
-    assert!(text.contains("; add read-only=on"), "{text}");
+    assert!(text.contains("; describe the disk in [[disk]]") && text.contains("add read-only=on"), "{text}");
 }
 
 #[test]
