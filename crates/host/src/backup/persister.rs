@@ -13,6 +13,7 @@ use protocol::journal::stamp::Content;
 use protocol::journal::{Change, Identity, What};
 use protocol::wire::disk as wire;
 use protocol::{Epoch, Session, Term, VmId, VmName};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -78,11 +79,25 @@ impl Persister {
         let (jobs, queue) = unbounded();
         let directory = disks::journal_directory(config, &place.vm);
         let label = Label::of(config, &place.vm);
-        let mut worker =
-            Worker { place, directory, label, images, journal: None, applied: Epoch(0), marked: 0 };
-        let thread = std::thread::Builder::new().name("ud-journal".into()).spawn(move || {
-            worker.run(&queue, &reports);
-        })?;
+        let worker = Worker {
+            place,
+            directory,
+            label,
+            images,
+            limit: LIMIT,
+            journal: None,
+            applied: Epoch(0),
+            marked: 0,
+            jobs: queue,
+            later: VecDeque::new(),
+            reports,
+            sealed: None,
+        };
+        Self::spawn(worker, jobs)
+    }
+
+    fn spawn(mut worker: Worker, jobs: Sender<Job>) -> std::io::Result<Self> {
+        let thread = std::thread::Builder::new().name("ud-journal".into()).spawn(move || worker.run())?;
         Ok(Self { jobs, thread })
     }
 
@@ -109,47 +124,63 @@ struct Worker {
     directory: PathBuf,
     label: Label,
     images: Vec<Arc<Image>>,
+    /// Bytes of the journal.
+    limit: u64,
     journal: Option<Journal<FileStorage>>,
     /// Newest epoch in the images.
     applied: Epoch,
     /// Bytes in use when the place of applied epochs was last made free.
     marked: u64,
+    jobs: Receiver<Job>,
+    /// Epochs that came while another was written.
+    later: VecDeque<Job>,
+    reports: Sender<Persisted>,
+    /// Newest epoch that is written whole and not reported.
+    sealed: Option<Epoch>,
 }
 
 impl Worker {
-    fn run(&mut self, jobs: &Receiver<Job>, reports: &Sender<Persisted>) {
-        while let Ok(job) = jobs.recv() {
-            let mut together = vec![job];
-            together.extend(jobs.try_iter());
-            let Some((newest, outcome)) = self.together(together, jobs) else { continue };
-            let conn = self.place.conn;
-            let failed = outcome.is_err();
-            let _ = reports.send(match outcome {
-                Ok(()) => Persisted::Done(conn, newest),
-                Err(error) => Persisted::Failed(conn, newest, error.to_string()),
-            });
-            if failed {
+    fn run(&mut self) {
+        while let Some(job) = self.later.pop_front().or_else(|| self.jobs.recv().ok()) {
+            let (epoch, outcome) = match job {
+                Job::Applied(epoch) => {
+                    self.applied = self.applied.max(epoch);
+                    continue;
+                }
+                Job::Persist(epoch, batches, copied) => (epoch, self.persist(epoch, &batches, copied)),
+            };
+            if let Err(error) = outcome {
+                self.report(Persisted::Failed(self.place.conn, epoch, error.to_string()));
                 return;
             }
         }
     }
 
-    /// Carries out all orders that wait; of the epochs among them the newest, and what became of them.
-    fn together(&mut self, orders: Vec<Job>, jobs: &Receiver<Job>) -> Option<(Epoch, Result<(), DiskError>)> {
-        let mut newest = None;
-        for job in orders {
-            match job {
-                Job::Applied(epoch) => self.applied = self.applied.max(epoch),
-                Job::Persist(epoch, batches, copied) => {
-                    newest = Some(epoch);
-                    if let Err(error) = self.write(epoch, &batches, copied, jobs) {
-                        return Some((epoch, Err(error)));
-                    }
-                }
-            }
+    /// Writes an epoch. Those that wait together are made durable with the last of them.
+    fn persist(
+        &mut self,
+        epoch: Epoch,
+        batches: &[Vec<u8>],
+        copied: Option<Receiver<()>>,
+    ) -> Result<(), DiskError> {
+        self.write(epoch, batches, copied)?;
+        self.sealed = Some(epoch);
+        while let Ok(job) = self.jobs.try_recv() {
+            self.note(job);
         }
-        let newest = newest?;
-        Some((newest, self.sync(newest)))
+        if self.later.is_empty() { self.settle() } else { Ok(()) }
+    }
+
+    /// Takes note of what was applied at once, of everything else for later.
+    fn note(&mut self, job: Job) {
+        match job {
+            Job::Applied(epoch) => self.applied = self.applied.max(epoch),
+            job @ Job::Persist(..) => self.later.push_back(job),
+        }
+    }
+
+    fn report(&self, what: Persisted) {
+        let _ = self.reports.send(what);
     }
 
     fn write(
@@ -157,7 +188,6 @@ impl Worker {
         epoch: Epoch,
         batches: &[Vec<u8>],
         copied: Option<Receiver<()>>,
-        jobs: &Receiver<Job>,
     ) -> Result<(), DiskError> {
         if self.journal.is_none() {
             self.begin(copied)?;
@@ -167,9 +197,9 @@ impl Worker {
             let mut changes = Vec::new();
             wire::read_batch(batch, &sizes, |disk, change| changes.push(journal_change(disk, change)))
                 .map_err(DiskError::Changes)?;
-            self.with_room(jobs, |journal, term| journal.append(term, epoch, &changes))?;
+            self.with_room(|journal, term| journal.append(term, epoch, &changes))?;
         }
-        self.with_room(jobs, |journal, term| journal.seal(term, epoch))
+        self.with_room(|journal, term| journal.seal(term, epoch))
     }
 
     /// The first copy is on the media, then the journal is there.
@@ -182,7 +212,8 @@ impl Worker {
         let failed = |source| DiskError::Place { path: self.directory.clone(), source };
         let storage = Arc::new(FileStorage::new(&self.directory).map_err(failed)?);
         let identity = Identity { vm: VmId::of(&self.place.vm), session: self.place.session() };
-        let journal = Journal::create(storage, Layout::within(LIMIT)?, identity, self.place.term, Epoch(0))?;
+        let journal =
+            Journal::create(storage, Layout::within(self.limit)?, identity, self.place.term, Epoch(0))?;
         self.marked = journal.used();
         self.journal = Some(journal);
         Ok(())
@@ -191,7 +222,6 @@ impl Worker {
     /// Writes; if the journal is full, after its applied epochs were made free, or later ones were applied.
     fn with_room(
         &mut self,
-        jobs: &Receiver<Job>,
         mut write: impl FnMut(&mut Journal<FileStorage>, Term) -> Result<(), JournalError>,
     ) -> Result<(), DiskError> {
         let term = self.place.term;
@@ -203,26 +233,26 @@ impl Worker {
                 done => return Ok(done?),
             }
             // Nothing can be applied that is not durable and reported.
+            self.settle()?;
             self.free()?;
-            if let Ok(Job::Applied(epoch)) = jobs.recv_timeout(Duration::from_millis(10)) {
-                self.applied = self.applied.max(epoch);
+            if let Ok(job) = self.jobs.recv_timeout(Duration::from_millis(10)) {
+                self.note(job);
             }
         }
     }
 
-    fn sync(&mut self, newest: Epoch) -> Result<(), DiskError> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
+    /// Makes what is written whole durable, and reports it.
+    fn settle(&mut self) -> Result<(), DiskError> {
+        let (Some(newest), Some(journal)) = (self.sealed.take(), &mut self.journal) else { return Ok(()) };
         let first = journal.durable() == Epoch(0);
         journal.sync()?;
+        let used = journal.used();
         if first {
             // Only now are the replicas, with the journal, a disk.
             self.label.write(Content::Epoch, self.place.term, self.place.session(), newest)?;
         }
-        let used = self.journal.as_ref().map_or(0, Journal::used);
-        if used > self.marked + LIMIT / 4 {
-            self.free()?;
-        }
-        Ok(())
+        self.report(Persisted::Done(self.place.conn, newest));
+        if used > self.marked + self.limit / 4 { self.free() } else { Ok(()) }
     }
 
     /// Makes the place of applied epochs free.
@@ -242,5 +272,69 @@ fn journal_change(disk: u8, change: wire::Change<'_>) -> Change<'_> {
         wire::Change::Data { offset, bytes } => Change { disk, offset, what: What::Data(bytes) },
         wire::Change::Zeroes { offset, len } => Change { disk, offset, what: What::Zeroes(len) },
         wire::Change::Discard { offset, len } => Change { disk, offset, what: What::Discard(len) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    /// A batch that fills most of a journal of 128 KiB.
+    fn large(byte: u8) -> Vec<Vec<u8>> {
+        let mut batch = wire::DiskBatch::new();
+        for at in 0..5 {
+            assert!(batch.push(0, wire::Change::Data { offset: at << 13, bytes: &[byte; 8192] }));
+        }
+        vec![wire::unpack(&batch.finish()).unwrap()]
+    }
+
+    fn persister(folder: &std::path::Path) -> (Persister, Receiver<Persisted>) {
+        let text = format!(
+            "name = 'beta'\nlisten = '127.0.0.1:1'\nstate_dir = {folder:?}\napi_socket = '/s'\n[arbiter]\ndirectory = '/a'"
+        );
+        let config: HostConfig = toml::from_str(&text).unwrap();
+        let place = Place { vm: VmName::new("web").unwrap(), term: Term(1), conn: Conn(1) };
+        let (jobs, queue) = unbounded();
+        let (reports, reported) = unbounded();
+        let worker = Worker {
+            directory: disks::journal_directory(&config, &place.vm),
+            label: Label::of(&config, &place.vm),
+            place,
+            images: vec![Arc::new(Image::create(&folder.join("web.img"), SIZE).unwrap())],
+            limit: (128 << 10) + 8192,
+            journal: None,
+            applied: Epoch(0),
+            marked: 0,
+            jobs: queue,
+            later: VecDeque::new(),
+            reports,
+            sealed: None,
+        };
+        (Persister::spawn(worker, jobs).unwrap(), reported)
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_journal_is_full_is_carried_out_and_every_epoch_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let (persister, reported) = persister(folder.path());
+        let applied = persister.applied();
+        for epoch in 1..=8 {
+            persister.persist(Epoch(epoch), large(epoch as u8), None);
+        }
+        let mut newest = Epoch(0);
+        while newest < Epoch(8) {
+            match reported.recv_timeout(PATIENCE * 4).expect("a report") {
+                Persisted::Done(_, epoch) => {
+                    assert!(epoch > newest, "in order");
+                    newest = epoch;
+                    applied(epoch);
+                }
+                Persisted::Failed(_, epoch, why) => panic!("epoch {epoch}: {why}"),
+            }
+        }
+        drop(applied);
+        persister.stop();
     }
 }
