@@ -46,26 +46,6 @@ pub enum DiskError {
         /// The disk's.
         needs: u64,
     },
-    /// A label.
-    #[error("cannot {action} {path}, which says whose disk lies beside it: {source}")]
-    Label {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// A label that is none.
-    #[error(
-        "{path} is not what this program wrote: {why}; if the disk beside it is worth nothing, remove both"
-    )]
-    LabelContents {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
     /// A file stands where a replica should be, and is not one of this VM.
     #[error(
         "{path} exists and is not known as a disk of VM {vm}: it is not overwritten; move it away or choose another name in the VM file"

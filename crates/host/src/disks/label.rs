@@ -2,24 +2,26 @@
 
 use super::DiskError;
 use crate::config::HostConfig;
+use disk::journal::{FileStorage, load_stamp, save_stamp};
 use protocol::journal::stamp::{Content, Stamp};
 use protocol::{Epoch, Session, Term, TermRecord, VmId, VmName};
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+
+/// The stamp's file.
+const NAME: &str = "stamp";
 
 /// The label of a VM's disks at this host.
 #[derive(Debug)]
 pub struct Label {
     vm: VmName,
-    path: PathBuf,
+    directory: PathBuf,
 }
 
 impl Label {
     /// The label of this VM here, whether it has been written or not.
     #[must_use]
     pub fn of(config: &HostConfig, vm: &VmName) -> Self {
-        Self { vm: vm.clone(), path: directory(config, vm).join("stamp") }
+        Self { vm: vm.clone(), directory: directory(config, vm) }
     }
 
     /// What the images hold; none if this VM never had disks here.
@@ -27,16 +29,11 @@ impl Label {
     /// # Errors
     /// If the file cannot be read or is no stamp of this VM.
     pub fn read(&self) -> Result<Option<Stamp>, DiskError> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(self.failed("read", source)),
-        };
-        let damaged = |error: protocol::journal::stamp::StampError| DiskError::LabelContents {
-            path: self.path.clone(),
-            why: error.to_string(),
-        };
-        Stamp::decode(&bytes, VmId::of(&self.vm)).map(Some).map_err(damaged)
+        // A VM that never had disks here has no directory, and needs none.
+        if !self.directory.exists() {
+            return Ok(None);
+        }
+        Ok(load_stamp(&self.storage()?, NAME, VmId::of(&self.vm))?)
     }
 
     /// Says from now on, power cuts included, that the images hold this.
@@ -51,17 +48,7 @@ impl Label {
         epoch: Epoch,
     ) -> Result<(), DiskError> {
         let stamp = Stamp { vm: VmId::of(&self.vm), term, session, epoch, content };
-        let write = || {
-            let directory = self.path.parent().unwrap_or(Path::new("/"));
-            std::fs::create_dir_all(directory)?;
-            let new = self.path.with_extension("new");
-            let mut file = File::create(&new)?;
-            file.write_all(&stamp.encode())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &self.path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|source| self.failed("write", source))
+        Ok(save_stamp(&self.storage()?, NAME, &stamp)?)
     }
 
     /// Whether the images here are the newest of this VM, whose newest term the arbiter has recorded. `image` names
@@ -97,8 +84,9 @@ impl Label {
         })
     }
 
-    fn failed(&self, action: &'static str, source: std::io::Error) -> DiskError {
-        DiskError::Label { action, path: self.path.clone(), source }
+    fn storage(&self) -> Result<FileStorage, DiskError> {
+        let failed = |source| DiskError::Place { path: self.directory.clone(), source };
+        FileStorage::new(&self.directory).map_err(failed)
     }
 }
 
@@ -115,7 +103,7 @@ mod tests {
     use protocol::asking::Claimant;
 
     fn label(directory: &Path) -> Label {
-        Label { vm: VmName::new("web").unwrap(), path: directory.join("disks/stamp") }
+        Label { vm: VmName::new("web").unwrap(), directory: directory.join("disks") }
     }
 
     fn owned(term: u64) -> TermRecord {
@@ -150,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let label = label(folder.path());
         label.write(Content::Running, Term(1), Session(0), Epoch(0)).unwrap();
-        std::fs::write(&label.path, b"rubbish").unwrap();
+        std::fs::write(label.directory.join(NAME), b"rubbish").unwrap();
         let error = label.read().unwrap_err().to_string();
         assert!(error.contains("disks/stamp") && error.contains("no stamp"), "{error}");
     }
