@@ -62,7 +62,7 @@ impl PlainGuest<'_> {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-nodefaults", "-vga", "none", "-display", "none", "-accel", "tcg", "-cpu", "max"])
-            .args(["-M", self.machine.name(), "-smp", &self.cpus.to_string()])
+            .args(["-M", self.machine.name(), "-smp", &format!("{},maxcpus={}", self.cpus, self.cpus.max(2))])
             .args(["-m", &format!("{}M", self.memory_mib), "-append", self.append])
             .arg("-kernel")
             .arg(self.kernel)

@@ -4,6 +4,7 @@
 //! one fits the other only if both were built alike.
 
 use super::Role;
+use crate::accel::Accel;
 use crate::install::ResolvedSpec;
 use crate::spec::{DiskModel, NicModel};
 use std::os::fd::RawFd;
@@ -40,7 +41,7 @@ pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<Str
         "-machine",
         format!("{machine}{options},accel={},memory-backend={MAIN_MEMORY}", resolved.accel),
     );
-    args.pair("-cpu", &resolved.cpu_model).pair("-smp", spec.cpus.to_string());
+    args.pair("-cpu", &resolved.cpu_model).pair("-smp", processors(resolved));
     args.pair("-m", format!("{}k", size >> 10));
     args.pair(
         "-object",
@@ -58,6 +59,17 @@ pub fn build(resolved: &ResolvedSpec, role: Role, fds: &InheritedFds) -> Vec<Str
     }
     args.0.extend(spec.extra_args.iter().cloned());
     args.0
+}
+
+/// TCG leaves the guest's memory barriers out where there can be one processor only, though QEMU's own thread shares
+/// the rings of its devices: after some hundred thousand frames the guest misses a notification, and its network card
+/// is dead for good (QEMU `accel/tcg/tcg-accel-ops-mttcg.c`, `smp.max_cpus > 1`; locked instructions are not atomic
+/// then in any version, `mfence` is nothing before 8.1). Room for a second processor keeps them in.
+fn processors(resolved: &ResolvedSpec) -> String {
+    match (resolved.spec.cpus, resolved.accel) {
+        (1, Accel::Tcg) => "1,maxcpus=2".to_owned(),
+        (cpus, _) => cpus.to_string(),
+    }
 }
 
 #[derive(Default)]
@@ -170,6 +182,13 @@ mod tests {
         let primary = build_for(BASE, Role::Primary);
         assert_eq!(build_for(BASE, Role::Standby), format!("{primary} -incoming defer"));
         assert!(primary.contains("-m 65536k") && primary.contains("mem-path=/proc/self/fd/7,share=on"));
+    }
+
+    #[test]
+    fn one_processor_under_tcg_has_room_for_another() {
+        let of = |cpus: u8| build_for(&format!("{BASE}cpus = {cpus}\n"), Role::Primary);
+        assert!(of(1).contains("-smp 1,maxcpus=2 "), "or memory barriers are left out");
+        assert!(of(2).contains("-smp 2 "));
     }
 
     #[test]
