@@ -43,6 +43,7 @@ pub fn run(make: MakeClient<'_>) {
     stopping(make);
     vms_are_apart(make);
     one_identity(make);
+    all_vms_are_listed(make);
     for _ in 0..5 {
         one_winner(make);
     }
@@ -167,6 +168,31 @@ pub fn one_identity(make: MakeClient<'_>) {
     let identity = make().identity().expect("it has an identity");
     assert!(!identity.is_empty());
     assert_eq!(make().identity().expect("it has an identity"), identity);
+    let view = make().look(&fresh_vm("who")).expect("look answers");
+    assert_eq!(view.identity, identity, "every answer says whose it is");
+}
+
+/// VMs that were owned are listed, each once, and others are not.
+///
+/// # Panics
+/// If the check fails.
+pub fn all_vms_are_listed(make: MakeClient<'_>) {
+    let seed = crate::store::random();
+    // Names that sort oddly around the separators of paths and keys.
+    let mut names: Vec<_> = ["", "-2", ".x", "0", "_"]
+        .map(|end| VmName::new(&format!("zz-{seed:016x}{end}")).expect("a short name"))
+        .to_vec();
+    for name in &names {
+        win(&*make(), &claim(name, 1, 1));
+        win(&*make(), &claim(name, 2, 1));
+    }
+    names.sort();
+    make().claim(&claim(&fresh_vm("zz-gap"), 5, 1)).expect_err("a gap");
+    let mut listed = make().vms().expect("vms answers");
+    listed.retain(|vm| vm.as_str().starts_with("zz-"));
+    let mine: Vec<_> = listed.iter().filter(|vm| vm.as_str().contains(&format!("{seed:016x}"))).collect();
+    assert_eq!(mine, names.iter().collect::<Vec<_>>());
+    assert!(listed.iter().all(|vm| !vm.as_str().contains("gap")), "a VM without an owner is listed");
 }
 
 /// [`CLAIMANTS`] clients claim the same term at once, term after term: one wins, and all are told the same.

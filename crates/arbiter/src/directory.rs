@@ -9,8 +9,9 @@
 //! mount would make two arbiters, and so two lives.
 
 use crate::record::{self, Marker, Stopped};
+use crate::rules::{self, Ruling};
 use crate::store::{self, Failure};
-use crate::{Arbiter, ArbiterError, Standing};
+use crate::{Arbiter, ArbiterError, Standing, View};
 use protocol::{Claim, HostName, Term, TermRecord, VmName};
 use serde::de::DeserializeOwned;
 use std::io;
@@ -105,6 +106,37 @@ impl DirectoryArbiter {
         bytes.map(|bytes| record::decode(&bytes).map_err(|why| self.corrupt(vm, name, why))).transpose()
     }
 
+    fn open(&self, root: &OwnedFd, vm: &VmName) -> Result<Option<OwnedFd>, ArbiterError> {
+        store::open_directory(root, vm.as_str()).map_err(|f| self.unreachable(f))
+    }
+
+    /// The newest record of a VM, whose directory may not exist.
+    fn newest_record(
+        &self,
+        vm: &VmName,
+        directory: Option<&OwnedFd>,
+    ) -> Result<Option<TermRecord>, ArbiterError> {
+        let Some(directory) = directory else { return Ok(None) };
+        let newest = self.newest(vm, directory)?;
+        (newest > Term(0)).then(|| self.record(vm, directory, newest)).transpose()
+    }
+
+    /// The newest record, with whether its owner stopped the VM.
+    fn standing(
+        &self,
+        vm: &VmName,
+        directory: &OwnedFd,
+        record: TermRecord,
+    ) -> Result<Standing, ArbiterError> {
+        let claim = &record.claim;
+        let name = stopped_file(claim.term);
+        let stopped: Option<Stopped> = self.read(vm, directory, &name)?;
+        if stopped.as_ref().is_some_and(|s| s.vm != *vm || s.term != claim.term || s.host != claim.host) {
+            return Err(self.corrupt(vm, &name, "it is of another VM, term or host"));
+        }
+        Ok(Standing { record, stopped: stopped.is_some() })
+    }
+
     /// The record of a term that must exist.
     fn record(&self, vm: &VmName, directory: &OwnedFd, term: Term) -> Result<TermRecord, ArbiterError> {
         let name = term_file(term);
@@ -124,70 +156,43 @@ impl Arbiter for DirectoryArbiter {
     fn claim(&self, claim: &Claim) -> Result<TermRecord, ArbiterError> {
         let (vm, wanted) = (&claim.vm, claim.term);
         let (root, _) = self.root()?;
-        let directory = match store::open_directory(&root, vm.as_str()).map_err(|f| self.unreachable(f))? {
+        let opened = self.open(&root, vm)?;
+        // The predecessor must be readable: nobody may build on a record that says nothing.
+        let newest = self.newest_record(vm, opened.as_ref())?;
+        let ruling = rules::judge(claim, newest.as_ref())?;
+        let directory = match opened {
             Some(directory) => directory,
-            None if wanted == Term(1) => {
-                store::make_directory(&root, vm.as_str()).map_err(|f| self.unreachable(f))?
-            }
-            None => return Err(ArbiterError::Gap { vm: vm.clone(), wanted, newest: Term(0) }),
+            None => store::make_directory(&root, vm.as_str()).map_err(|f| self.unreachable(f))?,
         };
-        let newest = self.newest(vm, &directory)?;
-        if wanted < newest {
-            let newest = Box::new(self.record(vm, &directory, newest)?);
-            return Err(ArbiterError::Stale { wanted, newest });
-        }
-        if wanted == Term(0) || wanted.0 - newest.0 > 1 {
-            return Err(ArbiterError::Gap { vm: vm.clone(), wanted, newest });
-        }
-        if wanted > newest {
-            // The predecessor must be readable: nobody may build on a record that says nothing.
-            if newest > Term(0) {
-                self.record(vm, &directory, newest)?;
+        match ruling {
+            Ruling::Free => {
+                let bytes = record::encode(&TermRecord { claim: claim.clone() });
+                store::write_once(&directory, &term_file(wanted), &bytes)
             }
-            let bytes = record::encode(&TermRecord { claim: claim.clone() });
-            store::write_once(&directory, &term_file(wanted), &bytes).map_err(|f| self.unreachable(f))?;
-        } else {
             // An earlier life of this claim may have died between link and flush.
-            store::sync(&directory).map_err(|f| self.unreachable(f))?;
+            Ruling::Stands => store::sync(&directory),
         }
+        .map_err(|f| self.unreachable(f))?;
         self.record(vm, &directory, wanted)
     }
 
-    fn current(&self, vm: &VmName) -> Result<Option<Standing>, ArbiterError> {
-        let (root, _) = self.root()?;
-        let opened = store::open_directory(&root, vm.as_str()).map_err(|f| self.unreachable(f))?;
-        let Some(directory) = opened else { return Ok(None) };
-        let newest = self.newest(vm, &directory)?;
-        if newest == Term(0) {
-            return Ok(None);
-        }
-        let record = self.record(vm, &directory, newest)?;
-        let name = stopped_file(newest);
-        let stopped: Option<Stopped> = self.read(vm, &directory, &name)?;
-        let claim = &record.claim;
-        if stopped.as_ref().is_some_and(|s| s.vm != *vm || s.term != newest || s.host != claim.host) {
-            return Err(self.corrupt(vm, &name, "it is of another VM, term or host"));
-        }
-        Ok(Some(Standing { record, stopped: stopped.is_some() }))
+    fn look(&self, vm: &VmName) -> Result<View, ArbiterError> {
+        let (root, marker) = self.root()?;
+        let opened = self.open(&root, vm)?;
+        let newest = self.newest_record(vm, opened.as_ref())?;
+        let standing = match (newest, &opened) {
+            (Some(record), Some(directory)) => Some(self.standing(vm, directory, record)?),
+            _ => None,
+        };
+        Ok(View { identity: marker.identity, standing })
     }
 
     fn mark_stopped(&self, vm: &VmName, term: Term, host: &HostName) -> Result<(), ArbiterError> {
         let (root, _) = self.root()?;
-        let opened = store::open_directory(&root, vm.as_str()).map_err(|f| self.unreachable(f))?;
-        let newest = opened.as_ref().map_or(Ok(Term(0)), |directory| self.newest(vm, directory))?;
-        let gap = || ArbiterError::Gap { vm: vm.clone(), wanted: term, newest };
-        let directory = opened.ok_or_else(gap)?;
-        if term > newest || term == Term(0) {
-            return Err(gap());
-        }
-        let record = self.record(vm, &directory, newest)?;
-        if term < newest {
-            return Err(ArbiterError::Stale { wanted: term, newest: Box::new(record) });
-        }
-        let owner = record.claim.host;
-        if owner != *host {
-            return Err(ArbiterError::NotOwner { vm: vm.clone(), term, host: host.clone(), owner });
-        }
+        let opened = self.open(&root, vm)?;
+        let newest = self.newest_record(vm, opened.as_ref())?;
+        rules::may_stop(vm, term, host, newest.as_ref())?;
+        let directory = opened.expect("the VM has a record, so it has a directory");
         let body = Stopped { vm: vm.clone(), term, host: host.clone() };
         store::write_once(&directory, &stopped_file(term), &record::encode(&body))
             .map_err(|f| self.unreachable(f))
@@ -195,6 +200,24 @@ impl Arbiter for DirectoryArbiter {
 
     fn identity(&self) -> Result<String, ArbiterError> {
         self.root().map(|(_, marker)| marker.identity)
+    }
+
+    fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
+        let (root, _) = self.root()?;
+        let mut vms = Vec::new();
+        for name in store::list(&root).map_err(|f| self.unreachable(f))? {
+            let Ok(vm) = VmName::new(&name) else { continue };
+            let opened = match store::open_directory(&root, &name) {
+                // Some other file of that name.
+                Err((_, error)) if error.kind() == io::ErrorKind::NotADirectory => continue,
+                opened => opened.map_err(|f| self.unreachable(f))?,
+            };
+            if self.newest_record(&vm, opened.as_ref())?.is_some() {
+                vms.push(vm);
+            }
+        }
+        vms.sort();
+        Ok(vms)
     }
 
     fn describe(&self) -> String {

@@ -8,15 +8,25 @@
 //! |---|---|---|---|---|
 //! | claim of term t | record made: yours | record of t, whosever | [`ArbiterError::Stale`] | [`ArbiterError::Gap`] |
 //!
-//! [`directory`] is the arbiter in a directory that both hosts reach. [`conformance`] holds what every arbiter
-//! must pass.
+//! | arbiter | stands on |
+//! |---|---|
+//! | [`directory`] | a directory that all hosts reach |
+//! | [`etcd`] | an etcd cluster |
+//! | [`witness`] | a third host of Undying |
+//!
+//! [`memory`] is put around whichever it is: what a host once saw it never lets an arbiter take back.
+//! [`conformance`] holds what every arbiter must pass.
 
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 pub mod directory;
+pub mod etcd;
+pub mod memory;
 mod record;
+mod rules;
 mod store;
+pub mod witness;
 
 use protocol::{Claim, HostName, Term, TermRecord, VmName};
 use std::path::PathBuf;
@@ -31,6 +41,15 @@ pub struct Standing {
     pub stopped: bool,
 }
 
+/// One answer of an arbiter about a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Which arbiter answered, see [`Arbiter::identity`].
+    pub identity: String,
+    /// The VM's newest term; `None` if it was never owned.
+    pub standing: Option<Standing>,
+}
+
 /// Grants terms. Calls block for as long as the arbiter takes; run them on a thread that may wait.
 pub trait Arbiter: Send + Sync {
     /// Asks for a term. Returns the record that stands for it: the caller's own if it won, another's if not
@@ -41,11 +60,19 @@ pub trait Arbiter: Send + Sync {
     /// claim, nonce and all.
     fn claim(&self, claim: &Claim) -> Result<TermRecord, ArbiterError>;
 
-    /// The newest term of a VM; `None` if it was never owned.
+    /// The newest term of a VM, and who says so. Never older than what an earlier call, of any client, was told.
     ///
     /// # Errors
     /// If the arbiter cannot be reached or its newest record cannot be read.
-    fn current(&self, vm: &VmName) -> Result<Option<Standing>, ArbiterError>;
+    fn look(&self, vm: &VmName) -> Result<View, ArbiterError>;
+
+    /// The newest term of a VM; `None` if it was never owned.
+    ///
+    /// # Errors
+    /// As [`Arbiter::look`].
+    fn current(&self, vm: &VmName) -> Result<Option<Standing>, ArbiterError> {
+        self.look(vm).map(|view| view.standing)
+    }
 
     /// Says that `host`, owner of the newest term `term`, stopped the VM cleanly. Saying so again is harmless.
     ///
@@ -59,6 +86,12 @@ pub trait Arbiter: Send + Sync {
     /// # Errors
     /// If the arbiter cannot be reached.
     fn identity(&self) -> Result<String, ArbiterError>;
+
+    /// The VMs that were ever owned, in the order of their names.
+    ///
+    /// # Errors
+    /// If the arbiter cannot be reached.
+    fn vms(&self) -> Result<Vec<VmName>, ArbiterError>;
 
     /// What it is and where, for people.
     fn describe(&self) -> String;
@@ -118,6 +151,39 @@ pub enum ArbiterError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// What answers is not, or not certainly, the arbiter: a wrong address, another cluster, an answer that makes no
+    /// sense, a key that is not accepted.
+    #[error("the arbiter {arbiter} cannot be trusted: {why}")]
+    Strange {
+        /// Which arbiter.
+        arbiter: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The arbiter says less than it once said to this host: its data are old, or it is another one.
+    #[error(
+        "the arbiter {arbiter} has gone back in time: it says {says}, but this host saw {known}. Nobody may act on \
+         that: bring its newest data back. Only if they are lost, and it is certain that no host runs the VM, remove \
+         {memory} on every host that has it, and start its agent again"
+    )]
+    WentBack {
+        /// Which arbiter.
+        arbiter: String,
+        /// What it says.
+        says: String,
+        /// What this host remembers.
+        known: String,
+        /// The file that remembers it.
+        memory: PathBuf,
+    },
+    /// The host's memory of its arbiter cannot be kept or read.
+    #[error("cannot keep {path}, in which this host remembers what its arbiter said: {source}")]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
     },
 }
 

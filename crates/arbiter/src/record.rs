@@ -1,4 +1,4 @@
-//! Owns the bytes of what the directory arbiter keeps: a version and a checksum around a JSON body.
+//! Owns the bytes of what arbiters keep: a version and a checksum around a JSON body.
 //!
 //! ```json
 //! {"version":1,"xxh3":"0123456789abcdef","body":{...}}

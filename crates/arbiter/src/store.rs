@@ -150,8 +150,9 @@ impl Staged {
     }
 }
 
-/// 64 bits that no other process has, from the keys the standard library draws for its hash maps.
+/// 64 bits that no other process has, from the keys that the standard library takes from the kernel's random numbers
+/// for its hash maps. No clock takes part: two hosts may be set to the same time.
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()))
+    RandomState::new().hash_one(std::process::id())
 }

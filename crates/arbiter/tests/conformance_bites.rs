@@ -1,6 +1,6 @@
 //! The conformance checks find arbiters that break the promise: a check that cannot fail proves nothing.
 
-use arbiter::{Arbiter, ArbiterError, Standing, conformance};
+use arbiter::{Arbiter, ArbiterError, Standing, View, conformance};
 use protocol::{Claim, HostName, Term, TermRecord, VmName};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +22,7 @@ enum Bug {
     BelievesStrangers,
     StopOutlivesTerm,
     ForgetsNonce,
+    HidesVms,
 }
 
 #[derive(Default)]
@@ -79,14 +80,14 @@ impl Arbiter for Memory {
         Ok(record)
     }
 
-    fn current(&self, vm: &VmName) -> Result<Option<Standing>, ArbiterError> {
+    fn look(&self, vm: &VmName) -> Result<View, ArbiterError> {
         let rows = self.rows.lock().unwrap();
-        let Some(record) = rows.get(vm).and_then(|row| row.records.last()) else { return Ok(None) };
-        let stopped = match rows[vm].stopped {
-            Some(term) => term == record.claim.term || self.bug == Bug::StopOutlivesTerm,
-            None => false,
-        };
-        Ok(Some(Standing { record: record.clone(), stopped }))
+        let standing = rows.get(vm).and_then(|row| row.records.last()).map(|record| {
+            let outlives = self.bug == Bug::StopOutlivesTerm;
+            let stopped = rows[vm].stopped.is_some_and(|term| term == record.claim.term || outlives);
+            Standing { record: record.clone(), stopped }
+        });
+        Ok(View { identity: "memory".to_owned(), standing })
     }
 
     fn mark_stopped(&self, vm: &VmName, term: Term, host: &HostName) -> Result<(), ArbiterError> {
@@ -109,6 +110,17 @@ impl Arbiter for Memory {
 
     fn identity(&self) -> Result<String, ArbiterError> {
         Ok("memory".to_owned())
+    }
+
+    fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
+        let rows = self.rows.lock().unwrap();
+        let mut vms: Vec<_> =
+            rows.iter().filter(|(_, row)| !row.records.is_empty()).map(|(vm, _)| vm.clone()).collect();
+        vms.sort();
+        if self.bug == Bug::HidesVms {
+            vms.pop();
+        }
+        Ok(vms)
     }
 
     fn describe(&self) -> String {
@@ -138,6 +150,7 @@ fn every_planted_bug_is_found() {
         BelievesStrangers,
         StopOutlivesTerm,
         ForgetsNonce,
+        HidesVms,
     ] {
         assert!(!conforms(bug), "{bug:?} was not found");
     }

@@ -22,6 +22,7 @@ pub mod primary;
 pub mod time;
 pub mod timing;
 pub mod wire;
+pub mod witness;
 
 pub use ids::{Epoch, HostName, Session, Term, VmId, VmName};
 pub use ownership::{Claim, Grant, RunPermit, TermRecord};
