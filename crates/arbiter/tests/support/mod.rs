@@ -1,6 +1,7 @@
 //! What the arbiters' tests share. Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod claimants;
 pub mod etcd;
 pub mod faults;
 pub mod place;
