@@ -9,7 +9,10 @@ use crate::context::Context;
 use crate::events::EventLog;
 use crate::primary::Request;
 use crate::table::{Entry, Table};
+use crate::vm::VmHandle;
+use crate::watch::ArbiterWatch;
 use arbiter::Arbiter;
+use arbiter::memory::Remembering;
 use crossbeam_channel::{Sender, bounded};
 use protocol::VmName;
 use std::sync::{Arc, PoisonError};
@@ -34,6 +37,22 @@ pub enum AgentError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The arbiter, or this host's memory of it.
+    #[error(transparent)]
+    Arbiter(#[from] arbiter::ArbiterError),
+    /// A witness without records.
+    #[error(
+        "host {name} has no records to be a witness with: {source}. If it never was one, make it one with `undying arbiter init CONFIG`; if it was, bring its records back"
+    )]
+    NoRecords {
+        /// The host.
+        name: protocol::HostName,
+        /// What is missing.
+        source: arbiter::ArbiterError,
+    },
+    /// The system has no thread left.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// A running agent.
@@ -41,29 +60,28 @@ pub enum AgentError {
 pub struct Agent {
     context: Arc<Context>,
     table: Arc<Table>,
+    watch: Arc<ArbiterWatch>,
 }
 
 impl Agent {
     /// Starts the agent: listens for other hosts.
     ///
     /// # Errors
-    /// If the state directory or the port cannot be used.
+    /// If the state directory or the port cannot be used, or the configured arbiter makes no sense.
     pub fn start(config: HostConfig) -> Result<Self, AgentError> {
         let state_dir = config.state_dir.clone();
         let events = std::fs::create_dir_all(&state_dir)
             .and_then(|()| EventLog::open(config.name.clone(), &state_dir))
             .map_err(|source| AgentError::StateDir { path: state_dir, source })?;
-        let arbiter: Arc<dyn Arbiter> =
-            Arc::new(arbiter::directory::DirectoryArbiter::new(&config.arbiter.directory));
-        if let Err(error) = arbiter.identity() {
-            // It may come back; until then nothing can be started, protected or taken over here.
-            tracing::warn!(%error, "the arbiter does not answer");
-        }
+        // It may be away and come back; until then nothing can be started, protected or taken over here.
+        let client = config.arbiter.client()?;
+        let arbiter: Arc<dyn Arbiter> = Arc::new(Remembering::new(client, &config.arbiter_memory())?);
         let address = config.listen;
-        let context = Arc::new(Context { config, arbiter, events });
         let table = Arc::new(Table::default());
+        let watch = ArbiterWatch::start(&arbiter, &table).map_err(AgentError::Thread)?;
+        let context = Arc::new(Context { config, arbiter, events });
         crate::listener::start(&context, &table).map_err(|source| AgentError::Listen { address, source })?;
-        Ok(Self { context, table })
+        Ok(Self { context, table, watch })
     }
 
     fn entry(&self, name: &VmName) -> Result<Entry, ApiError> {
@@ -74,6 +92,12 @@ impl Agent {
                 format!("no VM {name} at host {here}; `undying vm list` shows them"),
             )
         })
+    }
+
+    fn status(&self, handle: &VmHandle) -> VmStatus {
+        let mut status = handle.status();
+        status.warnings.extend(self.watch.warning(handle.name()));
+        status
     }
 
     /// Hands a request to a VM's loop and waits for its answer.
@@ -104,18 +128,18 @@ impl Control for Agent {
             listen: config.listen.to_string(),
             peers: config.peers.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
             arbiter: self.context.arbiter.describe(),
-            arbiter_error: self.context.arbiter.identity().err().map(|error| error.to_string()),
+            arbiter_error: self.watch.error(),
             vms: self.table.vms().keys().cloned().collect(),
         }
     }
 
     fn vms(&self) -> Vec<VmStatus> {
         let handles: Vec<_> = self.table.vms().values().map(|entry| Arc::clone(&entry.handle)).collect();
-        handles.iter().map(|handle| handle.status()).collect()
+        handles.iter().map(|handle| self.status(handle)).collect()
     }
 
     fn vm(&self, name: &VmName) -> Result<VmStatus, ApiError> {
-        Ok(self.entry(name)?.handle.status())
+        Ok(self.status(&self.entry(name)?.handle))
     }
 
     fn start(&self, request: StartRequest) -> Result<VmStatus, ApiError> {

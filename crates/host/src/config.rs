@@ -1,5 +1,6 @@
 //! Owns the agent's configuration file.
 
+pub use crate::arbiters::ArbiterConfig;
 use protocol::{HostName, Micros, Timing};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -73,12 +74,76 @@ pub struct HostConfig {
     pub detection: DetectionConfig,
 }
 
-/// Who decides on ownership.
+/// The configuration of a host that is a witness: it keeps the records of terms for the others, and runs no VMs.
+///
+/// ```toml
+/// name = "gamma"
+/// state_dir = "/var/lib/undying"
+/// api_socket = "/run/undying/undying.sock"
+///
+/// [witness]
+/// listen = "10.0.0.3:7401"
+/// ```
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ArbiterConfig {
-    /// A directory on storage that all hosts reach, made by `undying arbiter init`.
-    pub directory: PathBuf,
+pub struct WitnessConfig {
+    /// This host's name.
+    pub name: HostName,
+    /// Where the records are kept.
+    pub state_dir: PathBuf,
+    /// The local API's socket.
+    pub api_socket: PathBuf,
+    /// What makes it a witness.
+    pub witness: WitnessSection,
+}
+
+/// What makes a host a witness.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessSection {
+    /// Where other hosts ask: use a network that you trust.
+    pub listen: SocketAddr,
+}
+
+impl WitnessConfig {
+    /// Where the records are.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.state_dir.join("witness")
+    }
+}
+
+/// What a host is.
+#[derive(Debug, Clone)]
+pub enum Config {
+    /// One that runs and protects VMs.
+    Host(Box<HostConfig>),
+    /// One that decides on them.
+    Witness(WitnessConfig),
+}
+
+impl Config {
+    /// Reads and checks a configuration file. One with a section `[witness]` makes a witness.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not right; the error names the file, and the line where there is one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
+    }
+
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        if read::<toml::Table>(path, text)?.contains_key("witness") {
+            return Ok(Self::Witness(read(path, text)?));
+        }
+        Ok(Self::Host(Box::new(HostConfig::parse(path, text)?)))
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text)
+        .map_err(|source| ConfigError::Parse { path: path.to_path_buf(), source: Box::new(source) })
 }
 
 /// When a silent host is suspected.
@@ -99,24 +164,19 @@ impl Default for DetectionConfig {
 }
 
 impl HostConfig {
-    /// Reads and checks a configuration file.
-    ///
-    /// # Errors
-    /// If it cannot be read or is not right; the error names the file, and the line where there is one.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
-        Self::parse(path, &text)
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { path: path.to_path_buf(), source: Box::new(source) })?;
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = read(path, text)?;
         config
             .timing(Timing::default().interval, None)
             .check()
             .map_err(|source| ConfigError::Timing { path: path.to_path_buf(), source })?;
         Ok(config)
+    }
+
+    /// Where this host keeps what its arbiter said.
+    #[must_use]
+    pub fn arbiter_memory(&self) -> PathBuf {
+        self.state_dir.join("arbiter")
     }
 
     /// Where this host has the disk image that a VM file names.
@@ -165,6 +225,18 @@ mod tests {
         let typo = GOOD.replace("listen", "lisen");
         let error = HostConfig::parse(path, &typo).unwrap_err().to_string();
         assert!(error.contains("host.toml") && error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn a_witness_has_no_arbiter_and_no_peers() {
+        let good =
+            "name = 'gamma'\nstate_dir = '/x'\napi_socket = '/x.sock'\n[witness]\nlisten = '127.0.0.1:1'\n";
+        let path = Path::new("host.toml");
+        assert!(matches!(Config::parse(path, good), Ok(Config::Witness(_))));
+        assert!(matches!(Config::parse(path, GOOD), Ok(Config::Host(_))));
+        let both = format!("{GOOD}\n[witness]\nlisten = '127.0.0.1:1'");
+        let error = Config::parse(path, &both).unwrap_err().to_string();
+        assert!(error.contains("unknown field"), "{error}");
     }
 
     #[test]

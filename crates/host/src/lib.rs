@@ -4,12 +4,15 @@
 //! Where things go: `agent` answers operators; `table` holds the VMs; `listener` takes other hosts' connections;
 //! `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
 //! loop of one that stands by, with the threads that keep and apply epochs; `link` is the connection between the two;
-//! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes.
+//! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes;
+//! `arbiters` says who decides on ownership, `claims` asks, `watch` looks whether anybody would answer; `witness` is a host
+//! that answers.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
 pub mod api;
+pub mod arbiters;
 pub mod backup;
 mod claims;
 pub mod config;
@@ -27,7 +30,9 @@ mod staging;
 mod start;
 mod table;
 mod vm;
+mod watch;
+pub mod witness;
 mod words;
 
 pub use agent::{Agent, AgentError};
-pub use config::HostConfig;
+pub use config::{Config, HostConfig};

@@ -1,5 +1,6 @@
 //! Owns a whole cluster in a lab: agents with their configuration, an arbiter, VMs, and waiting for what they do.
 
+use crate::arbiters::{ArbiterKind, LabArbiter};
 use crate::guest::console;
 use crate::guest::pulse::{PULSE_PORT, PulseClient};
 use crate::guest::redis::RedisGuest;
@@ -34,6 +35,9 @@ pub enum ClusterError {
     /// The arbiter.
     #[error(transparent)]
     Arbiter(#[from] arbiter::ArbiterError),
+    /// The agent, or a witness, could not be made.
+    #[error(transparent)]
+    Agent(#[from] host::AgentError),
     /// The guest did not take the order.
     #[error("the guest cannot be told to reboot: {0}")]
     Reboot(std::io::Error),
@@ -152,24 +156,37 @@ pub struct Cluster {
     pub lab: Lab,
     binary: PathBuf,
     hosts: Vec<String>,
+    pub(crate) arbiter: LabArbiter,
 }
 
 impl Cluster {
-    /// A lab with an arbiter and an agent (`binary`) on each of these hosts, the first two of which must be `alpha`
-    /// and `beta`. `detection` is the text of the configuration's section of that name, or empty.
+    /// A lab with an arbiter in a directory and an agent (`binary`) on each of these hosts, the first two of which must
+    /// be `alpha` and `beta`. `detection` is the text of the configuration's section of that name, or empty.
     ///
     /// # Errors
     /// If anything of it cannot be made.
     pub fn start(tag: &str, binary: &Path, hosts: &[&str], detection: &str) -> Result<Self, ClusterError> {
+        Self::start_with(tag, binary, hosts, detection, ArbiterKind::Directory)
+    }
+
+    /// The same with another kind of arbiter.
+    ///
+    /// # Errors
+    /// If anything of it cannot be made.
+    pub fn start_with(
+        tag: &str,
+        binary: &Path,
+        hosts: &[&str],
+        detection: &str,
+        arbiter: ArbiterKind,
+    ) -> Result<Self, ClusterError> {
         let lab = Lab::new(tag)?;
         for host in hosts.iter().skip(2) {
             lab.add_host(host)?;
         }
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        let cluster = Self { lab, binary: binary.to_path_buf(), hosts };
-        let arbiter = cluster.arbiter();
-        make_directory(&arbiter)?;
-        arbiter::directory::init(&arbiter)?;
+        let mut cluster = Self { lab, binary: binary.to_path_buf(), hosts, arbiter: LabArbiter::default() };
+        cluster.arbiter = cluster.make_arbiter(arbiter)?;
         for host in &cluster.hosts {
             cluster.configure(host, detection)?;
             cluster.start_agent(host)?;
@@ -177,10 +194,15 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The arbiter's directory.
+    /// The arbiter's directory, if it is one.
     #[must_use]
     pub fn arbiter(&self) -> PathBuf {
         self.lab.directory().join("arbiter")
+    }
+
+    /// The program under test.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     fn state_dir(&self, host: &str) -> PathBuf {
@@ -195,11 +217,11 @@ impl Cluster {
 
     fn configure(&self, host: &str, detection: &str) -> Result<(), ClusterError> {
         let mut text = format!(
-            "name = \"{host}\"\nlisten = \"{}:{PORT}\"\nstate_dir = {:?}\napi_socket = {:?}\n[arbiter]\ndirectory = {:?}\n",
+            "name = \"{host}\"\nlisten = \"{}:{PORT}\"\nstate_dir = {:?}\napi_socket = {:?}\n{}",
             self.lab.replication_address(host)?,
             self.state_dir(host),
             self.socket(host),
-            self.arbiter(),
+            self.arbiter.section,
         );
         text.push_str("[peers]\n");
         for peer in self.hosts.iter().filter(|peer| *peer != host) {
@@ -444,7 +466,7 @@ impl Cluster {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), ClusterError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), ClusterError> {
     std::fs::create_dir_all(path).map_err(|source| ClusterError::File { path: path.to_path_buf(), source })
 }
 

@@ -6,6 +6,8 @@
 //! | [`packages`] | which Debian packages are needed here, and installing them |
 //! | [`guest`] | guest images, built once and cached; talking to the program inside the guest |
 //! | [`topology`] | [`Lab`]: hosts, switch and client, their links, and the processes that run in them |
+//! | [`cluster`] | agents on a lab's hosts, their VMs, waiting for what they do |
+//! | [`arbiters`] | the cluster's arbiter: a directory, three etcd members, a witness |
 //! | [`plain`] | a guest in a QEMU without an agent |
 //! | [`client`] | clients that write, ask and verify, and note what they saw |
 //! | [`report`] | `result.json` and `report.html` |
@@ -13,6 +15,7 @@
 //! | [`command`] | running other programs |
 #![forbid(unsafe_code)]
 
+pub mod arbiters;
 pub mod client;
 pub mod cluster;
 pub mod command;

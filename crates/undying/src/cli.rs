@@ -65,7 +65,8 @@ pub enum Command {
     /// Run this host's agent
     ///
     /// It stays in the foreground and ends on SIGTERM or SIGINT. The VMs of a host die with its agent: end it
-    /// only after their VMs were stopped or handed over.
+    /// only after their VMs were stopped or handed over. With a section `[witness]` in its configuration the host runs
+    /// no VMs: it is the arbiter of others.
     #[command(after_long_help = "Example:\n  undying host --config /etc/undying/host.toml")]
     Host {
         /// The agent's configuration (TOML)
@@ -230,24 +231,29 @@ pub enum DiskCommand {
     },
 }
 
-/// What to do with an arbiter in a directory.
+/// What to do with an arbiter.
 #[derive(Debug, Subcommand)]
 pub enum ArbiterCommand {
-    /// Make a directory, on storage that all hosts share, an arbiter
-    #[command(after_long_help = "Example:\n  undying arbiter init /shared/undying")]
+    /// Make an arbiter, once, before the first VM
+    ///
+    /// It is named by its directory, on storage that all hosts share, or by a host's configuration: that of a host
+    /// that uses it (directory, etcd), or that of the witness itself, on the witness.
+    #[command(
+        after_long_help = "Examples:\n  undying arbiter init /shared/undying\n  undying arbiter init /etc/undying/host.toml"
+    )]
     Init {
-        /// The directory; it must be there already
-        #[arg(value_name = "DIR")]
-        directory: PathBuf,
+        /// The directory, which must be there already, or a host's configuration
+        #[arg(value_name = "DIR|CONFIG")]
+        place: PathBuf,
     },
     /// Show who owns which VM
     #[command(
-        after_long_help = "Examples:\n  undying arbiter show /shared/undying\n  undying arbiter show /shared/undying web"
+        after_long_help = "Examples:\n  undying arbiter show /shared/undying\n  undying arbiter show /etc/undying/host.toml web"
     )]
     Show {
-        /// The directory
-        #[arg(value_name = "DIR")]
-        directory: PathBuf,
+        /// The directory, or the configuration of a host that uses the arbiter
+        #[arg(value_name = "DIR|CONFIG")]
+        place: PathBuf,
         /// The VM; all without it
         vm: Option<VmName>,
     },

@@ -215,6 +215,29 @@ fn an_arbiter_is_made_and_shown() {
 }
 
 #[test]
+fn an_arbiter_is_named_by_a_configuration_too() {
+    let place = tempfile::tempdir().unwrap();
+    let config = place.path().join("witness.toml");
+    let state = place.path().join("state");
+    let text = format!(
+        "name = 'gamma'\nstate_dir = {state:?}\napi_socket = '/s'\n[witness]\nlisten = '127.0.0.1:0'\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let run = |line: String| told(undying(&line).output().unwrap());
+    let line = |verb: &str| format!("arbiter {verb} {}", config.display());
+    let (code, _, error) = run(line("show"));
+    assert!(code == 1 && error.contains("witness"), "it has no records yet: {code} {error}");
+    let (code, text, _) = run(line("init"));
+    assert!(code == 0 && text.contains("is arbiter"), "{text}");
+    assert_eq!(run(line("init")).1, text, "twice changes nothing");
+    let (code, text, _) = run(line("show"));
+    assert_eq!((code, &*text), (0, "VM  TERM  OWNER  STATE\n"));
+    let wrong = place.path().join("wrong.toml");
+    std::fs::write(&wrong, "name = 'x'\n").unwrap();
+    assert_eq!(run(format!("arbiter init {}", wrong.display())).0, 2);
+}
+
+#[test]
 fn completions_and_help_come_without_an_agent() {
     let (code, text, _) = told(undying("completions bash").output().unwrap());
     assert!(code == 0 && text.contains("unprotect"));

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The program, as Debian's `etcd-server` installs it.
 pub const PROGRAM: &str = "/usr/bin/etcd";
@@ -39,14 +38,20 @@ pub fn plan(address: IpAddr, ports: &[u16], directory: &Path, scheme: &str) -> V
 }
 
 impl Member {
-    /// The command that starts it, again too, in the foreground. It ends with the thread that starts it.
+    /// What [`PROGRAM`] is started with, the first time and again.
     #[must_use]
-    pub fn command(&self) -> Command {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", PROGRAM, "--name", &self.name, "--data-dir"]).arg(&self.data);
-        command.args(["--listen-client-urls", &self.client_url, "--advertise-client-urls", &self.client_url]);
-        command.args(["--listen-peer-urls", &self.peer_url, "--initial-advertise-peer-urls", &self.peer_url]);
-        command.args(["--initial-cluster", &self.cluster, "--initial-cluster-token", &self.cluster]);
-        command
+    pub fn arguments(&self) -> Vec<String> {
+        let data = self.data.display().to_string();
+        let pairs = [
+            ("--name", &self.name),
+            ("--data-dir", &data),
+            ("--listen-client-urls", &self.client_url),
+            ("--advertise-client-urls", &self.client_url),
+            ("--listen-peer-urls", &self.peer_url),
+            ("--initial-advertise-peer-urls", &self.peer_url),
+            ("--initial-cluster", &self.cluster),
+            ("--initial-cluster-token", &self.cluster),
+        ];
+        pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value.clone()]).collect()
     }
 }

@@ -67,7 +67,9 @@ impl Etcd {
     pub fn raise(&mut self, at: usize) {
         let log = self.directory.path().join(format!("{at}.log"));
         let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command: Command = self.members[at].command();
+        // A test that is killed takes its members with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", members::PROGRAM]).args(self.members[at].arguments());
         command.args(&self.arguments).stdout(log.try_clone().unwrap()).stderr(log);
         self.running[at] = Some(command.spawn().unwrap());
     }

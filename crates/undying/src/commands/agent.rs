@@ -1,9 +1,10 @@
-//! Owns `undying host`: the agent's life from its configuration to a signal.
+//! Owns `undying host`: the agent's, or the witness's, life from its configuration to a signal.
 
 use crate::failure::{Failure, Kind};
 use host::agent::Agent;
 use host::api::server;
-use host::config::HostConfig;
+use host::config::Config;
+use host::witness::Witness;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{self, IsTerminal};
@@ -16,12 +17,22 @@ pub fn run(config: &Path) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    let config = HostConfig::load(config).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
+    let config = Config::load(config).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     // Before anything starts: a signal must not find the default action once there are VMs.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::failed)?;
-    let (name, socket) = (config.name.clone(), config.api_socket.clone());
-    let agent = Agent::start(config).map_err(Failure::failed)?;
-    let server = server::serve(&socket, Arc::new(agent)).map_err(Failure::failed)?;
+    let (name, server) = match config {
+        Config::Host(config) => {
+            let (name, socket) = (config.name.clone(), config.api_socket.clone());
+            let agent = Agent::start(*config).map_err(Failure::failed)?;
+            (name, server::serve(&socket, Arc::new(agent)))
+        }
+        Config::Witness(config) => {
+            let (name, socket) = (config.name.clone(), config.api_socket.clone());
+            let witness = Witness::start(config).map_err(Failure::failed)?;
+            (name, server::serve(&socket, Arc::new(witness)))
+        }
+    };
+    let server = server.map_err(Failure::failed)?;
     tracing::info!("host {name} is ready; its API is at {}", server.path().display());
     let signal = signals.forever().next();
     tracing::info!("host {name} ends on signal {}; its VMs end with it", signal.unwrap_or_default());

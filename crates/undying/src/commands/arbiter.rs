@@ -1,10 +1,14 @@
-//! Owns `undying arbiter`: making an arbiter in a directory, and reading what it granted.
+//! Owns `undying arbiter`: making an arbiter, and reading what it granted.
+//!
+//! The arbiter is named by its directory, or by the configuration of a host that has it or is it.
 
 use crate::cli::{ArbiterCommand, Output};
 use crate::failure::{Failure, Kind};
 use crate::{out, view};
 use arbiter::Arbiter;
-use arbiter::directory::{self, DirectoryArbiter};
+use arbiter::directory::DirectoryArbiter;
+use host::config::{ArbiterConfig, Config};
+use host::witness;
 use protocol::{HostName, VmName};
 use serde::Serialize;
 use std::path::Path;
@@ -22,23 +26,45 @@ struct Owned {
 /// Carries out an arbiter command.
 pub fn run(output: Output, command: &ArbiterCommand) -> Result<(), Failure> {
     match command {
-        ArbiterCommand::Init { directory } => {
-            let arbiter = directory::init(directory).map_err(Failure::failed)?;
+        ArbiterCommand::Init { place } => {
+            let arbiter = init(place)?;
             let identity = arbiter.identity().map_err(Failure::failed)?;
             match output {
-                Output::Text => out::line(&format!("{} is arbiter {identity}", directory.display())),
-                Output::Json => out::json(&serde_json::json!({"directory": directory, "identity": identity})),
+                Output::Text => out::line(&format!("{} is arbiter {identity}", arbiter.describe())),
+                Output::Json => {
+                    out::json(&serde_json::json!({"arbiter": arbiter.describe(), "identity": identity}))
+                }
             }
         }
-        ArbiterCommand::Show { directory, vm } => show(output, directory, vm.as_ref()),
+        ArbiterCommand::Show { place, vm } => show(output, &*client(place)?, vm.as_ref()),
     }
 }
 
-fn show(output: Output, directory: &Path, vm: Option<&VmName>) -> Result<(), Failure> {
-    let arbiter = DirectoryArbiter::new(directory);
-    // Asked first, so that a directory that is no arbiter is not taken for one without VMs.
-    arbiter.identity().map_err(Failure::failed)?;
-    let names = vm.map_or_else(|| vms(directory), |vm| Ok(vec![vm.clone()]))?;
+fn config(place: &Path) -> Result<Option<Config>, Failure> {
+    if !place.is_file() {
+        return Ok(None);
+    }
+    Config::load(place).map(Some).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))
+}
+
+fn init(place: &Path) -> Result<Box<dyn Arbiter>, Failure> {
+    match config(place)? {
+        None => ArbiterConfig::Directory(place.to_owned()).init().map_err(Failure::failed),
+        Some(Config::Host(config)) => config.arbiter.init().map_err(Failure::failed),
+        Some(Config::Witness(config)) => Ok(Box::new(witness::init(&config).map_err(Failure::failed)?)),
+    }
+}
+
+fn client(place: &Path) -> Result<Box<dyn Arbiter>, Failure> {
+    match config(place)? {
+        None => Ok(Box::new(DirectoryArbiter::new(place))),
+        Some(Config::Host(config)) => config.arbiter.client().map_err(Failure::failed),
+        Some(Config::Witness(config)) => Ok(Box::new(DirectoryArbiter::new(&config.store()))),
+    }
+}
+
+fn show(output: Output, arbiter: &dyn Arbiter, vm: Option<&VmName>) -> Result<(), Failure> {
+    let names = vm.map_or_else(|| arbiter.vms(), |vm| Ok(vec![vm.clone()])).map_err(Failure::failed)?;
     let mut all = Vec::new();
     for name in names {
         match arbiter.current(&name).map_err(Failure::failed)? {
@@ -48,30 +74,16 @@ fn show(output: Output, directory: &Path, vm: Option<&VmName>) -> Result<(), Fai
                 owner: standing.record.claim.host,
                 stopped: standing.stopped,
             }),
-            None if vm.is_some() => {
-                let message = format!("the arbiter {} has no VM {name}", directory.display());
+            None => {
+                let message = format!("the arbiter {} has no VM {name}", arbiter.describe());
                 return Err(Failure::new(Kind::NotFound, message));
             }
-            None => {}
         }
     }
     match output {
         Output::Text => out::line(&text(&all)),
         Output::Json => out::json(&all),
     }
-}
-
-fn vms(directory: &Path) -> Result<Vec<VmName>, Failure> {
-    let failed = |error| Failure::failed(format!("cannot list {}: {error}", directory.display()));
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            names.extend(entry.file_name().to_str().and_then(|name| VmName::new(name).ok()));
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn text(all: &[Owned]) -> String {

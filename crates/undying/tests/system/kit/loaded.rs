@@ -4,6 +4,7 @@ use super::load::{self, Load};
 use super::process::Process;
 use super::{INTERVAL, binary, look};
 use host::api::types::{ProtectRequest, StartRequest, VmStatus};
+use lab::arbiters::ArbiterKind;
 use lab::client::writers::WriterReport;
 use lab::cluster::{Cluster, ClusterError, VmFile, VmShape};
 use lab::guest::cache::Cache;
@@ -22,6 +23,7 @@ pub struct Setup {
     over_ipv6: bool,
     interval: Duration,
     lean: bool,
+    arbiter: ArbiterKind,
 }
 
 /// Two hosts, two QEMUs and the clients share two processors, perhaps with another run: who suspects whom shall follow
@@ -40,6 +42,7 @@ impl Setup {
             over_ipv6: false,
             interval: INTERVAL,
             lean: false,
+            arbiter: ArbiterKind::Directory,
         }
     }
 
@@ -75,9 +78,14 @@ impl Setup {
         Self { lean: true, ..self }
     }
 
+    /// Another kind of arbiter.
+    pub fn arbiter(self, arbiter: ArbiterKind) -> Self {
+        Self { arbiter, ..self }
+    }
+
     /// The cluster without a VM.
     pub fn cluster(&self) -> Cluster {
-        Cluster::start(self.tag, binary(), self.hosts, self.detection).expect("a cluster")
+        Cluster::start_with(self.tag, binary(), self.hosts, self.detection, self.arbiter).expect("a cluster")
     }
 
     /// The VM's file.

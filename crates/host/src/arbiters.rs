@@ -1,0 +1,149 @@
+//! Owns which arbiter a configuration names.
+
+use arbiter::directory::{self, DirectoryArbiter};
+use arbiter::etcd::{self, EtcdArbiter, EtcdPlace, TlsFiles};
+use arbiter::witness::WitnessArbiter;
+use arbiter::{Arbiter, ArbiterError};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What begins the keys in etcd where the configuration does not say.
+const PREFIX: &str = "undying";
+
+/// Who decides on ownership: one of three.
+///
+/// ```toml
+/// [arbiter]
+/// directory = "/shared/undying-arbiter"     # on storage that all hosts reach
+///
+/// [arbiter]
+/// etcd = ["https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"]
+/// prefix = "undying"                        # begins the keys
+/// ca = "/etc/undying/etcd-ca.pem"           # for https
+/// cert = "/etc/undying/etcd.pem"            # if the cluster wants to know its clients
+/// key = "/etc/undying/etcd.key"
+///
+/// [arbiter]
+/// witness = "10.0.0.3:7401"                 # a third host, without VMs
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub enum ArbiterConfig {
+    /// A directory on storage that all hosts reach.
+    Directory(PathBuf),
+    /// An etcd cluster.
+    Etcd(EtcdPlace),
+    /// A third host.
+    Witness(SocketAddr),
+}
+
+/// As it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    directory: Option<PathBuf>,
+    etcd: Option<Vec<String>>,
+    prefix: Option<String>,
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    witness: Option<SocketAddr>,
+}
+
+impl TryFrom<Written> for ArbiterConfig {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let of_etcd = [
+            ("prefix", written.prefix.is_some()),
+            ("ca", written.ca.is_some()),
+            ("cert", written.cert.is_some()),
+            ("key", written.key.is_some()),
+        ];
+        let stray = of_etcd.iter().find(|(_, there)| *there).filter(|_| written.etcd.is_none());
+        if let Some((name, _)) = stray {
+            return Err(format!("`{name}` in [arbiter] goes with `etcd`"));
+        }
+        match (written.directory, written.etcd, written.witness) {
+            (Some(directory), None, None) => Ok(Self::Directory(directory)),
+            (None, None, Some(witness)) => Ok(Self::Witness(witness)),
+            (None, Some(endpoints), None) => {
+                let identity = match (written.cert, written.key) {
+                    (Some(cert), Some(key)) => Some((cert, key)),
+                    (None, None) => None,
+                    _ => return Err("`cert` and `key` in [arbiter] go together".into()),
+                };
+                let prefix = written.prefix.unwrap_or_else(|| PREFIX.to_owned());
+                let tls = TlsFiles { ca: written.ca, identity };
+                Ok(Self::Etcd(EtcdPlace { endpoints, prefix, tls }))
+            }
+            _ => Err("[arbiter] says one of `directory`, `etcd` and `witness`".into()),
+        }
+    }
+}
+
+impl ArbiterConfig {
+    /// A client of the arbiter. Nothing is asked yet: an arbiter that is away may come back.
+    ///
+    /// # Errors
+    /// If the configuration cannot work.
+    pub fn client(&self) -> Result<Box<dyn Arbiter>, ArbiterError> {
+        Ok(match self {
+            Self::Directory(path) => Box::new(DirectoryArbiter::new(path)),
+            Self::Etcd(place) => Box::new(EtcdArbiter::new(place)?),
+            Self::Witness(address) => Box::new(WitnessArbiter::new(*address)),
+        })
+    }
+
+    /// Makes it an arbiter, once, before the first VM. A witness is made so on its own host; it is only asked.
+    ///
+    /// # Errors
+    /// If it cannot be reached or written.
+    pub fn init(&self) -> Result<Box<dyn Arbiter>, ArbiterError> {
+        match self {
+            Self::Directory(path) => Ok(Box::new(directory::init(path)?)),
+            Self::Etcd(place) => Ok(Box::new(etcd::init(place)?)),
+            Self::Witness(_) => {
+                let client = self.client()?;
+                client.identity()?;
+                Ok(client)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ArbiterConfig, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_kind_is_read() {
+        assert_eq!(read("directory = '/a'").unwrap(), ArbiterConfig::Directory("/a".into()));
+        let witness = read("witness = '10.0.0.3:7401'").unwrap();
+        assert_eq!(witness, ArbiterConfig::Witness("10.0.0.3:7401".parse().unwrap()));
+        let ArbiterConfig::Etcd(place) = read("etcd = ['http://h:1']").unwrap() else { panic!("etcd") };
+        assert_eq!((&*place.endpoints[0], &*place.prefix), ("http://h:1", "undying"));
+        let tls = "etcd = ['https://h:1']\nca = '/c'\ncert = '/d'\nkey = '/e'\nprefix = 'p'";
+        let ArbiterConfig::Etcd(place) = read(tls).unwrap() else { panic!("etcd") };
+        assert_eq!(place.tls, TlsFiles { ca: Some("/c".into()), identity: Some(("/d".into(), "/e".into())) });
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        for (text, named) in [
+            ("", "one of `directory`"),
+            ("directory = '/a'\nwitness = '10.0.0.3:1'", "one of `directory`"),
+            ("directory = '/a'\nprefix = 'p'", "`prefix`"),
+            ("etcd = ['http://h:1']\ncert = '/d'", "go together"),
+            ("witnes = '10.0.0.3:1'", "witnes"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Owns a host that is a witness: it keeps the records of terms for others, and runs no VMs.
+//!
+//! A host that ran VMs and decided on them would take both with it when it dies. So a witness refuses them.
+
+use crate::agent::AgentError;
+use crate::api::Control;
+use crate::api::types::{
+    ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus,
+};
+use crate::config::WitnessConfig;
+use arbiter::Arbiter;
+use arbiter::directory::{self, DirectoryArbiter};
+use arbiter::witness::server::Server;
+use protocol::VmName;
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// A running witness.
+pub struct Witness {
+    config: WitnessConfig,
+    store: DirectoryArbiter,
+    server: Server,
+}
+
+/// Makes the host a witness, once: the records have a place from now on. One that is a witness already stays as it is.
+///
+/// # Errors
+/// If the state directory cannot be written.
+pub fn init(config: &WitnessConfig) -> Result<DirectoryArbiter, AgentError> {
+    let path = config.store();
+    std::fs::create_dir_all(&path).map_err(|source| AgentError::StateDir { path: path.clone(), source })?;
+    Ok(directory::init(&path)?)
+}
+
+impl Witness {
+    /// Begins to answer hosts.
+    ///
+    /// # Errors
+    /// If the host was never made a witness, or lost its records: it does not begin anew by itself, for it would grant
+    /// terms a second time. If the port cannot be used.
+    pub fn start(config: WitnessConfig) -> Result<Self, AgentError> {
+        let store = DirectoryArbiter::new(&config.store());
+        store.identity().map_err(|source| AgentError::NoRecords { name: config.name.clone(), source })?;
+        let address = config.witness.listen;
+        let listener = TcpListener::bind(address);
+        let server = listener.and_then(|listener| Server::start(listener, store.clone()));
+        let server = server.map_err(|source| AgentError::Listen { address, source })?;
+        Ok(Self { config, store, server })
+    }
+
+    fn no_vm(&self, name: &VmName) -> ApiError {
+        let here = &self.config.name;
+        ApiError::new(
+            ErrorCode::NotFound,
+            format!("no VM {name} at host {here}, which is a witness and runs none"),
+        )
+    }
+}
+
+impl Control for Witness {
+    fn host_status(&self) -> HostStatus {
+        HostStatus {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            listen: self.server.address().to_string(),
+            peers: Vec::new(),
+            arbiter: format!("this host, a witness; its records are in the {}", self.store.describe()),
+            arbiter_error: self.store.identity().err().map(|error| error.to_string()),
+            vms: Vec::new(),
+        }
+    }
+
+    fn vms(&self) -> Vec<VmStatus> {
+        Vec::new()
+    }
+
+    fn vm(&self, name: &VmName) -> Result<VmStatus, ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn start(&self, _: StartRequest) -> Result<VmStatus, ApiError> {
+        let message = format!(
+            "host {} is a witness and runs no VMs: what decides on a VM must not die with it",
+            self.config.name
+        );
+        Err(ApiError::new(ErrorCode::Refused, message))
+    }
+
+    fn protect(&self, name: &VmName, _: ProtectRequest) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn unprotect(&self, name: &VmName) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn stop(&self, name: &VmName) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn failover(&self, name: &VmName) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn epochs(&self, name: &VmName, _: u64) -> Result<Vec<EpochRecord>, ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn events(&self, _: u64) -> Vec<EventRecord> {
+        Vec::new()
+    }
+
+    fn wait_events(&self, _: u64, timeout: Duration) -> Vec<EventRecord> {
+        std::thread::sleep(timeout);
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, WitnessSection};
+    use arbiter::witness::WitnessArbiter;
+    use std::path::Path;
+
+    fn config(state_dir: &Path) -> WitnessConfig {
+        let text = format!(
+            "name = 'gamma'\nstate_dir = {state_dir:?}\napi_socket = '/s'\n[witness]\nlisten = '127.0.0.1:0'"
+        );
+        let Config::Witness(config) = Config::parse(Path::new("w.toml"), &text).unwrap() else {
+            panic!("a witness")
+        };
+        assert_eq!(config.witness, WitnessSection { listen: "127.0.0.1:0".parse().unwrap() });
+        config
+    }
+
+    #[test]
+    fn it_answers_hosts_and_refuses_vms_and_never_begins_anew_by_itself() {
+        let place = tempfile::tempdir().unwrap();
+        let config = config(place.path());
+        let error = Witness::start(config.clone()).err().expect("it was never made a witness").to_string();
+        assert!(error.contains("arbiter init"), "{error}");
+        let identity = init(&config).unwrap().identity().unwrap();
+        let witness = Witness::start(config.clone()).unwrap();
+        let client = WitnessArbiter::new(witness.server.address());
+        assert_eq!(client.identity().unwrap(), identity);
+        let request = StartRequest {
+            spec: String::new(),
+            base_dir: "/".into(),
+            last_owner_is_dead: false,
+            accept_older_disk: false,
+        };
+        assert_eq!(witness.start(request).unwrap_err().code, ErrorCode::Refused);
+        assert_eq!(witness.host_status().arbiter_error, None);
+        drop(witness);
+        assert!(client.identity().unwrap_err().is_unreachable());
+        std::fs::remove_dir_all(config.store()).unwrap();
+        assert!(Witness::start(config).is_err(), "its records are lost");
+    }
+}
