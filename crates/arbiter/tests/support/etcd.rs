@@ -28,7 +28,7 @@ pub struct Etcd {
 }
 
 /// An address that no other process of this machine uses: all of 127.0.0.0/8 is local.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     let [_, a, b, c] = std::process::id().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 128 | a & 0x7f, b, c))
 }

@@ -152,6 +152,44 @@ fn with_two_of_three_members_of_etcd_vms_go_on_from_host_to_host() {
     loaded.verdict();
 }
 
+/// The arbiter comes back with old data, as if no VM had ever been started. Whoever believed it could start a second
+/// life; the hosts remember, warn, and go on once the newest data are back.
+#[test]
+fn an_arbiter_with_old_data_is_as_good_as_none_until_the_newest_are_back() {
+    if !possible() {
+        return;
+    }
+    let setup = Setup::new("oldarb");
+    let cluster = setup.cluster();
+    let here = cluster.arbiter();
+    let [old, new] = ["old", "new"].map(|name| here.with_extension(name));
+    std::fs::create_dir(&old).expect("a directory");
+    for entry in std::fs::read_dir(&here).expect("the arbiter") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), old.join(entry.file_name())).expect("a copy");
+    }
+    let loaded = setup.start_on(cluster);
+    // Both have seen who owns the VM.
+    for host in ["alpha", "beta"] {
+        let memory = loaded.cluster.lab.directory().join(host).join("arbiter").join("vm-web");
+        crate::kit::wait_for("a memory", || memory.exists().then_some(()), || look::logs(&loaded.cluster));
+    }
+    std::fs::rename(&here, &new).and_then(|()| std::fs::rename(&old, &here)).expect("old data");
+    for host in ["alpha", "beta"] {
+        warns(&loaded, host, true);
+        let warnings = loaded.status(host).warnings;
+        assert!(warnings.iter().any(|text| text.contains("gone back in time")), "{warnings:?}");
+    }
+    loaded.progress();
+    assert_eq!(loaded.status("alpha").phase, "protected");
+    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
+    asks_in_vain(&loaded, "beta");
+    assert_eq!(loaded.status("beta").role, Role::Backup);
+    std::fs::rename(&here, &old).and_then(|()| std::fs::rename(&new, &here)).expect("the newest data");
+    loaded.runs_at("beta");
+    loaded.verdict();
+}
+
 #[test]
 fn a_guest_that_switches_itself_off_meanwhile_stays_off_and_ends_when_it_is_back() {
     if !possible() {
