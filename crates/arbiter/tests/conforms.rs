@@ -62,6 +62,33 @@ fn an_arbiter_with_old_data_is_not_believed_by_who_saw_more() {
     }
 }
 
+#[test]
+fn an_etcd_with_old_data_is_refused_for_vms_that_were_never_seen_too() {
+    if !possible() {
+        return;
+    }
+    let mut place = Etcd::start();
+    let living = place.client();
+    place.back_up();
+    persist(&*place.client(), &claim("other", 1, "alpha", 1));
+    // It hears of the newer revision, and of no VM.
+    let mut identity = None;
+    until("etcd answers", || {
+        identity = living.identity().ok();
+        identity.is_some()
+    });
+    place.restore();
+    let mut error = None;
+    until("etcd answers", || {
+        error = living.look(&vm("other")).err().filter(|error| !error.is_unreachable());
+        error.is_some()
+    });
+    let error = error.unwrap().to_string();
+    assert!(error.contains("revision") && error.contains("old"), "{error}");
+    // The same cluster's id: it does not tell.
+    assert_eq!(place.client().identity().ok(), identity);
+}
+
 /// Answers come, late: still one winner, and everybody is told. One that comes too late counts as none, and the claim
 /// may have been written all the same.
 fn slow(address: impl Fn(&Relay) -> String, relay: &Relay) {

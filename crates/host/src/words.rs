@@ -20,7 +20,7 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
             format!("VM {vm}: backup {peer} LOST: {}; output is held, the arbiter is asked", loss(why))
         }
         Notice::ArbiterUnreachable { why } => {
-            format!("VM {vm}: the arbiter does not answer: {why}; output stays held, asking again")
+            format!("VM {vm}: the arbiter has not decided: {why}; output stays held, asking again")
         }
         Notice::Unprotected { term } => {
             format!(

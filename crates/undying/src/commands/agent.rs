@@ -20,22 +20,22 @@ pub fn run(config: &Path) -> Result<(), Failure> {
     let config = Config::load(config).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;
     // Before anything starts: a signal must not find the default action once there are VMs.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::failed)?;
-    let (name, server) = match config {
+    let (name, loss, server) = match config {
         Config::Host(config) => {
             let (name, socket) = (config.name.clone(), config.api_socket.clone());
             let agent = Agent::start(*config).map_err(Failure::failed)?;
-            (name, server::serve(&socket, Arc::new(agent)))
+            (name, "its VMs end with it", server::serve(&socket, Arc::new(agent)))
         }
         Config::Witness(config) => {
             let (name, socket) = (config.name.clone(), config.api_socket.clone());
             let witness = Witness::start(config).map_err(Failure::failed)?;
-            (name, server::serve(&socket, Arc::new(witness)))
+            (name, "nobody decides until it is back", server::serve(&socket, Arc::new(witness)))
         }
     };
     let server = server.map_err(Failure::failed)?;
     tracing::info!("host {name} is ready; its API is at {}", server.path().display());
     let signal = signals.forever().next();
-    tracing::info!("host {name} ends on signal {}; its VMs end with it", signal.unwrap_or_default());
+    tracing::info!("host {name} ends on signal {}; {loss}", signal.unwrap_or_default());
     server.stop();
     Ok(())
 }
