@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# Process 1 of the Redis guest: loads the virtio drivers, sets the addresses of the kernel command line
-# (ud.ip=10.78.0.50/24 ud.ip6=fd78::50/64), starts Redis and the pulse program, says READY on the console.
-# With ud.disk=/dev/vda Redis keeps its data on the ext4 there and answers no write before it is on the disk.
+# Process 1 of the Linux guests: loads the virtio drivers, sets the addresses of the kernel command line
+# (ud.ip=10.78.0.50/24 ud.ip6=fd78::50/64), starts the pulse program, and goes on with /serve, which starts the
+# server of this guest and says READY on the console. With ud.disk=/dev/vda the ext4 there is mounted at /data.
 B=/bin/busybox
 $B mount -t proc proc /proc
 $B mount -t sysfs sysfs /sys
@@ -34,23 +34,18 @@ fi
 echo 1 > /proc/sys/vm/overcommit_memory
 echo 1024 > /proc/sys/net/core/somaxconn
 
-STORE=
+MOUNTED=
 if [ -n "$DISK" ]; then
     $B mkdir /data
     if $B mount -t ext4 "$DISK" /data; then
-        STORE="--dir /data --appendonly yes --appendfsync always"
+        MOUNTED=/data
     else
         echo "UNDYING: cannot mount $DISK"
     fi
 fi
 
 /bin/pulse serve $PULSE &
-/bin/redis-server /etc/redis.conf $STORE > /dev/console 2>&1 &
-if /bin/pulse wait-redis; then
-    echo "READY $($B cut -d' ' -f1 /proc/uptime)"
-else
-    echo "UNDYING: redis does not answer"
-fi
+. /serve
 # Process 1 must not end, and collects the processes whose parents did.
 while true; do
     wait

@@ -8,7 +8,7 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
@@ -16,10 +16,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
-const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | ping | reboot | poweroff; \
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | ping | reboot | poweroff | shutdown; \
 RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
 /// A gap is a stretch of time in which this program did not run for at least this long.
 const GAP_US: u64 = 1_000;
+/// The guest's script that ends its server, unmounts its disk and switches it off.
+const STOP: &str = "/stop";
 const TICK: Duration = Duration::from_millis(5);
 
 /// One guest page. Atomics, because relaxed stores are real stores that the compiler does not drop.
@@ -192,6 +194,7 @@ fn answer(line: &str, shared: &Shared) -> String {
         // The magic keys act at once, as a reset button and a power switch do.
         ["reboot"] => magic_key("b"),
         ["poweroff"] => magic_key("o"),
+        ["shutdown"] => shut_down(),
         _ => format!("error `{line}` is unknown; {CONTROL}"),
     }
 }
@@ -222,6 +225,17 @@ fn magic_key(key: &str) -> String {
     match fs::write("/proc/sysrq-trigger", key) {
         Ok(()) => "ok".into(),
         Err(error) => format!("error /proc/sysrq-trigger: {error}"),
+    }
+}
+
+/// Begins to switch the guest off in order, as its script does it.
+fn shut_down() -> String {
+    if !fs::exists(STOP).unwrap_or(false) {
+        return format!("error this guest has no {STOP}");
+    }
+    match Command::new("/bin/busybox").args(["sh", STOP]).spawn() {
+        Ok(_) => "ok".into(),
+        Err(error) => format!("error /bin/busybox: {error}"),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use crate::arbiters::{ArbiterKind, LabArbiter};
 use crate::guest::console;
+use crate::guest::linux::ON_DISK;
+use crate::guest::postgres::PostgresGuest;
 use crate::guest::pulse::{PULSE_PORT, PulseClient};
 use crate::guest::redis::RedisGuest;
 use crate::plain::Machine;
@@ -41,6 +43,9 @@ pub enum ClusterError {
     /// The guest did not take the order.
     #[error("the guest cannot be told to reboot: {0}")]
     Reboot(std::io::Error),
+    /// The guest did not take the order.
+    #[error("the guest cannot be told to shut down: {0}")]
+    ShutDown(std::io::Error),
     /// A program.
     #[error(transparent)]
     Command(#[from] crate::command::CommandError),
@@ -113,26 +118,49 @@ impl VmFile {
         shape: VmShape,
         pulse: Option<&str>,
     ) -> Result<Self, ClusterError> {
-        let address = GuestAddress::of(shape.number);
+        let append = guest.append(shape.machine, GuestAddress::of(shape.number), pulse);
+        Self::linux(name, shape, &guest.kernel, &guest.initrd, &append)
+    }
+
+    /// A VM with the PostgreSQL guest; `image` is made on the host by [`Cluster::place_disk`] from the guest's own.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn postgres(
+        guest: &PostgresGuest,
+        name: &str,
+        shape: VmShape,
+        image: &str,
+    ) -> Result<Self, ClusterError> {
+        let append = guest.append(shape.machine, GuestAddress::of(shape.number));
+        let mut file = Self::linux(name, shape, &guest.kernel, &guest.initrd, &append)?;
+        file.toml.push_str(&format!("[[disk]]\nimage = {image:?}\n"));
+        Ok(file)
+    }
+
+    fn linux(
+        name: &str,
+        shape: VmShape,
+        kernel: &Path,
+        initrd: &Path,
+        append: &str,
+    ) -> Result<Self, ClusterError> {
         let nic = shape.nic.map(|model| format!("model = \"{model}\"\n")).unwrap_or_default();
         let toml = format!(
-            "name = \"{name}\"\nmachine = \"{}\"\naccel = \"tcg\"\ncpus = {}\nmemory = \"{}MiB\"\nkernel = {:?}\ninitrd = {:?}\n\
-             append = {:?}\n[[nic]]\nbridge = \"{}\"\n{nic}",
+            "name = \"{name}\"\nmachine = \"{}\"\naccel = \"tcg\"\ncpus = {}\nmemory = \"{}MiB\"\nkernel = {kernel:?}\ninitrd = {initrd:?}\n\
+             append = {append:?}\n[[nic]]\nbridge = \"{}\"\n{nic}",
             shape.machine.name(),
             shape.cpus,
             shape.memory_mib,
-            guest.kernel,
-            guest.initrd,
-            guest.append(shape.machine, address, pulse),
             crate::topology::BRIDGE,
         );
-        Ok(Self { name: VmName::new(name)?, toml, address })
+        Ok(Self { name: VmName::new(name)?, toml, address: GuestAddress::of(shape.number) })
     }
 
     /// The same VM with a disk on which Redis keeps its data; `image` is made on the host by [`Cluster::make_disk`].
     #[must_use]
     pub fn on_disk(mut self, image: &str) -> Self {
-        let line = format!("append = \"{} ", crate::guest::redis::ON_DISK);
+        let line = format!("append = \"{} ", ON_DISK);
         self.toml = self.toml.replacen("append = \"", &line, 1);
         self.toml.push_str(&format!("[[disk]]\nimage = {image:?}\n"));
         self
@@ -347,13 +375,26 @@ impl Cluster {
         Ok(path)
     }
 
+    /// Puts a copy of a guest's disk at a host, sparse as it is.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn place_disk(&self, host: &str, image: &str, from: &Path) -> Result<PathBuf, ClusterError> {
+        let path = self.disk(host, image);
+        make_directory(path.parent().unwrap_or(&path))?;
+        let mut copy = std::process::Command::new("cp");
+        copy.args(["--sparse=always", "--reflink=auto", "--no-clobber"]).arg(from).arg(&path);
+        crate::command::run(&mut copy)?;
+        Ok(path)
+    }
+
     /// The committed console of a VM at a host.
     #[must_use]
     pub fn console(&self, host: &str, vm: &VmName) -> PathBuf {
         self.state_dir(host).join("vms").join(vm.as_str()).join("console.log")
     }
 
-    /// Waits until the Redis guest says that it serves.
+    /// Waits until the guest says that it serves.
     ///
     /// # Errors
     /// If it does not.
@@ -362,8 +403,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reboots a Redis guest, which runs at `host` and is reached at `guest`, and waits until it serves again: its
-    /// memory is gone then.
+    /// Resets a guest, which runs at `host` and is reached at `guest`, and waits until it serves again: its memory is
+    /// gone then.
     ///
     /// # Errors
     /// If it does not.
@@ -376,6 +417,17 @@ impl Cluster {
         self.lab.client().run(order)?.map_err(ClusterError::Reboot)?;
         console::wait_for(&console, "READY", said + 1, PATIENCE)?;
         Ok(())
+    }
+
+    /// Switches a guest off in order, which runs at `host` and is reached at `guest`: its server ends, its disk is
+    /// unmounted. Waits until the VM has ended.
+    ///
+    /// # Errors
+    /// If it does not, or the guest has no such order.
+    pub fn shut_down(&self, host: &str, vm: &VmName, guest: IpAddr) -> Result<(), ClusterError> {
+        let order = || PulseClient::connect(SocketAddr::new(guest, PULSE_PORT))?.shut_down();
+        self.lab.client().run(order)?.map_err(ClusterError::ShutDown)?;
+        self.wait_gone(host, vm)
     }
 
     /// Protects a VM and waits until its backup can take over.

@@ -16,9 +16,13 @@ pub struct Unpacked {
     pub versions: Vec<(String, String)>,
 }
 
-/// Downloads the newest cloud kernel, and the packages named with all libraries they need, and unpacks them in `work`.
-pub fn unpack(work: &Path, names: &[&str]) -> Result<Unpacked, GuestError> {
-    let wanted = resolve(names)?;
+/// Downloads the packages named, and those of what they need for which `follow` holds, and unpacks them in `work`.
+pub fn unpack(
+    work: &Path,
+    names: &[&str],
+    follow: impl Fn(&str) -> bool,
+) -> Result<Unpacked, GuestError> {
+    let wanted = resolve(names, follow)?;
     let downloads = work.join("downloads");
     let root = work.join("root");
     for directory in [&downloads, &root] {
@@ -48,8 +52,13 @@ pub fn unpack(work: &Path, names: &[&str]) -> Result<Unpacked, GuestError> {
     Ok(Unpacked { root, versions })
 }
 
-/// The packages named and the libraries they depend on, directly or not, in the versions of this Debian.
-fn resolve(names: &[&str]) -> Result<Vec<String>, GuestError> {
+/// Whether this is a library's package, or a kernel's of a certain version.
+pub fn is_library_or_kernel(name: &str) -> bool {
+    name.starts_with("lib") || name.starts_with("linux-image-")
+}
+
+/// The packages named and what they depend on, directly or not, in the versions of this Debian.
+fn resolve(names: &[&str], follow: impl Fn(&str) -> bool) -> Result<Vec<String>, GuestError> {
     let failed = |source| GuestError::Download { packages: names.join(" "), source };
     // A simulated download tells whether apt knows the packages; without lists it fetches them first.
     let mut probe = vec!["download", "--print-uris"];
@@ -64,9 +73,7 @@ fn resolve(names: &[&str]) -> Result<Vec<String>, GuestError> {
     )
     .map_err(failed)?;
     let graph = Dependencies::parse(&listed);
-    Ok(graph.closure(names, |name| {
-        name.starts_with("lib") || name.starts_with("linux-image-") || name.starts_with("redis-")
-    }))
+    Ok(graph.closure(names, follow))
 }
 
 /// What `apt-cache depends` printed: `(package, a package that it needs)`.
@@ -138,6 +145,11 @@ impl Unpacked {
         }
         Ok(found)
     }
+}
+
+/// The last part of a path, or nothing if it is no text.
+pub fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// The `NEEDED` entries of a program's dynamic section.

@@ -1,6 +1,8 @@
 //! Owns the guests: images made from Debian packages and sources in this crate, built once, kept in a cache.
 //!
-//! - [`redis`]: a stock Debian cloud kernel with a small initramfs, Redis and the pulse program;
+//! - `linux`: what the Linux guests have in common, a stock Debian cloud kernel with a small initramfs;
+//! - [`redis`]: Redis in the initramfs;
+//! - [`mod@postgres`]: PostgreSQL on an ext4 disk, with its tables for `pgbench`;
 //! - [`pulse`]: the program in it that dirties pages, counts and watches its own time, and the client that steers it;
 //! - [`counter`]: 64 KiB of bare-metal code that counts in memory and on the serial line, for KVM and TCG;
 //! - [`console`]: waiting for lines on a guest's serial console.
@@ -10,6 +12,8 @@ pub mod console;
 pub mod counter;
 mod cpio;
 mod debian;
+pub(crate) mod linux;
+pub mod postgres;
 pub mod pulse;
 pub mod redis;
 

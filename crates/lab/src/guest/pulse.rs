@@ -160,6 +160,14 @@ impl PulseClient {
         self.stream.get_mut().write_all(b"poweroff\n")
     }
 
+    /// Makes the guest end its server, unmount its disk and switch itself off, if it has a script for that.
+    ///
+    /// # Errors
+    /// The connection fails, or the program refuses the order.
+    pub fn shut_down(mut self) -> io::Result<()> {
+        self.order("shutdown")
+    }
+
     fn order(&mut self, line: &str) -> io::Result<()> {
         let answer = self.ask(line)?;
         if answer == "ok" { Ok(()) } else { Err(io::Error::other(format!("`{line}`: {answer}"))) }
