@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::Lab;
-use lab::client::{Pinger, PipelinedWriters, Standing, WriterConfig, WritersReport, spot_check};
+use lab::client::{Pinger, Standing, WriterConfig, Writers, WritersReport, spot_check};
 
 /// What a server does with its connection of this number.
 type Serve = fn(usize, TcpStream);
@@ -41,7 +41,7 @@ fn answer(stream: TcpStream, reply: impl Fn(usize) -> String) {
 /// Runs two writers until `broken` of them are broken and the others have gone on.
 fn run_until_broken(lab: &Lab, target: SocketAddr, broken: u64) -> WritersReport {
     let config = WriterConfig { connections: 2, ..WriterConfig::new(target) };
-    let writers = PipelinedWriters::start(lab.client(), &config).expect("writers");
+    let writers = Writers::start(lab.client(), &config).expect("writers");
     let started = Instant::now();
     while writers.progress().broken < broken || writers.progress().acknowledged < 20 {
         assert!(started.elapsed() < Duration::from_secs(30), "{:?}", writers.progress());
@@ -111,7 +111,7 @@ fn a_server_that_falls_silent_breaks_the_connection_after_the_patience() {
     });
     let patience = Duration::from_millis(300);
     let config = WriterConfig { connections: 1, patience, ..WriterConfig::new(target) };
-    let writers = PipelinedWriters::start(lab.client(), &config).expect("writers");
+    let writers = Writers::start(lab.client(), &config).expect("writers");
     while writers.progress().broken == 0 {
         thread::yield_now();
     }

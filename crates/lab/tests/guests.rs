@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::Lab;
-use lab::client::{Pinger, PipelinedWriters, WriterConfig, redis_benchmark, verify};
+use lab::client::{Pinger, WriterConfig, Writers, redis_benchmark, verify};
 use lab::guest::cache::Cache;
 use lab::guest::console;
 use lab::guest::counter::{self, Line};
@@ -61,7 +61,7 @@ fn boot(tag: &str, machine: Machine, cpus: u32, pulse: Option<&str>) -> Option<B
 }
 
 /// Waits until the writers have this many acknowledgements.
-fn await_writes(writers: &PipelinedWriters, count: u64) {
+fn await_writes(writers: &Writers, count: u64) {
     let started = Instant::now();
     while writers.progress().acknowledged < count {
         assert!(started.elapsed() < PATIENCE, "the writers do not get on: {:?}", writers.progress());
@@ -72,9 +72,9 @@ fn await_writes(writers: &PipelinedWriters, count: u64) {
 #[test]
 fn redis_on_q35_keeps_what_it_acknowledges_and_the_verifier_sees_a_planted_hole() {
     let Some(guest) = boot("wr", Machine::Q35, 1, None) else { return };
-    let writers = PipelinedWriters::start(guest.lab.client(), &WriterConfig::new(guest.v4)).expect("writers");
+    let writers = Writers::start(guest.lab.client(), &WriterConfig::new(guest.v4)).expect("writers");
     let config6 = WriterConfig { prefix: "log6".into(), connections: 2, ..WriterConfig::new(guest.v6) };
-    let writers6 = PipelinedWriters::start(guest.lab.client(), &config6).expect("writers over IPv6");
+    let writers6 = Writers::start(guest.lab.client(), &config6).expect("writers over IPv6");
     await_writes(&writers, 2_000);
     await_writes(&writers6, 200);
     let mut report = writers.stop().expect("a report");
@@ -110,7 +110,7 @@ fn redis_on_microvm_with_two_cpus_serves_both_families() {
 #[test]
 fn the_outage_that_a_cut_cable_makes_is_seen_by_the_writers() {
     let Some(guest) = boot("cut", Machine::Q35, 1, None) else { return };
-    let writers = PipelinedWriters::start(guest.lab.client(), &WriterConfig::new(guest.v4)).expect("writers");
+    let writers = Writers::start(guest.lab.client(), &WriterConfig::new(guest.v4)).expect("writers");
     await_writes(&writers, 500);
     let cut_us = os::clock::now_us();
     guest.lab.cut_link(lab::topology::Link::Uplink("alpha")).expect("cut");

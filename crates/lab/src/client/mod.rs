@@ -1,32 +1,43 @@
 //! Owns the clients that measure: they run as threads in the client's namespace and note what they saw.
 //!
 //! - [`writers`]: connections that stay open and write increasing numbers, each reply checked at once;
+//! - [`mod@server`]: the servers that they can write to, by `pipelined` writes (Redis) or `transactions` (PostgreSQL);
 //! - [`live`]: what can be seen of the writers while they write;
 //! - [`pinger`]: one request at a time, every latency kept;
-//! - [`mod@verify`]: reads back what the writers wrote and counts what is missing;
+//! - [`mod@verify`]: what the writers wrote, compared with what is there; read from lists (Redis) or `rows` (PostgreSQL);
 //! - [`benchmark`]: runs `redis-benchmark` and reads its table;
+//! - [`mod@pgbench`]: runs `pgbench`, reads what it says, and checks its accounts;
 //! - [`timeline`]: what was seen over time, and the longest silence;
-//! - [`resp`]: just enough of the Redis protocol.
+//! - [`resp`], `sql`: just enough of the Redis protocol, and connections to a PostgreSQL.
 //!
 //! All times are microseconds of `os::clock::now_us`, which the agents on this machine use too.
 
 pub mod benchmark;
 pub mod live;
+pub mod pgbench;
 pub mod pinger;
+mod pipelined;
 pub mod resp;
+mod rows;
+pub mod server;
+mod sql;
 pub mod timeline;
+mod transactions;
 pub mod verify;
 pub mod writers;
 
 pub use benchmark::{BenchmarkRow, redis_benchmark};
 pub use live::{Recent, Standing};
+pub use pgbench::{Accounts, Length, Pgbench, PgbenchConfig, PgbenchReport, pgbench};
 pub use pinger::{PingReport, Pinger};
+pub use server::Server;
 pub use timeline::{Bucket, Gap, Sample};
 pub use verify::{Verification, spot_check, verify};
-pub use writers::{PipelinedWriters, WriterConfig, WriterReport, WritersReport};
+pub use writers::{WriterConfig, WriterReport, Writers, WritersReport};
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::topology::LabError;
 
@@ -55,6 +66,26 @@ pub enum ClientError {
         answer: String,
         /// What should have come.
         expected: String,
+    },
+    /// `pgbench` did not do what it was asked for.
+    #[error("pgbench against {target} {what}: {said}")]
+    Pgbench {
+        /// The server.
+        target: SocketAddr,
+        /// What is wrong.
+        what: &'static str,
+        /// The end of its own words.
+        said: String,
+    },
+    /// A file of a client could not be used.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// The output of `redis-benchmark` could not be read.
     #[error("cannot read the output of redis-benchmark at `{0}`")]

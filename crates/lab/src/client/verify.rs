@@ -131,7 +131,7 @@ fn number(item: &Reply) -> Option<u64> {
 
 impl Verification {
     /// Checks one list.
-    fn check(&mut self, writer: &WriterReport, entries: &[u64]) {
+    pub(super) fn check(&mut self, writer: &WriterReport, entries: &[u64]) {
         self.lists += 1;
         self.entries += entries.len() as u64;
         let mut last = 0;

@@ -1,9 +1,7 @@
-//! Owns the pipelined writers: connections that stay open, each appending 1, 2, 3... to its own list.
+//! Owns the writers: connections that stay open, each appending 1, 2, 3... to its own list, whatever server has it.
 //!
-//! The reply to `RPUSH log:I N` is the length of the list, so it must be exactly N: a lost or a doubled operation
-//! shows at the very next reply. A connection is never made again: an error breaks it, and it is counted.
+//! How is a [`Server`]'s matter. A connection is never made again: an error breaks it, and it is counted.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,37 +9,36 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::ClientError;
 use super::live::{Board, Recent, Standing};
-use super::resp::{Connection, Reply, encode};
 use super::timeline::{self, Bucket, Gap, Sample};
+use super::{ClientError, Server};
 use crate::stats::Summary;
 use crate::topology::Namespace;
-
-/// How often a writer that gets no reply looks whether it shall stop.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 /// What the writers shall do.
 #[derive(Clone, Debug)]
 pub struct WriterConfig {
-    /// The Redis server, IPv4 or IPv6.
+    /// What listens there.
+    pub server: Server,
+    /// Where, IPv4 or IPv6.
     pub target: SocketAddr,
     /// How many connections; each has its own list and its own thread.
     pub connections: usize,
-    /// How many writes of a connection may wait for their replies.
+    /// How many writes of a connection may wait for their replies; PostgreSQL has one transaction at a time.
     pub depth: usize,
     /// The list of connection 3 is `PREFIX:3`. It must be new: a second run needs another prefix.
     pub prefix: String,
     /// A connection without a reply for this long is broken.
     pub patience: Duration,
-    /// Whether every reply is kept for the report: 16 bytes each. Without, only [`PipelinedWriters::recent`] tells times.
+    /// Whether every reply is kept for the report: 16 bytes each. Without, only [`Writers::recent`] tells times.
     pub keep_samples: bool,
 }
 
 impl WriterConfig {
-    /// 8 connections, 4 writes deep, lists `log:0` to `log:7`, 60 s of patience, every reply kept.
+    /// To a Redis: 8 connections, 4 writes deep, lists `log:0` to `log:7`, 60 s of patience, every reply kept.
     pub fn new(target: SocketAddr) -> WriterConfig {
         WriterConfig {
+            server: Server::Redis,
             target,
             connections: 8,
             depth: 4,
@@ -50,11 +47,16 @@ impl WriterConfig {
             keep_samples: true,
         }
     }
+
+    /// To a PostgreSQL: 4 connections, each with one transaction after the other.
+    pub fn postgres(target: SocketAddr) -> WriterConfig {
+        WriterConfig { server: Server::Postgres, connections: 4, depth: 1, ..WriterConfig::new(target) }
+    }
 }
 
 /// Writers that are running.
 #[derive(Debug)]
-pub struct PipelinedWriters {
+pub struct Writers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<io::Result<WriterReport>>>,
     started_us: u64,
@@ -104,45 +106,30 @@ pub struct WritersReport {
     pub ended_us: u64,
 }
 
-impl PipelinedWriters {
+impl Writers {
     /// Opens all connections from the client's namespace, and starts writing once all are open.
     ///
     /// # Errors
     /// A connection cannot be opened within 10 s.
-    pub fn start(client: &Namespace, config: &WriterConfig) -> Result<PipelinedWriters, ClientError> {
+    pub fn start(client: &Namespace, config: &WriterConfig) -> Result<Writers, ClientError> {
         assert!(config.connections > 0 && config.depth > 0, "writers need a connection and a depth");
-        let open = || -> io::Result<Vec<Connection>> {
-            (0..config.connections)
-                .map(|_| Connection::open(config.target, Duration::from_secs(10)))
-                .collect()
-        };
-        let connections = client.run(open)?.map_err(|source| ClientError::Connection {
-            what: "connect to",
-            target: config.target,
-            source,
-        })?;
         let key = |index| format!("{}:{index}", config.prefix);
-        let board = Board::new((0..config.connections).map(key));
+        let keys: Vec<String> = (0..config.connections).map(key).collect();
+        let lines = client.run(|| config.server.open(config, &keys))?.map_err(|source| {
+            ClientError::Connection { what: "connect to", target: config.target, source }
+        })?;
+        let board = Board::new(keys.iter().cloned());
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), broken: AtomicU64::new(0), board });
         let started_us = os::clock::now_us();
-        let start = |(index, connection)| {
-            let writer = Writer {
-                connection,
-                index,
-                key: key(index),
-                depth: config.depth,
-                patience: config.patience,
-                keep_samples: config.keep_samples,
-                outstanding: VecDeque::with_capacity(config.depth),
-                sent: 0,
-                acknowledged: 0,
-                samples: Vec::new(),
-            };
+        let start = |(index, (key, line)): (usize, (String, Box<dyn Line>))| {
             let shared = Arc::clone(&shared);
-            client.spawn(move || writer.run(&shared))
+            let keep_samples = config.keep_samples;
+            let seat =
+                Seat { shared, index, key, keep_samples, sent: 0, acknowledged: 0, samples: Vec::new() };
+            client.spawn(move || seat.work(line))
         };
-        let threads = connections.into_iter().enumerate().map(start).collect();
-        Ok(PipelinedWriters { shared, threads, started_us })
+        let threads = keys.into_iter().zip(lines).enumerate().map(start).collect();
+        Ok(Writers { shared, threads, started_us })
     }
 
     /// What was done so far.
@@ -184,25 +171,43 @@ impl PipelinedWriters {
     }
 }
 
-struct Writer {
-    connection: Connection,
+/// An open connection that can write.
+pub(super) trait Line: Send {
+    /// Writes until the seat says stop and everything outstanding is answered.
+    fn write_until_stopped(&mut self, seat: &mut Seat) -> io::Result<()>;
+}
+
+/// What a writer knows of its list, and where it tells what it sees.
+pub(super) struct Seat {
+    shared: Arc<Shared>,
     index: usize,
-    key: String,
-    depth: usize,
-    patience: Duration,
+    pub key: String,
     keep_samples: bool,
-    /// When each unanswered write was sent.
-    outstanding: VecDeque<u64>,
-    sent: u64,
-    acknowledged: u64,
+    /// The highest number that was sent.
+    pub sent: u64,
+    /// The highest number that was acknowledged.
+    pub acknowledged: u64,
     samples: Vec<Sample>,
 }
 
-impl Writer {
-    fn run(mut self, shared: &Shared) -> WriterReport {
-        let broken = self.write_until_stopped(shared).err().map(|error| error.to_string());
+impl Seat {
+    /// Whether nothing new shall be sent.
+    pub fn stopping(&self) -> bool {
+        self.shared.stop.load(Relaxed)
+    }
+
+    /// Tells of replies that arrived together.
+    pub fn tell(&mut self, mut arrived: Vec<Sample>) {
+        self.shared.board.note(self.index, &arrived);
+        if self.keep_samples {
+            self.samples.append(&mut arrived);
+        }
+    }
+
+    fn work(mut self, mut line: Box<dyn Line>) -> WriterReport {
+        let broken = line.write_until_stopped(&mut self).err().map(|error| error.to_string());
         if broken.is_some() {
-            shared.broken.fetch_add(1, Relaxed);
+            self.shared.broken.fetch_add(1, Relaxed);
         }
         WriterReport {
             key: self.key,
@@ -212,76 +217,6 @@ impl Writer {
             broken,
         }
     }
-
-    fn write_until_stopped(&mut self, shared: &Shared) -> io::Result<()> {
-        self.connection.set_read_patience(LOOK_AROUND)?;
-        loop {
-            if !shared.stop.load(Relaxed) {
-                self.send_up_to_depth()?;
-            } else if self.outstanding.is_empty() {
-                return Ok(());
-            }
-            match self.connection.fill() {
-                Ok(()) => self.take_replies(shared)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.check_patience()?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn send_up_to_depth(&mut self) -> io::Result<()> {
-        let mut commands = Vec::new();
-        let now = os::clock::now_us();
-        while self.outstanding.len() < self.depth {
-            self.sent += 1;
-            self.outstanding.push_back(now);
-            encode(&mut commands, &["RPUSH", &self.key, &self.sent.to_string()]);
-        }
-        if commands.is_empty() { Ok(()) } else { self.connection.send(&commands) }
-    }
-
-    fn take_replies(&mut self, shared: &Shared) -> io::Result<()> {
-        let replies = self.connection.arrived()?;
-        let now = os::clock::now_us();
-        let mut arrived = Vec::with_capacity(replies.len());
-        // What came before a wrong reply was still acknowledged.
-        let outcome = self.check(replies, now, &mut arrived);
-        shared.board.note(self.index, &arrived);
-        if self.keep_samples {
-            self.samples.append(&mut arrived);
-        }
-        outcome
-    }
-
-    fn check(&mut self, replies: Vec<Reply>, now: u64, arrived: &mut Vec<Sample>) -> io::Result<()> {
-        for reply in replies {
-            let expected = self.acknowledged + 1;
-            if reply != Reply::Integer(expected.cast_signed()) {
-                return Err(unexpected(&self.key, &reply, expected));
-            }
-            let Some(sent_us) = self.outstanding.pop_front() else {
-                return Err(unexpected(&self.key, &reply, expected));
-            };
-            arrived.push(Sample { at_us: now, latency_us: now - sent_us });
-            self.acknowledged = expected;
-        }
-        Ok(())
-    }
-
-    fn check_patience(&self) -> io::Result<()> {
-        let waited = self.outstanding.front().map_or(0, |sent_us| os::clock::now_us() - sent_us);
-        if u128::from(waited) < self.patience.as_micros() {
-            return Ok(());
-        }
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no reply for {} s", waited / 1_000_000)))
-    }
-}
-
-fn unexpected(key: &str, reply: &Reply, expected: u64) -> io::Error {
-    let text =
-        format!("the reply on {key} is {reply:?} where {expected} was due: an operation was lost or doubled");
-    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 impl WritersReport {

@@ -17,11 +17,7 @@ pub struct Unpacked {
 }
 
 /// Downloads the packages named, and those of what they need for which `follow` holds, and unpacks them in `work`.
-pub fn unpack(
-    work: &Path,
-    names: &[&str],
-    follow: impl Fn(&str) -> bool,
-) -> Result<Unpacked, GuestError> {
+pub fn unpack(work: &Path, names: &[&str], follow: impl Fn(&str) -> bool) -> Result<Unpacked, GuestError> {
     let wanted = resolve(names, follow)?;
     let downloads = work.join("downloads");
     let root = work.join("root");
@@ -52,9 +48,9 @@ pub fn unpack(
     Ok(Unpacked { root, versions })
 }
 
-/// Whether this is a library's package, or a kernel's of a certain version.
+/// Whether this is a library's package, or a kernel's of a certain version. One library has an older name.
 pub fn is_library_or_kernel(name: &str) -> bool {
-    name.starts_with("lib") || name.starts_with("linux-image-")
+    name.starts_with("lib") || name == "zlib1g" || name.starts_with("linux-image-")
 }
 
 /// The packages named and what they depend on, directly or not, in the versions of this Debian.

@@ -1,4 +1,4 @@
-//! Whole-system tests: real agents, real QEMU, a real Redis, real clients over real TCP, real kills.
+//! Whole-system tests: real agents, real QEMU, real servers, real clients over real TCP, real kills.
 
 mod arbiter;
 mod backup;
@@ -11,6 +11,7 @@ mod kit;
 mod lifecycle;
 mod links;
 mod planned;
+mod postgres;
 mod reboot;
 mod refusals;
 mod several;

@@ -2,6 +2,7 @@
 
 use crate::kit::load::Load;
 use crate::kit::{INTERVAL, Setup, look, possible};
+use lab::client::Server;
 use lab::cluster::{Cluster, VmFile};
 use lab::guest::redis::REDIS_PORT;
 use protocol::VmName;
@@ -13,7 +14,7 @@ fn boot(cluster: &Cluster, host: &str, name: &str, number: u8) -> (VmName, Load)
     let file = VmFile { name: VmName::new(name).expect("a name"), toml, ..file };
     cluster.start_vm(host, &file).expect("the VM starts");
     cluster.wait_ready(host, &file.name).expect("Redis serves");
-    let load = Load::start(cluster, (file.address.v4, REDIS_PORT).into(), "log");
+    let load = Load::start(cluster, Server::Redis, (file.address.v4, REDIS_PORT).into(), "log");
     (file.name, load)
 }
 

@@ -4,7 +4,7 @@ use super::Run;
 use crate::stage::{HOSTS, Props};
 use anyhow::{Context, Result};
 use host::api::types::{EpochRecord, VmStatus};
-use lab::client::{PipelinedWriters, WriterConfig};
+use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, PATIENCE, VmFile, VmShape, wait_for};
 use lab::guest::pulse::{PULSE_PORT, PulseClient};
 use lab::guest::redis::REDIS_PORT;
@@ -138,11 +138,11 @@ impl Reach {
     }
 
     /// Starts 8 pipelined writers that each keep `depth` writes waiting, on lists of their own.
-    pub fn writers(self, client: &Namespace, depth: usize) -> Result<PipelinedWriters> {
+    pub fn writers(self, client: &Namespace, depth: usize) -> Result<Writers> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("bench{}", RUNS.fetch_add(1, Ordering::Relaxed));
         let config = WriterConfig { depth, prefix, keep_samples: false, ..WriterConfig::new(self.redis()) };
-        PipelinedWriters::start(client, &config).context("the writers cannot begin")
+        Writers::start(client, &config).context("the writers cannot begin")
     }
 }
 

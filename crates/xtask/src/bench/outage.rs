@@ -7,7 +7,7 @@ use super::page::number;
 use crate::stage::moments::Moments;
 use crate::stage::{HOSTS, other};
 use anyhow::{Context, Result, bail};
-use lab::client::{Gap, PipelinedWriters, verify};
+use lab::client::{Gap, Writers, verify};
 use lab::cluster::Cluster;
 use lab::report::OutageSplit;
 use lab::stats::Summary;
@@ -75,7 +75,7 @@ const HOW: &str = "8 connections write all the time, 4 writes deep, at 25 ms che
     backup suspects the primary; until the arbiter has granted the next term; until the VM runs (apply the last epoch, \
     give QEMU the device state, resume); until the first reply has reached any client.";
 
-fn kill(bed: &Bed, writers: &PipelinedWriters, from: &str, to: &str) -> Result<Failover> {
+fn kill(bed: &Bed, writers: &Writers, from: &str, to: &str) -> Result<Failover> {
     drop(writers.recent());
     let kill_us = bed.cluster.lab.kill_host(from)?;
     bed.cluster.wait_primary(to, &bed.vm, &["unprotected"])?;

@@ -8,7 +8,7 @@ use crate::stage::watch::{Seen, Watch};
 use crate::stage::{self, Stage, Store};
 use anyhow::{Context, Result};
 use lab::client::{
-    PingReport, Pinger, PipelinedWriters, Verification, WriterConfig, WritersReport, redis_benchmark, verify,
+    PingReport, Pinger, Verification, WriterConfig, Writers, WritersReport, redis_benchmark, verify,
 };
 use lab::report::Benchmark;
 use lab::stats::Summary;
@@ -199,7 +199,7 @@ struct Killed {
 }
 
 impl<'a> Loaded<'a> {
-    fn new(args: &DemoArgs, stage: &'a Stage, writers: &'a PipelinedWriters, screen: &'a mut Screen) -> Self {
+    fn new(args: &DemoArgs, stage: &'a Stage, writers: &'a Writers, screen: &'a mut Screen) -> Self {
         Self {
             stage,
             watch: Watch::new(stage, writers, screen),

@@ -7,7 +7,7 @@ pub mod screen;
 pub mod watch;
 
 use anyhow::{Context, Result};
-use lab::client::{PipelinedWriters, WriterConfig};
+use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::cache::Cache;
 use lab::guest::redis::{REDIS_PORT, RedisGuest};
@@ -119,8 +119,8 @@ impl Stage {
     }
 
     /// Opens the writers' connections, once and for all.
-    pub fn writers(&self, config: &WriterConfig) -> Result<PipelinedWriters> {
-        PipelinedWriters::start(self.cluster.lab.client(), config).context("the clients cannot begin")
+    pub fn writers(&self, config: &WriterConfig) -> Result<Writers> {
+        Writers::start(self.cluster.lab.client(), config).context("the clients cannot begin")
     }
 
     /// Protects the VM and waits until its backup can take over.

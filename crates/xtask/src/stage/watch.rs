@@ -6,7 +6,7 @@ use super::Stage;
 use super::screen::{Screen, count};
 use anyhow::{Result, bail};
 use host::api::types::{EpochRecord, EventRecord, Role, Summary as ApiSummary, VmStatus};
-use lab::client::{Gap, PipelinedWriters, Sample, Standing};
+use lab::client::{Gap, Sample, Standing, Writers};
 use lab::stats::Summary;
 use std::collections::{BTreeMap, VecDeque};
 use std::thread;
@@ -26,7 +26,7 @@ const SILENCE_US: u64 = 150_000;
 /// Somebody who looks on.
 pub struct Watch<'a> {
     stage: &'a Stage,
-    writers: &'a PipelinedWriters,
+    writers: &'a Writers,
     screen: &'a mut Screen,
     label: String,
     window: VecDeque<Sample>,
@@ -54,7 +54,7 @@ pub struct Seen {
 
 impl<'a> Watch<'a> {
     /// Looks on at these hosts.
-    pub fn new(stage: &'a Stage, writers: &'a PipelinedWriters, screen: &'a mut Screen) -> Self {
+    pub fn new(stage: &'a Stage, writers: &'a Writers, screen: &'a mut Screen) -> Self {
         Self {
             stage,
             writers,

@@ -14,7 +14,7 @@ use crate::workspace;
 use anyhow::{Result, bail};
 use chance::Chance;
 use clap::{Args, ValueEnum};
-use lab::client::{PipelinedWriters, WriterConfig, verify};
+use lab::client::{WriterConfig, Writers, verify};
 use result::TortureResult;
 use round::{Blow, Field, Round};
 use std::path::PathBuf;
@@ -130,7 +130,7 @@ fn all_rounds(
     args: &TortureArgs,
     seed: u64,
     stage: &Stage,
-    writers: &PipelinedWriters,
+    writers: &Writers,
     screen: &mut Screen,
     rounds: &mut Vec<Round>,
 ) -> Result<&'static str> {

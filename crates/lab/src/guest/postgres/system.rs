@@ -44,7 +44,8 @@ pub fn make(unpacked: &Unpacked, root: &Path) -> Result<PathBuf, GuestError> {
     for name in PROGRAMS {
         let program = copy(unpacked, &programs.join(name), root)?;
         for (name, file) in unpacked.libraries(&program)? {
-            let place = if name.starts_with("ld-linux") { LINKER.into() } else { format!("{LIBRARIES}/{name}") };
+            let place =
+                if name.starts_with("ld-linux") { LINKER.into() } else { format!("{LIBRARIES}/{name}") };
             fs::copy(&file, root.join(place)).map_err(on("copy", &file))?;
         }
     }

@@ -1,17 +1,19 @@
-//! Owns the usual beginning: a cluster whose first host runs a Redis guest, protected by the second, under load.
+//! Owns the usual beginning: a cluster whose first host runs a guest with a server, protected by the second, under load.
 
 use super::load::{self, Load};
 use super::process::Process;
 use super::{INTERVAL, binary, look};
 use host::api::types::{ProtectRequest, StartRequest, VmStatus};
 use lab::arbiters::ArbiterKind;
-use lab::client::writers::WriterReport;
+use lab::client::{Server, WriterReport};
 use lab::cluster::{Cluster, ClusterError, VmFile, VmShape};
 use lab::guest::cache::Cache;
+use lab::guest::postgres::PostgresGuest;
 use lab::guest::pulse::{PULSE_PORT, PulseClient};
-use lab::guest::redis::{REDIS_PORT, RedisGuest};
+use lab::guest::redis::RedisGuest;
 use protocol::{HostName, VmName};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a test begins with.
@@ -24,7 +26,11 @@ pub struct Setup {
     interval: Duration,
     lean: bool,
     arbiter: ArbiterKind,
+    server: Server,
 }
+
+/// Name of the disk image of a PostgreSQL guest.
+const IMAGE: &str = "pg.img";
 
 /// Two hosts, two QEMUs and the clients share two processors, perhaps with another run: who suspects whom shall follow
 /// from what a test does, not from the scheduler.
@@ -43,6 +49,7 @@ impl Setup {
             interval: INTERVAL,
             lean: false,
             arbiter: ArbiterKind::Directory,
+            server: Server::Redis,
         }
     }
 
@@ -111,12 +118,21 @@ impl Setup {
         self.boot_file_on(cluster, file)
     }
 
+    /// Boots a PostgreSQL guest with a disk at alpha, on a fresh cluster.
+    pub fn boot_postgres(self, image: &PostgresGuest) -> Guest {
+        let cluster = self.cluster();
+        cluster.place_disk("alpha", IMAGE, &image.disk).expect("a disk image");
+        let file = VmFile::postgres(image, "web", self.shape, IMAGE).expect("a VM file");
+        Self { server: Server::Postgres, ..self }.boot_file_on(cluster, file)
+    }
+
     /// The same, of a VM file that was changed.
     pub fn boot_file_on(self, cluster: Cluster, file: VmFile) -> Guest {
         cluster.start_vm("alpha", &file).expect("the VM starts");
-        cluster.wait_ready("alpha", &file.name).expect("Redis serves");
+        cluster.wait_ready("alpha", &file.name).expect("the guest serves");
         let address = if self.over_ipv6 { IpAddr::V6(file.address.v6) } else { IpAddr::V4(file.address.v4) };
-        Guest { cluster, vm: file.name.clone(), address, interval: self.interval, file }
+        let (vm, server) = (file.name.clone(), self.server);
+        Guest { cluster, vm, server, address, interval: self.interval, file }
     }
 
     /// Starts everything and waits until the guest, protected by beta, answers its writers.
@@ -134,11 +150,12 @@ impl Setup {
     }
 }
 
-/// A VM with a Redis, which has served.
+/// A VM with a server, which has served.
 pub struct Guest {
     pub cluster: Cluster,
     pub vm: VmName,
     pub file: VmFile,
+    server: Server,
     address: IpAddr,
     interval: Duration,
 }
@@ -181,12 +198,17 @@ impl Guest {
 
     /// Writers to this guest, to be stopped before it reboots.
     pub fn writers(&self, prefix: &str) -> Load {
-        Load::start(&self.cluster, SocketAddr::new(self.address, REDIS_PORT), prefix)
+        Load::start(&self.cluster, self.server, self.target(), prefix)
+    }
+
+    /// Where its server listens.
+    pub fn target(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.server.port())
     }
 
     /// Checks again that the server has what clients were told.
     pub fn still_holds(&self, reports: &[WriterReport]) {
-        load::holds(&self.cluster, SocketAddr::new(self.address, REDIS_PORT), reports);
+        load::holds(&self.cluster, self.server, self.target(), reports);
     }
 
     /// The VM's QEMU at a host.
@@ -200,9 +222,19 @@ impl Guest {
             .unwrap_or_else(|| panic!("{host} knows nothing of the VM"))
     }
 
+    /// Where a host has the disk of a PostgreSQL guest.
+    pub fn disk(&self, host: &str) -> PathBuf {
+        self.cluster.disk(host, IMAGE)
+    }
+
     /// Reboots the guest, which runs at `host`, and waits until it serves again.
     pub fn reboot(&self, host: &str) {
         self.cluster.reboot(host, &self.vm, self.address).expect("the guest serves again");
+    }
+
+    /// Switches the guest, which runs at `host`, off in order.
+    pub fn shut_down(&self, host: &str) {
+        self.cluster.shut_down(host, &self.vm, self.address).expect("the guest shuts down");
     }
 
     /// Talks to the pulse program in the guest, from the client's place.
