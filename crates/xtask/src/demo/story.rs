@@ -5,7 +5,7 @@ use super::facts;
 use crate::stage::moments::Moments;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::{Seen, Watch};
-use crate::stage::{self, Stage, Store};
+use crate::stage::{self, Load, Stage};
 use anyhow::{Context, Result};
 use lab::client::{
     PingReport, Pinger, Verification, WriterConfig, Writers, WritersReport, redis_benchmark, verify,
@@ -72,7 +72,7 @@ pub fn tell(args: &DemoArgs, out: &Path, screen: &mut Screen) -> Result<Told> {
     screen.chapter("Getting ready");
     let props = stage::gather(screen)?;
     screen.chapter("Two hosts, one virtual machine, one client");
-    let stage = Stage::raise(&props, "demo", Store::Memory, screen)?;
+    let stage = Stage::raise(&props, "demo", Load::Memory, screen)?;
     let told = on_stage(args, screen, stage, &props)?;
     told.stage.keep_logs(&out.join("logs"))?;
     Ok(told)

@@ -1,5 +1,5 @@
 //! Owns what the demo and the torture begin with: everything needed is there and built, two hosts run, and a VM
-//! with a Redis server runs on one of them.
+//! with a server runs on one of them.
 
 mod build;
 pub mod moments;
@@ -7,10 +7,11 @@ pub mod screen;
 pub mod watch;
 
 use anyhow::{Context, Result};
-use lab::client::{WriterConfig, Writers};
+use lab::client::{Server, WriterConfig, Writers};
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::cache::Cache;
-use lab::guest::redis::{REDIS_PORT, RedisGuest};
+use lab::guest::postgres::PostgresGuest;
+use lab::guest::redis::RedisGuest;
 use protocol::VmName;
 use screen::Screen;
 use std::net::{IpAddr, SocketAddr};
@@ -33,13 +34,40 @@ pub struct Props {
 /// Name of the VM's disk image, and its size in MiB: Redis keeps every write of the longest torture in it.
 const DISK: (&str, u64) = ("web.img", 4096);
 
-/// Where the VM's Redis keeps its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Store {
-    /// In memory alone.
+/// What serves in the VM, and where it keeps its data.
+#[derive(Debug, Clone, Copy)]
+pub enum Load<'a> {
+    /// Redis, in memory alone.
     Memory,
-    /// On a disk too; no write is answered before it is there.
+    /// Redis, on a disk too; no write is answered before it is there.
     Disk,
+    /// PostgreSQL, on a disk.
+    Postgres(&'a PostgresGuest),
+}
+
+impl Load<'_> {
+    fn server(self) -> Server {
+        match self {
+            Load::Memory | Load::Disk => Server::Redis,
+            Load::Postgres(_) => Server::Postgres,
+        }
+    }
+
+    /// The VM's file, and its disk on the first host.
+    fn file(self, props: &Props, cluster: &Cluster, shape: VmShape) -> Result<VmFile> {
+        let (image, mib) = DISK;
+        match self {
+            Load::Memory => Ok(VmFile::redis(&props.guest, VM, shape, None)?),
+            Load::Disk => {
+                cluster.make_disk(HOSTS[0], image, mib)?;
+                Ok(VmFile::redis(&props.guest, VM, shape, None)?.on_disk(image))
+            }
+            Load::Postgres(guest) => {
+                cluster.place_disk(HOSTS[0], image, &guest.disk)?;
+                Ok(VmFile::postgres(guest, VM, shape, image)?)
+            }
+        }
+    }
 }
 
 /// Two hosts and a VM on the first.
@@ -48,13 +76,28 @@ pub struct Stage {
     pub cluster: Cluster,
     /// The VM.
     pub vm: VmName,
-    /// Where its Redis listens.
+    /// What serves in it.
+    pub server: Server,
+    /// Where that listens.
     pub target: SocketAddr,
 }
 
 /// The other host.
 pub fn other(host: &str) -> &'static str {
     if host == HOSTS[0] { HOSTS[1] } else { HOSTS[0] }
+}
+
+/// Builds the PostgreSQL guest, which only some runs need.
+pub fn postgres(screen: &mut Screen) -> Result<PostgresGuest> {
+    let start = Instant::now();
+    screen.live("the guest: Debian's PostgreSQL on an ext4 disk (kept for the next time)");
+    let guest = PostgresGuest::build(&Cache::open()?)?;
+    screen.done(&format!(
+        "guest: PostgreSQL {}, as Debian ships it, on an ext4 disk ({:.0} s)",
+        guest.manifest.postgres,
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(guest)
 }
 
 /// Installs what is missing (after saying so), builds the program and the guest.
@@ -88,8 +131,8 @@ pub fn gather(screen: &mut Screen) -> Result<Props> {
 }
 
 impl Stage {
-    /// Makes the hosts, starts their agents and the VM, and waits until its Redis serves.
-    pub fn raise(props: &Props, tag: &str, store: Store, screen: &mut Screen) -> Result<Self> {
+    /// Makes the hosts, starts their agents and the VM, and waits until its server serves.
+    pub fn raise(props: &Props, tag: &str, load: Load<'_>, screen: &mut Screen) -> Result<Self> {
         let start = Instant::now();
         let cluster = Cluster::start(tag, &props.binary, &HOSTS, "")?;
         screen.done(&format!(
@@ -97,25 +140,21 @@ impl Stage {
             start.elapsed().as_secs_f64()
         ));
         let shape = VmShape::default();
-        let mut file = VmFile::redis(&props.guest, VM, shape, None)?;
-        if store == Store::Disk {
-            let (image, mib) = DISK;
-            cluster.make_disk(HOSTS[0], image, mib)?;
-            file = file.on_disk(image);
-        }
+        let (file, server) = (load.file(props, &cluster, shape)?, load.server());
         let start = Instant::now();
         screen.live("the guest boots");
         let status = cluster.start_vm(HOSTS[0], &file)?;
         cluster.wait_ready(HOSTS[0], &file.name)?;
         screen.done(&format!(
-            "VM \"{VM}\" runs on alpha and its Redis answers: stock QEMU, {}, {} MiB, {} CPU ({:.1} s)",
+            "VM \"{VM}\" runs on alpha and its {} answers: stock QEMU, {}, {} MiB, {} CPU ({:.1} s)",
+            server.name(),
             status.machine,
             shape.memory_mib,
             shape.cpus,
             start.elapsed().as_secs_f64()
         ));
-        let target = SocketAddr::new(IpAddr::V4(file.address.v4), REDIS_PORT);
-        Ok(Self { cluster, vm: file.name, target })
+        let target = SocketAddr::new(IpAddr::V4(file.address.v4), server.port());
+        Ok(Self { cluster, vm: file.name, server, target })
     }
 
     /// Opens the writers' connections, once and for all.

@@ -1,7 +1,9 @@
 //! Owns `cargo xtask torture`: kill, verify, protect in the other direction, again and again, under the same clients.
 //!
-//! [`round`] is one kill and what follows; [`chance`] makes a seed into a sequence of them; [`result`] sums up.
+//! [`round`] is one kill and what follows; [`chance`] makes a seed into a sequence of them; [`bank`] is `pgbench` beside
+//! the writers of a PostgreSQL; [`result`] sums up.
 
+mod bank;
 mod chance;
 mod result;
 mod round;
@@ -9,12 +11,14 @@ mod round;
 use crate::demo::{Output, interval};
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
-use crate::stage::{self, HOSTS, Stage, Store};
+use crate::stage::{self, HOSTS, Load, Stage};
 use crate::workspace;
 use anyhow::{Result, bail};
+use bank::Bank;
 use chance::Chance;
 use clap::{Args, ValueEnum};
-use lab::client::{WriterConfig, Writers, verify};
+use lab::client::{Server, WriterConfig, Writers};
+use lab::guest::postgres::PostgresGuest;
 use result::TortureResult;
 use round::{Blow, Field, Round};
 use std::path::PathBuf;
@@ -36,6 +40,15 @@ pub enum Mode {
     Mix,
 }
 
+/// The server in the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ServerKind {
+    /// Redis: each client appends to a list of its own.
+    Redis,
+    /// PostgreSQL, with `pgbench` beside the clients, each of which commits rows; needs --disk.
+    Postgres,
+}
+
 /// Kill the host of a protected VM again and again while the same clients keep writing
 ///
 /// After each kill the clients' connections and lists are checked, the VM is protected in the other direction, and
@@ -43,7 +56,7 @@ pub enum Mode {
 /// write was lost and no connection broke.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7\n  cargo xtask torture --disk --kills 20"
+    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7\n  cargo xtask torture --disk --kills 20\n  cargo xtask torture --disk --server postgres --kills 10"
 )]
 pub struct TortureArgs {
     /// How many kills
@@ -55,10 +68,13 @@ pub struct TortureArgs {
     /// How the host is hit
     #[arg(long, value_enum, default_value_t = Mode::Kill)]
     mode: Mode,
-    /// The VM has a disk: Redis answers no write before it is there. At the end the guest is rebooted, and every list read
-    /// back from what is on the disk
+    /// The VM has a disk: its server answers no write before it is there. At the end the guest is reset, and everything
+    /// read back from what is on the disk
     #[arg(long)]
     disk: bool,
+    /// The server in the VM, and what its clients do
+    #[arg(long, value_enum, default_value = "redis", requires_if("postgres", "disk"))]
+    server: ServerKind,
     /// Time from one checkpoint to the next
     #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
     interval: Duration,
@@ -79,11 +95,19 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| os::clock::realtime_us() % 1_000_000);
     screen.chapter("Getting ready");
     let props = stage::gather(&mut screen)?;
-    let store = if args.disk { Store::Disk } else { Store::Memory };
-    let stage = Stage::raise(&props, "torture", store, &mut screen)?;
+    let postgres = match args.server {
+        ServerKind::Postgres => Some(stage::postgres(&mut screen)?),
+        ServerKind::Redis => None,
+    };
+    let load = match &postgres {
+        Some(guest) => Load::Postgres(guest),
+        None if args.disk => Load::Disk,
+        None => Load::Memory,
+    };
+    let stage = Stage::raise(&props, "torture", load, &mut screen)?;
     let logs = args.out.clone().unwrap_or_else(|| workspace::target().join("torture"));
     // Kept whatever comes: a kill that was not survived is what they are for.
-    let result = torture(args, seed, &stage, &mut screen);
+    let result = torture(args, seed, &stage, postgres.as_ref(), &mut screen);
     stage.keep_logs(&logs)?;
     let result = result?;
     result.show(&mut screen);
@@ -94,49 +118,61 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
     Ok(if result.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn torture(args: &TortureArgs, seed: u64, stage: &Stage, screen: &mut Screen) -> Result<TortureResult> {
+fn torture(
+    args: &TortureArgs,
+    seed: u64,
+    stage: &Stage,
+    postgres: Option<&PostgresGuest>,
+    screen: &mut Screen,
+) -> Result<TortureResult> {
     screen.chapter(&format!("{} kills, seed {seed}", args.kills));
+    let usual = match stage.server {
+        Server::Redis => WriterConfig::new(stage.target),
+        Server::Postgres => WriterConfig::postgres(stage.target),
+    };
     // Every reply of hundreds of kills would fill the memory: only the waits around the kills are kept.
-    let writers = stage.writers(&WriterConfig { keep_samples: false, ..WriterConfig::new(stage.target) })?;
+    let writers = stage.writers(&WriterConfig { keep_samples: false, ..usual })?;
     screen.say(&format!(
         "{} clients write without a pause, on connections that are never opened again. \"outage\" is the longest wait \
          of the unluckiest of them.",
         writers.standings().len()
     ));
     let mut rounds = Vec::new();
-    let ended = all_rounds(args, seed, stage, &writers, screen, &mut rounds);
-    let home = match ended {
-        Ok(home) => home,
+    let ended = all_rounds(args, seed, stage, (&writers, postgres.map(Bank::new)), screen, &mut rounds);
+    let (home, bank) = match ended {
+        Ok(end) => end,
         Err(error) => {
             screen.bad(&format!("round {} of {} was not survived", rounds.len() + 1, args.kills));
             return Err(error);
         }
     };
-    screen.live("the clients stop, and every list is read back");
+    screen.live("the clients stop, and everything is read back");
     let report = writers.stop()?;
-    let read_back = || verify(stage.cluster.lab.client(), stage.target, &report.writers);
+    let read_back = || stage.server.verify(stage.cluster.lab.client(), stage.target, &report.writers);
     let verification = read_back()?;
     let mut on_disk = None;
     if args.disk {
-        screen.live("the guest reboots, and every list is read back from its disk");
+        screen.live("the guest is reset, and everything is read back from its disk");
         stage.cluster.reboot(home, &stage.vm, stage.target.ip())?;
         on_disk = Some(read_back()?);
+        bank.as_ref().map(|bank| bank.audit(stage)).transpose()?;
     }
-    Ok(TortureResult::of(seed, args, rounds, &report, (verification, on_disk)))
+    let ledger = bank.map(|bank| bank.ledger);
+    Ok(TortureResult::of((seed, args, stage.server), rounds, &report, (verification, on_disk), ledger))
 }
 
-/// Carries out all rounds; where the VM runs after the last.
-fn all_rounds(
+/// Carries out all rounds; where the VM runs after the last, and what `pgbench` did.
+fn all_rounds<'g>(
     args: &TortureArgs,
     seed: u64,
     stage: &Stage,
-    writers: &Writers,
+    (writers, bank): (&Writers, Option<Bank<'g>>),
     screen: &mut Screen,
     rounds: &mut Vec<Round>,
-) -> Result<&'static str> {
+) -> Result<(&'static str, Option<Bank<'g>>)> {
     let mut chance = Chance::new(seed);
     let watch = Watch::new(stage, writers, screen);
-    let mut field = Field { stage, watch, home: HOSTS[0], interval: args.interval };
+    let mut field = Field { stage, watch, home: HOSTS[0], interval: args.interval, bank };
     field.protect(stage::other(HOSTS[0]))?;
     for number in 1..=args.kills {
         let blow = match args.mode {
@@ -160,5 +196,5 @@ fn all_rounds(
             );
         }
     }
-    Ok(field.home)
+    Ok((field.home, field.bank))
 }

@@ -1,9 +1,10 @@
 //! Owns the sum of all rounds, and whether the promises held.
 
 use super::TortureArgs;
+use super::bank::Ledger;
 use super::round::Round;
 use crate::stage::screen::{Screen, count};
-use lab::client::{Verification, WritersReport};
+use lab::client::{Server, Verification, WritersReport};
 use lab::stats::Summary;
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ use serde::Serialize;
 pub struct TortureResult {
     /// The seed.
     pub seed: u64,
+    /// What served in the VM.
+    pub server: Server,
     /// How hosts were hit.
     pub mode: String,
     /// How many kills were asked for.
@@ -36,6 +39,8 @@ pub struct TortureResult {
     pub verification: Verification,
     /// The same, from the disk after a reboot; none for a VM without one.
     pub on_disk: Option<Verification>,
+    /// What `pgbench` did beside the writers of a PostgreSQL.
+    pub pgbench: Option<Ledger>,
     /// Every round.
     pub rounds: Vec<Round>,
 }
@@ -43,15 +48,16 @@ pub struct TortureResult {
 impl TortureResult {
     /// Sums up.
     pub fn of(
-        seed: u64,
-        args: &TortureArgs,
+        (seed, args, server): (u64, &TortureArgs, Server),
         rounds: Vec<Round>,
         report: &WritersReport,
         (verification, on_disk): (Verification, Option<Verification>),
+        pgbench: Option<Ledger>,
     ) -> Self {
         let lost = |found: &Verification| found.lost_acknowledged;
         Self {
             seed,
+            server,
             mode: format!("{:?}", args.mode).to_lowercase(),
             kills: args.kills,
             survived: rounds.len() as u32,
@@ -64,6 +70,7 @@ impl TortureResult {
             promotion_ms: Summary::of(rounds.iter().filter_map(|round| round.promotion_ms)),
             verification,
             on_disk,
+            pgbench,
             rounds,
         }
     }
@@ -82,9 +89,14 @@ impl TortureResult {
     pub fn show(&self, screen: &mut Screen) {
         screen.chapter("Verdict");
         let kept = self.connections - self.connections_broken;
+        let writes = match self.server {
+            Server::Redis => "acknowledged writes",
+            Server::Postgres => "acknowledged commits",
+        };
         let rows = [
+            ("server", self.server.name().to_owned()),
             ("kills survived", format!("{} of {}", self.survived, self.kills)),
-            ("acknowledged writes", count(self.acknowledged_writes)),
+            (writes, count(self.acknowledged_writes)),
             ("of these lost", count(self.lost_acknowledged_writes)),
             ("connections kept", format!("{kept} of {}", self.connections)),
             ("outage", spread(self.outage_ms)),
@@ -95,8 +107,16 @@ impl TortureResult {
             screen.block(&format!("{name:<22} {value}"));
         }
         if let Some(found) = &self.on_disk {
-            let text = format!("{} entries read back after a reboot", count(found.entries));
+            let text = format!("{} entries read back after a reset", count(found.entries));
             screen.block(&format!("{:<22} {text}", "on the disk"));
+        }
+        if let Some(ledger) = &self.pgbench {
+            let (transactions, runs) = (count(ledger.transactions), ledger.runs);
+            let text = format!(
+                "{transactions} transactions, all in its history, in {runs} runs ({} hit)",
+                ledger.runs_hit
+            );
+            screen.block(&format!("{:<22} {text}, accounts balanced", "pgbench"));
         }
         let found = [Some(&self.verification), self.on_disk.as_ref()];
         if let Some(problem) = found.into_iter().flatten().find_map(|found| found.first_problem.as_ref()) {

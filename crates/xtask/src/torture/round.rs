@@ -1,12 +1,13 @@
 //! Owns one round: a blow, the failover that follows, the check, and protection in the other direction.
 
+use super::bank::Bank;
 use crate::stage::moments::Moments;
 use crate::stage::watch::Watch;
 use crate::stage::{self, HOSTS, Stage};
 use anyhow::{Context, Result};
 use host::api::client::ClientError;
 use host::api::types::{ErrorCode, Role};
-use lab::client::spot_check;
+use lab::client::Pgbench;
 use lab::cluster::{PATIENCE, wait_for};
 use lab::topology::Link;
 use rustix::process::{Pid, Signal, kill_process};
@@ -94,7 +95,7 @@ impl Round {
 }
 
 /// Where it happens.
-pub struct Field<'a> {
+pub struct Field<'a, 'g> {
     /// The hosts and the VM.
     pub stage: &'a Stage,
     /// Who looks on.
@@ -103,9 +104,11 @@ pub struct Field<'a> {
     pub home: &'static str,
     /// The checkpoint interval.
     pub interval: Duration,
+    /// `pgbench` beside the writers, where there is a PostgreSQL.
+    pub bank: Option<Bank<'g>>,
 }
 
-impl Field<'_> {
+impl Field<'_, '_> {
     /// Protects the VM, wherever it runs.
     pub fn protect(&mut self, by: &'static str) -> Result<()> {
         let (stage, home, interval) = (self.stage, self.home, self.interval);
@@ -116,8 +119,10 @@ impl Field<'_> {
     /// One round: a rest under load, a blow, and everything until the VM is protected again.
     pub fn round(&mut self, round: u32, blow: Blow, rest: Duration) -> Result<Round> {
         let from = self.home;
+        let mut run = self.bank.as_ref().map(|bank| bank.open(self.stage)).transpose()?;
         self.watch.run_for(&format!("protected, {from} → {}", stage::other(from)), rest);
         self.watch.take_longest_wait();
+        let run_is_hit = run.as_mut().is_some_and(Pgbench::is_running);
         let (hit_us, to) = self.strike(blow)?;
         self.watch.ask();
         let moments = Moments::read(&self.watch.seen().events, to, hit_us);
@@ -126,9 +131,14 @@ impl Field<'_> {
         let outage = self.watch.take_longest_wait().context("no client got a reply")?;
         self.heal(blow, from)?;
         self.home = to;
+        let stage = self.stage;
         let wrong = self.watch.spot_check(|standings| {
-            spot_check(self.stage.cluster.lab.client(), self.stage.target, standings, SPOT)
+            stage.server.spot_check(stage.cluster.lab.client(), stage.target, standings, SPOT)
         })?;
+        if let (Some(run), Some(bank)) = (run, &mut self.bank) {
+            self.watch
+                .during("pgbench ends, its accounts are added up", || bank.close(stage, run, run_is_hit))?;
+        }
         let start = Instant::now();
         self.protect(stage::other(to))?;
         Ok(Round {
