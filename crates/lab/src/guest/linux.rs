@@ -35,7 +35,7 @@ const MODULES: [&str; 10] = [
 /// What is in every guest made here, for the recipe of one.
 pub fn recipe() -> String {
     let debian = fs::read_to_string("/etc/debian_version").unwrap_or_default();
-    [INIT, pulse::SOURCE, &MODULES.join(" "), &debian].join("\0")
+    [KERNEL, INIT, pulse::SOURCE, &MODULES.join(" "), &debian].join("\0")
 }
 
 /// Puts the kernel at `place`.

@@ -49,7 +49,7 @@ impl RedisGuest {
     /// The packages cannot be fetched, a program of the build fails, or the disk does.
     pub fn build(cache: &Cache) -> Result<RedisGuest, GuestError> {
         let pulse = pulse::program(cache)?;
-        let recipe = [RECIPE, SERVE, CONFIG, &linux::recipe()];
+        let recipe = [RECIPE, REDIS, SERVE, CONFIG, &linux::recipe()];
         let place = cache.get("redis", &recipe.map(str::as_bytes), |work| build_in(work, &pulse))?;
         let manifest = place.join("manifest.json");
         let text = fs::read(&manifest).map_err(on("read", &manifest))?;

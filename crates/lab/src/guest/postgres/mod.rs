@@ -73,7 +73,7 @@ impl PostgresGuest {
     pub fn build(cache: &Cache) -> Result<PostgresGuest, GuestError> {
         let pulse = pulse::program(cache)?;
         let scale = PGBENCH_SCALE.to_string();
-        let recipe = [RECIPE, SERVE, STOP, CONFIG, &scale, &linux::recipe()];
+        let recipe = [RECIPE, PACKAGE, SERVE, STOP, CONFIG, &scale, &linux::recipe()];
         let place = cache.get("postgres", &recipe.map(str::as_bytes), |work| build_in(work, &pulse))?;
         let manifest = place.join("manifest.json");
         let text = fs::read(&manifest).map_err(on("read", &manifest))?;
