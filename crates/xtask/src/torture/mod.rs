@@ -132,8 +132,13 @@ fn torture(
     };
     // Every reply of hundreds of kills would fill the memory: only the waits around the kills are kept.
     let writers = stage.writers(&WriterConfig { keep_samples: false, ..usual })?;
+    let wait = match stage.server {
+        Server::Redis => "wait",
+        // Several statements, each with an answer of its own.
+        Server::Postgres => "time from one commit to the next",
+    };
     screen.say(&format!(
-        "{} clients write without a pause, on connections that are never opened again. \"outage\" is the longest wait \
+        "{} clients write without a pause, on connections that are never opened again. \"outage\" is the longest {wait} \
          of the unluckiest of them.",
         writers.standings().len()
     ));

@@ -1,11 +1,11 @@
 //! Owns the PostgreSQL guest: a Linux guest that runs Debian's PostgreSQL from an ext4 disk, as a server does.
 //!
-//! [`system`] makes the tree of files that is the disk's root, [`cluster`] the database in it and the image, [`inspect`]
+//! `system` makes the tree of files that is the disk's root, `database` the database in it and the image, `inspect`
 //! looks at an image whose guest was switched off. Durability is as PostgreSQL ships it; data pages carry checksums.
 //! The tables of `pgbench` are there already. The tree without the database is kept beside the image: `pgbench` runs
 //! from there on the client's side, so that no server has to be installed on this machine.
 
-mod cluster;
+mod database;
 mod inspect;
 mod system;
 
@@ -112,7 +112,7 @@ fn build_in(work: &Path, pulse: &Path) -> Result<(), GuestError> {
     fs::write(work.join("initrd"), initrd).map_err(on("write", work.join("initrd")))?;
     let system = work.join("system");
     let programs = system::make(&unpacked, &system)?;
-    cluster::make(&system, &programs, &work.join("disk.img"))?;
+    database::make(&system, &programs, &work.join("disk.img"))?;
     let server = unpacked.versions.iter().find(|(name, _)| is_server(name));
     let manifest = Manifest {
         kernel: unpacked.version(linux::KERNEL),

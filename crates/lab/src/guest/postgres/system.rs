@@ -17,10 +17,10 @@ pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 pub const LINKER: &str = "lib64/ld-linux-x86-64.so.2";
 /// Number of the user and the group of PostgreSQL, which does not run as root.
 pub const USER: u32 = 100;
-/// The user's home, in which the cluster is.
+/// The user's home, in which the database is.
 pub const HOME: &str = "var/lib/postgresql";
 
-/// What runs in the guest, when the cluster is made, at an inspection, and at the client.
+/// What runs in the guest, when the database is made, at an inspection, and at the client.
 const PROGRAMS: [&str; 5] = ["postgres", "initdb", "pg_ctl", "pg_checksums", "pgbench"];
 /// What the server loads for `initdb`'s own objects.
 const PLUGINS: [&str; 2] = ["plpgsql.so", "dict_snowball.so"];
@@ -28,7 +28,7 @@ const DIRECTORIES: [&str; 9] =
     ["bin", "dev/shm", "etc", "lib64", "proc", "run/postgresql", "tmp", "usr/share", HOME];
 /// The time zone in which the server logs.
 const ZONE: &str = "usr/share/zoneinfo/UTC";
-/// Names and numbers of the devices that the programs open while the cluster is made; in the guest the kernel's own
+/// Names and numbers of the devices that the programs open while the database is made; in the guest the kernel's own
 /// take their place.
 const DEVICES: [(&str, u32, u32); 2] = [("dev/null", 1, 3), ("dev/urandom", 1, 9)];
 
