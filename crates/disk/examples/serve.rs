@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use disk::{Access, Change, Export, FlushUse, Image, Observer};
+use disk::{Access, Change, Export, FlushUse, Image, Observer, Pace};
 use std::error::Error;
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +13,9 @@ use std::sync::Arc;
 struct Flushes(FlushUse);
 
 impl Observer for Flushes {
-    fn written(&self, _: Change<'_>) {}
+    fn written(&self, _: Change<'_>) -> Pace {
+        Pace::Full
+    }
 
     fn flush(&self) -> FlushUse {
         self.0

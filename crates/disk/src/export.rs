@@ -8,9 +8,9 @@ use crate::stats::Stats;
 use crate::tap::Observer;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use std::io;
 use std::net::Shutdown;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use std::thread::JoinHandle;
 const MAX_CONNECTIONS: usize = 8;
 /// The longest name of an export.
 const MAX_NAME: usize = 256;
+/// What either end may send before the other reads: a whole request of a guest, with the kernel's own bytes about it.
+const SOCKET_BUFFER: usize = 2 << 20;
 /// How long the listener leaves clients waiting when the system has no descriptor or thread for them.
 const EXHAUSTED_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -59,7 +61,7 @@ pub enum ExportError {
     },
 }
 
-/// An image that is served to clients: those that are given to it ([`Export::attach`]), and those that come to its
+/// An image that is served to clients: those that it is asked for ([`Export::connect`]), and those that come to its
 /// socket if it has one. It ends when dropped, and with it its clients' connections.
 pub struct Export {
     shared: Arc<Shared>,
@@ -80,7 +82,7 @@ struct Connection {
 }
 
 impl Export {
-    /// Serves `image` as the export `name` (also as the default export) to the clients that it is given. `observer`
+    /// Serves `image` as the export `name` (also as the default export) to the clients that it is asked for. `observer`
     /// hears of all changes.
     ///
     /// # Errors
@@ -131,25 +133,27 @@ impl Export {
         Ok(this)
     }
 
-    /// Serves the client at the other end of `stream`.
+    /// A client's end of a conversation, which is served from now on.
     ///
     /// # Errors
-    /// If there are too many clients, or the system gives no thread.
-    pub fn attach(&self, stream: UnixStream) -> Result<(), ExportError> {
-        self.shared.welcome(stream).map_err(system("start a thread", self.shared.served.image()))
+    /// If there are too many clients, or the system gives no sockets or thread.
+    pub fn connect(&self) -> Result<UnixStream, ExportError> {
+        let image = self.shared.served.image();
+        let (ours, theirs) = UnixStream::pair().map_err(system("make sockets", image))?;
+        for end in [&ours, &theirs] {
+            if let Err(error) = sockopt::set_socket_send_buffer_size_force(end, SOCKET_BUFFER) {
+                // Long requests wait more often for the other end then.
+                tracing::debug!(%error, "a disk's socket keeps its ordinary buffer");
+            }
+        }
+        self.shared.welcome(ours).map_err(system("start a thread", image))?;
+        Ok(theirs)
     }
 
     /// What was asked of it so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.served.counters().snapshot()
-    }
-
-    /// Runs `look` while no change of `range` is under way: every change of it that the observer heard of is in the
-    /// image, and every other one comes after. For copying an image that is in use. Not to be called by the observer
-    /// while it is told of a change: it would wait for itself.
-    pub fn quiet<T>(&self, range: Range<u64>, look: impl FnOnce(&Image) -> T) -> T {
-        self.shared.served.quiet(range, look)
     }
 
     /// Ends it: no client is accepted or heard any more, requests that were read are finished, all threads are

@@ -34,6 +34,5 @@ mod tap;
 
 pub use export::{Export, ExportError};
 pub use image::{Access, Discarded, Extent, Extents, Holes, Image, ImageError};
-pub use range_lock::{RangeGuard, RangeLock};
 pub use stats::Stats;
-pub use tap::{Change, FlushUse, Observer, Unobserved};
+pub use tap::{Change, FlushUse, Observer, Pace, Unobserved};

@@ -8,26 +8,28 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Locks on ranges of bytes.
 #[derive(Debug, Default)]
-pub struct RangeLock {
+pub(crate) struct RangeLock {
     queue: Mutex<Queue>,
     left: Condvar,
 }
 
 impl RangeLock {
-    /// Nothing is locked.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Waits until nobody who came earlier has, or waits for, any byte of `range`. An empty range waits for nobody.
-    pub fn lock(&self, range: Range<u64>) -> RangeGuard<'_> {
+    /// If it has to wait, it calls `before_waiting` first.
+    pub(crate) fn lock(&self, range: Range<u64>, before_waiting: impl FnOnce()) -> RangeGuard<'_> {
         let mut queue = self.queue();
         let ticket = queue.enter(range);
+        // From here on the place is given back whatever happens.
+        let guard = RangeGuard { lock: self, ticket };
+        if !queue.may_go(ticket) {
+            drop(queue);
+            before_waiting();
+            queue = self.queue();
+        }
         while !queue.may_go(ticket) {
             queue = self.left.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        RangeGuard { lock: self, ticket }
+        guard
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -39,7 +41,7 @@ impl RangeLock {
 /// A locked range, until dropped.
 #[must_use = "the range is free again as soon as this is dropped"]
 #[derive(Debug)]
-pub struct RangeGuard<'a> {
+pub(crate) struct RangeGuard<'a> {
     lock: &'a RangeLock,
     ticket: u64,
 }
@@ -130,13 +132,13 @@ mod tests {
 
     #[test]
     fn nobody_shares_a_cell_with_another_thread() {
-        let lock = RangeLock::new();
+        let lock = RangeLock::default();
         let cells: Vec<AtomicU32> = (0..16).map(|_| AtomicU32::new(0)).collect();
         let work = |seed: u64| {
             for turn in 0..2000_u64 {
                 let mixed = (seed * 7919 + turn * 104_729) >> 2;
                 let (start, len) = (mixed % 12, 1 + mixed / 12 % 4);
-                let _held = lock.lock(start..start + len);
+                let _held = lock.lock(start..start + len, || ());
                 let mine = || &cells[usize::try_from(start).unwrap()..usize::try_from(start + len).unwrap()];
                 for cell in mine() {
                     assert_eq!(cell.fetch_add(1, Ordering::Relaxed), 0, "two threads hold one cell");
@@ -157,15 +159,15 @@ mod tests {
 
     #[test]
     fn a_thread_that_dies_gives_its_range_back() {
-        let lock = RangeLock::new();
+        let lock = RangeLock::default();
         let died = std::thread::scope(|scope| {
             let dies = scope.spawn(|| {
-                let _held = lock.lock(0..10);
+                let _held = lock.lock(0..10, || ());
                 panic!("on purpose");
             });
             dies.join().is_err()
         });
         assert!(died);
-        drop(lock.lock(5..6));
+        drop(lock.lock(5..6, || ()));
     }
 }

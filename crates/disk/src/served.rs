@@ -4,8 +4,7 @@
 use crate::image::{Discarded, Holes, Image, ImageError};
 use crate::range_lock::RangeLock;
 use crate::stats::Counters;
-use crate::tap::{Change, FlushUse, Observer};
-use std::ops::Range;
+use crate::tap::{Change, FlushUse, Observer, Pace};
 use std::sync::Arc;
 
 /// An image with its observer; shared by all connections.
@@ -18,7 +17,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn new(image: impl Into<Arc<Image>>, observer: Arc<dyn Observer>) -> Self {
-        Self { image: image.into(), locks: RangeLock::new(), observer, counters: Counters::default() }
+        Self { image: image.into(), locks: RangeLock::default(), observer, counters: Counters::default() }
     }
 
     pub(crate) fn image(&self) -> &Image {
@@ -29,15 +28,17 @@ impl Served {
         &self.counters
     }
 
-    /// Keeps changes away from `range` while `look` runs.
-    pub(crate) fn quiet<T>(&self, range: Range<u64>, look: impl FnOnce(&Image) -> T) -> T {
-        let _held = self.locks.lock(range);
-        look(&self.image)
-    }
-
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8], fua: bool) -> Result<(), ImageError> {
+    /// Writes. Like all here it calls `before_waiting` before it waits for anything: the medium, an earlier change of
+    /// the same bytes, or the observer. Writing itself waits only if the system has too much to write back.
+    pub(crate) fn write(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        fua: bool,
+        before_waiting: &mut dyn FnMut(),
+    ) -> Result<(), ImageError> {
         let len = bytes.len() as u64;
-        self.change(offset, len, || {
+        self.change(offset, len, before_waiting, || {
             let outcome = self.image.write_at(offset, bytes);
             // Of a write that failed on its way, the beginning is in the image: the observer must not miss it.
             let done = bytes.get(..done(&outcome, bytes.len())).unwrap_or(bytes);
@@ -45,7 +46,7 @@ impl Served {
         })?;
         self.counters.writes.one();
         self.counters.written_bytes.add(len);
-        self.after_change(fua)
+        self.after_change(fua, before_waiting)
     }
 
     pub(crate) fn write_zeroes(
@@ -54,30 +55,37 @@ impl Served {
         len: u64,
         holes: Holes,
         fua: bool,
+        before_waiting: &mut dyn FnMut(),
     ) -> Result<(), ImageError> {
-        self.change(offset, len, || {
+        self.change(offset, len, before_waiting, || {
             let outcome = self.image.write_zeroes_at(offset, len, holes);
             let len = done(&outcome, usize::try_from(len).unwrap_or(usize::MAX)) as u64;
             (outcome, Some(Change::Zeroes { offset, len }))
         })?;
         self.counters.zeroes.one();
         self.counters.zeroed_bytes.add(len);
-        self.after_change(fua)
+        self.after_change(fua, before_waiting)
     }
 
-    pub(crate) fn discard(&self, offset: u64, len: u64, fua: bool) -> Result<(), ImageError> {
-        self.change(offset, len, || match self.image.discard_at(offset, len) {
+    pub(crate) fn discard(
+        &self,
+        offset: u64,
+        len: u64,
+        fua: bool,
+        before_waiting: &mut dyn FnMut(),
+    ) -> Result<(), ImageError> {
+        self.change(offset, len, before_waiting, || match self.image.discard_at(offset, len) {
             Ok(Discarded::Zeroed) => (Ok(()), Some(Change::Discard { offset, len })),
             Ok(Discarded::Ignored) => (Ok(()), None),
             Err(error) => (Err(error), None),
         })?;
         self.counters.discards.one();
-        self.after_change(fua)
+        self.after_change(fua, before_waiting)
     }
 
-    pub(crate) fn flush(&self) -> Result<(), ImageError> {
+    pub(crate) fn flush(&self, before_waiting: &mut dyn FnMut()) -> Result<(), ImageError> {
         match self.observer.flush() {
-            FlushUse::Sync => self.sync()?,
+            FlushUse::Sync => self.sync(before_waiting)?,
             FlushUse::AnswerAtOnce => {}
         }
         self.counters.flushes.one();
@@ -89,21 +97,26 @@ impl Served {
         &self,
         offset: u64,
         len: u64,
+        before_waiting: &mut dyn FnMut(),
         make: impl FnOnce() -> (Result<(), ImageError>, Option<Change<'a>>),
     ) -> Result<(), ImageError> {
-        let _held = self.locks.lock(offset..offset.saturating_add(len));
+        let _held = self.locks.lock(offset..offset.saturating_add(len), &mut *before_waiting);
         let (outcome, change) = make();
-        if let Some(change) = change.filter(|change| !change.is_empty()) {
-            self.observer.written(change);
+        if let Some(change) = change.filter(|change| !change.is_empty())
+            && self.observer.written(change) == Pace::Slow
+        {
+            before_waiting();
+            self.observer.slow_down();
         }
         outcome
     }
 
-    fn after_change(&self, fua: bool) -> Result<(), ImageError> {
-        if fua { self.sync() } else { Ok(()) }
+    fn after_change(&self, fua: bool, before_waiting: &mut dyn FnMut()) -> Result<(), ImageError> {
+        if fua { self.sync(before_waiting) } else { Ok(()) }
     }
 
-    fn sync(&self) -> Result<(), ImageError> {
+    fn sync(&self, before_waiting: &mut dyn FnMut()) -> Result<(), ImageError> {
+        before_waiting();
         self.image.flush()?;
         self.counters.syncs.one();
         Ok(())
@@ -129,13 +142,14 @@ mod tests {
     struct Log(Mutex<Vec<String>>);
 
     impl Observer for Log {
-        fn written(&self, change: Change<'_>) {
+        fn written(&self, change: Change<'_>) -> Pace {
             let kind = match change {
                 Change::Data { .. } => "data",
                 Change::Zeroes { .. } => "zeroes",
                 Change::Discard { .. } => "discard",
             };
             self.0.lock().unwrap().push(format!("{kind} {}+{}", change.offset(), change.len()));
+            Pace::Full
         }
 
         fn flush(&self) -> FlushUse {
@@ -150,12 +164,12 @@ mod tests {
         let image = Image::create(&folder.path().join("d"), 1 << 20).unwrap();
         let log = Arc::new(Log::default());
         let served = Served::new(image, Arc::clone(&log) as Arc<dyn Observer>);
-        served.write(512, &[1; 1024], false).unwrap();
-        served.write_zeroes(0, 4096, Holes::Allowed, false).unwrap();
-        served.discard(4096, 8192, false).unwrap();
-        served.flush().unwrap();
+        served.write(512, &[1; 1024], false, &mut || ()).unwrap();
+        served.write_zeroes(0, 4096, Holes::Allowed, false, &mut || ()).unwrap();
+        served.discard(4096, 8192, false, &mut || ()).unwrap();
+        served.flush(&mut || ()).unwrap();
         assert_eq!(served.counters().snapshot().syncs, 0, "the observer said to answer at once");
-        served.write(0, &[1; 512], true).unwrap();
+        served.write(0, &[1; 512], true, &mut || ()).unwrap();
         assert_eq!(served.counters().snapshot().syncs, 1, "FUA always waits for the medium");
         let told = ["data 512+1024", "zeroes 0+4096", "discard 4096+8192", "flush", "data 0+512"];
         assert_eq!(*log.0.lock().unwrap(), told);
@@ -169,9 +183,9 @@ mod tests {
         let log = Arc::new(Log::default());
         let image = Image::open(&path, Access::ReadOnly).unwrap();
         let served = Served::new(image, Arc::clone(&log) as Arc<dyn Observer>);
-        served.write(0, &[1; 512], false).unwrap_err();
-        served.write_zeroes(4096, 512, Holes::Allowed, false).unwrap_err();
-        served.discard(u64::MAX, 512, false).unwrap_err();
+        served.write(0, &[1; 512], false, &mut || ()).unwrap_err();
+        served.write_zeroes(4096, 512, Holes::Allowed, false, &mut || ()).unwrap_err();
+        served.discard(u64::MAX, 512, false, &mut || ()).unwrap_err();
         assert_eq!(*log.0.lock().unwrap(), [""; 0]);
     }
 }

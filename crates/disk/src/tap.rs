@@ -62,13 +62,24 @@ pub enum FlushUse {
     AnswerAtOnce,
 }
 
+/// How fast the client may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as it can.
+    Full,
+    /// [`Observer::slow_down`] is to be called before the client hears of the change.
+    Slow,
+}
+
 /// Looks at the changes of a disk. Called on the threads that serve the disk, several at a time.
-///
-/// It may wait: then the client's request waits with it, and changes that overlap it.
 pub trait Observer: Send + Sync {
     /// `change` has reached the image, and its client has not heard of it yet. Calls for changes that overlap come
-    /// one after another, in the order in which they reached the image.
-    fn written(&self, change: Change<'_>);
+    /// one after another, in the order in which they reached the image. Not to wait in: all requests of the client
+    /// would.
+    fn written(&self, change: Change<'_>) -> Pace;
+
+    /// Waits; the client's request waits with it, and changes that overlap it, but no other.
+    fn slow_down(&self) {}
 
     /// A client flushes: all changes that it was told of should be on the medium. Not asked about writes with
     /// FUA, which always wait for the medium: QEMU sends them only for the guest.
@@ -80,7 +91,9 @@ pub trait Observer: Send + Sync {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn written(&self, _: Change<'_>) {}
+    fn written(&self, _: Change<'_>) -> Pace {
+        Pace::Full
+    }
 
     fn flush(&self) -> FlushUse {
         FlushUse::Sync

@@ -7,10 +7,12 @@ pub use error::ImageError;
 pub use extents::{Extent, Extents};
 
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::pipe::{SpliceFlags, splice};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, ErrorKind, IoSliceMut, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,6 +145,41 @@ impl Image {
         let len = bytes.len() as u64;
         self.check(offset, len)?;
         self.file.read_exact_at(bytes, offset).map_err(|source| self.io("read", offset, len, source))
+    }
+
+    /// The same if the system has all of it in memory; whether it has. What `bytes` holds otherwise means nothing.
+    ///
+    /// # Errors
+    /// If that is not inside the disk.
+    pub(crate) fn read_in_memory_at(&self, offset: u64, bytes: &mut [u8]) -> Result<bool, ImageError> {
+        let len = bytes.len();
+        self.check(offset, len as u64)?;
+        let read =
+            rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
+        // An error here may only mean that this filesystem cannot tell: reading in earnest finds out.
+        Ok(read == Ok(len))
+    }
+
+    /// Puts some of `len` bytes from `offset` on into a pipe, without copying them, and tells how many; `None` if the
+    /// filesystem cannot, or the pipe is full.
+    ///
+    /// # Errors
+    /// If that is not inside the disk, or the medium fails.
+    pub(crate) fn splice_at(
+        &self,
+        mut offset: u64,
+        pipe: &OwnedFd,
+        len: usize,
+    ) -> Result<Option<usize>, ImageError> {
+        self.check(offset, len as u64)?;
+        loop {
+            match splice(&self.file, Some(&mut offset), pipe, None, len, SpliceFlags::NONBLOCK) {
+                Ok(0) | Err(Errno::INVAL | Errno::AGAIN) => return Ok(None),
+                Ok(n) => return Ok(Some(n)),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.io("read", offset, len as u64, errno.into())),
+            }
+        }
     }
 
     /// Writes all of `bytes` from `offset` on.

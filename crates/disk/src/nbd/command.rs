@@ -6,10 +6,8 @@ use super::wire::{Error, MAX_PAYLOAD, Request, command_flag, request};
 /// A request that may be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
-    Read {
-        /// The answer must be one chunk.
-        whole: bool,
-    },
+    /// Answered in one chunk, whether the client asks for that or not.
+    Read,
     Write {
         fua: bool,
     },
@@ -52,7 +50,7 @@ impl Command {
         let (command, known) = match kind {
             request::READ => {
                 let known = if agreed.structured { command_flag::DF } else { 0 };
-                (Self::Read { whole: has(command_flag::DF) }, known)
+                (Self::Read, known)
             }
             request::WRITE => (Self::Write { fua }, 0),
             request::FLUSH => (Self::Flush, 0),
@@ -72,7 +70,7 @@ impl Command {
     fn check_len(self, request: &Request) -> Result<(), Error> {
         let good = match self {
             // Only what travels is limited: zeroes and discards do not.
-            Self::Read { .. } | Self::Write { .. } => request.len <= MAX_PAYLOAD,
+            Self::Read | Self::Write { .. } => request.len <= MAX_PAYLOAD,
             Self::Flush => request.len == 0 && request.offset == 0,
             Self::BlockStatus { .. } => request.len > 0,
             Self::Trim { .. } | Self::WriteZeroes { .. } => true,

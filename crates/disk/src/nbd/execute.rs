@@ -1,110 +1,100 @@
 //! Owns the carrying out of requests: from a judged command to its reply.
 
 use super::command::Command;
-use super::handshake::Agreed;
-use super::reply::Reply;
 use super::wire::{Error, Request};
-use crate::image::{Extent, Holes, ImageError};
-use crate::served::Served;
+use super::worker::{LONG, Worker};
+use crate::image::{Holes, ImageError};
 use rustix::io::Errno;
 
-/// Reads below this are not looked through for holes: the look would cost more than it saves.
-const LOOK_FOR_HOLES: u64 = 64 << 10;
-/// The most chunks of one reply to a read; what comes after them is sent as data.
-const MAX_CHUNKS: usize = 64;
 /// The most extents in one answer to BLOCK_STATUS; the client asks again for the rest.
 const MAX_EXTENTS: usize = 2048;
 
-/// Carries out `command`. `buffer` holds what came with the request, and takes what is read.
-pub(super) fn execute(
-    served: &Served,
-    agreed: Agreed,
-    request: &Request,
-    command: Command,
-    buffer: &mut Vec<u8>,
-) -> Reply {
-    let (cookie, offset, len) = (request.cookie, request.offset, u64::from(request.len));
+/// Carries out `command` and adds its reply. `payload` begins with what came with the request.
+pub(super) fn execute(worker: &mut Worker<'_, '_>, request: &Request, command: Command, payload: &[u8]) {
+    let served = worker.session.served;
+    let (offset, len) = (request.offset, u64::from(request.len));
+    let mut wait = || worker.step_aside();
     let outcome = match command {
-        Command::Read { whole } => read(served, agreed, request, whole, buffer),
-        Command::BlockStatus { one } => block_status(served, request, one),
-        Command::Write { fua } => served.write(offset, buffer, fua).map(|()| Reply::simple(cookie, None)),
-        Command::Flush => served.flush().map(|()| Reply::simple(cookie, None)),
-        Command::Trim { fua } => served.discard(offset, len, fua).map(|()| Reply::simple(cookie, None)),
+        Command::Read => return answered(worker, request, command, read),
+        Command::BlockStatus { one } => {
+            return answered(worker, request, command, |worker, request| block_status(worker, request, one));
+        }
+        Command::Write { fua } => served.write(offset, &payload[..request.len as usize], fua, &mut wait),
+        Command::Flush => served.flush(&mut wait),
+        Command::Trim { fua } => served.discard(offset, len, fua, &mut wait),
         Command::WriteZeroes { no_hole, fua } => {
             let holes = if no_hole { Holes::Forbidden } else { Holes::Allowed };
-            served.write_zeroes(offset, len, holes, fua).map(|()| Reply::simple(cookie, None))
+            served.write_zeroes(offset, len, holes, fua, &mut wait)
         }
     };
-    outcome.unwrap_or_else(|error| {
+    answered(worker, request, command, |worker, request| {
+        outcome.map(|()| worker.replies.simple(request.cookie, None))
+    });
+}
+
+/// Adds the reply, or that it failed.
+fn answered(
+    worker: &mut Worker<'_, '_>,
+    request: &Request,
+    command: Command,
+    reply: impl FnOnce(&mut Worker<'_, '_>, &Request) -> Result<(), ImageError>,
+) {
+    if let Err(error) = reply(worker, request) {
         tracing::warn!(%error, ?command, "a disk's client gets an error");
-        served.counters().errors.one();
-        refusal(agreed, request, code(&error), &error.to_string())
-    })
+        refuse(worker, request, code(&error), &error.to_string());
+    }
 }
 
 /// The reply to a request that is not carried out.
-pub(super) fn refusal(agreed: Agreed, request: &Request, error: Error, message: &str) -> Reply {
+pub(super) fn refuse(worker: &mut Worker<'_, '_>, request: &Request, error: Error, message: &str) {
+    worker.session.served.counters().errors.one();
     // With structured replies agreed, a read may only be answered by one ("Structured replies"); and so may
     // everything else, which brings the explanation to the client.
-    if agreed.structured {
-        Reply::structured_error(request.cookie, error, message)
+    if worker.session.agreed.structured {
+        worker.replies.structured_error(request.cookie, error, message);
     } else {
-        Reply::simple(request.cookie, Some(error))
+        worker.replies.simple(request.cookie, Some(error));
     }
 }
 
-fn read(
-    served: &Served,
-    agreed: Agreed,
-    request: &Request,
-    whole: bool,
-    buffer: &mut Vec<u8>,
-) -> Result<Reply, ImageError> {
-    let len = request.len as usize;
-    // Never shrinks, so that bytes are not set to zero before each read; see the session for its bound.
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    let extents = if agreed.structured && !whole && u64::from(request.len) >= LOOK_FOR_HOLES {
-        chunks(served, request)?
+/// Reads in turn what the system has in memory, and waits for the medium aside.
+fn read(worker: &mut Worker<'_, '_>, request: &Request) -> Result<(), ImageError> {
+    let served = worker.session.served;
+    let image = served.image();
+    let long = request.len > LONG;
+    let done = if long {
+        worker.answer_uncopied(request)?
     } else {
-        vec![data(request.offset, u64::from(request.len))]
+        worker.has_turn() && fetch(worker, request, |bytes| image.read_in_memory_at(request.offset, bytes))?
     };
-    for extent in extents.iter().filter(|extent| !extent.hole) {
-        let start = usize::try_from(extent.offset - request.offset).expect("inside the request");
-        let end = start + usize::try_from(extent.len).expect("inside the request");
-        served.image().read_at(extent.offset, &mut buffer[start..end])?;
+    if !done {
+        worker.step_aside();
+        fetch(worker, request, |bytes| image.read_at(request.offset, bytes).map(|()| true))?;
     }
     served.counters().reads.one();
     served.counters().read_bytes.add(u64::from(request.len));
-    if !agreed.structured {
-        return Ok(Reply::simple_data(request.cookie, len));
+    Ok(())
+}
+
+fn fetch(
+    worker: &mut Worker<'_, '_>,
+    request: &Request,
+    fill: impl FnOnce(&mut [u8]) -> Result<bool, ImageError>,
+) -> Result<bool, ImageError> {
+    let (cookie, len) = (request.cookie, request.len as usize);
+    if worker.session.agreed.structured {
+        worker.replies.data_chunk(cookie, request.offset, len, fill)
+    } else {
+        worker.replies.data(cookie, len, fill)
     }
-    let extents = if len == 0 { &[] } else { extents.as_slice() };
-    Ok(Reply::extents(request.cookie, request.offset, extents))
 }
 
-/// How a read is cut.
-fn chunks(served: &Served, request: &Request) -> Result<Vec<Extent>, ImageError> {
-    let end = request.offset + u64::from(request.len);
-    let found = served.image().extents(request.offset..end).take(MAX_CHUNKS);
-    let mut extents = found.collect::<Result<Vec<_>, _>>()?;
-    let next = extents.last().map_or(request.offset, |last| last.offset + last.len);
-    if next < end {
-        extents.push(data(next, end - next));
-    }
-    Ok(extents)
-}
-
-fn data(offset: u64, len: u64) -> Extent {
-    Extent { offset, len, hole: false }
-}
-
-fn block_status(served: &Served, request: &Request, one: bool) -> Result<Reply, ImageError> {
+fn block_status(worker: &mut Worker<'_, '_>, request: &Request, one: bool) -> Result<(), ImageError> {
     let range = request.offset..request.offset + u64::from(request.len);
-    let found = served.image().extents(range).take(if one { 1 } else { MAX_EXTENTS });
+    let found = worker.session.served.image().extents(range).take(if one { 1 } else { MAX_EXTENTS });
     let extents = found.collect::<Result<Vec<_>, _>>()?;
-    Ok(Reply::block_status(request.cookie, &extents))
+    worker.replies.block_status(request.cookie, &extents);
+    Ok(())
 }
 
 /// What the protocol can say of an error.

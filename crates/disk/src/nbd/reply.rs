@@ -1,202 +1,198 @@
-//! Owns the form of replies ("Transmission", simple and structured replies).
+//! Owns the form of replies ("Transmission", simple and structured replies), and those that wait to be sent.
 
 use super::wire::{Error, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, allocation, chunk};
 use crate::image::Extent;
-use std::io::{self, IoSlice, Write};
-use std::ops::Range;
+use std::io::{self, Write};
 
 /// The longest explanation that goes with an error.
 const MAX_MESSAGE: usize = 1024;
+/// How much memory is kept when all was sent.
+const KEPT: usize = 2 << 20;
 
-/// One whole reply. Bytes that were read for it stay in the worker's buffer and are named by their place there.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Reply {
-    parts: Vec<Part>,
+/// Replies in the order in which they are sent, in one piece of memory that is used again and again.
+#[derive(Debug, Default)]
+pub(super) struct Replies {
+    /// Never shrinks in use, so that bytes are not set to zero before each read.
+    bytes: Vec<u8>,
+    used: usize,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Part {
-    Bytes(Vec<u8>),
-    Read(Range<usize>),
-}
-
-impl Reply {
-    /// Done, or not; without data.
-    pub(super) fn simple(cookie: u64, error: Option<Error>) -> Self {
-        let mut bytes = SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&error.map_or(0, Error::code).to_be_bytes());
-        bytes.extend_from_slice(&cookie.to_be_bytes());
-        Self { parts: vec![Part::Bytes(bytes)] }
+impl Replies {
+    /// Bytes of whole replies.
+    pub(super) fn len(&self) -> usize {
+        self.used
     }
 
-    /// The first `len` bytes of the buffer.
-    pub(super) fn simple_data(cookie: u64, len: usize) -> Self {
-        let mut reply = Self::simple(cookie, None);
-        reply.parts.push(Part::Read(0..len));
-        reply
+    /// Done, or not; without data.
+    pub(super) fn simple(&mut self, cookie: u64, error: Option<Error>) {
+        self.put(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+        self.put(&error.map_or(0, Error::code).to_be_bytes());
+        self.put(&cookie.to_be_bytes());
+    }
+
+    /// `len` bytes of data, which `fill` gets from the medium. If it does not, there is no reply.
+    pub(super) fn data<E>(
+        &mut self,
+        cookie: u64,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let before = self.used;
+        self.simple(cookie, None);
+        self.filled(before, len, fill)
+    }
+
+    /// What comes before the data of one chunk that the caller sends.
+    pub(super) fn data_chunk_header(&mut self, cookie: u64, offset: u64, len: usize) {
+        self.chunk(cookie, chunk::OFFSET_DATA, &offset.to_be_bytes(), len);
+    }
+
+    /// The same as one chunk, for a client that expects chunks.
+    pub(super) fn data_chunk<E>(
+        &mut self,
+        cookie: u64,
+        offset: u64,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let before = self.used;
+        if len == 0 {
+            // Nothing was asked for, but the reply must end all the same.
+            self.chunk(cookie, chunk::NONE, &[], 0);
+        } else {
+            self.data_chunk_header(cookie, offset, len);
+        }
+        self.filled(before, len, fill)
     }
 
     /// An error where the client expects chunks, with an explanation.
-    pub(super) fn structured_error(cookie: u64, error: Error, message: &str) -> Self {
+    pub(super) fn structured_error(&mut self, cookie: u64, error: Error, message: &str) {
         let message = &message[..message.floor_char_boundary(MAX_MESSAGE)];
         let mut body = error.code().to_be_bytes().to_vec();
         body.extend_from_slice(&u16::try_from(message.len()).expect("cut").to_be_bytes());
         body.extend_from_slice(message.as_bytes());
-        let mut reply = Self::default();
-        reply.chunk(cookie, true, chunk::ERROR, &body, 0);
-        reply
-    }
-
-    /// Data and holes from `offset` on, where the buffer begins.
-    pub(super) fn extents(cookie: u64, offset: u64, extents: &[Extent]) -> Self {
-        let mut reply = Self::default();
-        for (place, extent) in extents.iter().enumerate() {
-            let done = place + 1 == extents.len();
-            let mut body = extent.offset.to_be_bytes().to_vec();
-            if extent.hole {
-                body.extend_from_slice(&length(extent).to_be_bytes());
-                reply.chunk(cookie, done, chunk::OFFSET_HOLE, &body, 0);
-            } else {
-                reply.chunk(cookie, done, chunk::OFFSET_DATA, &body, length(extent));
-                let start = usize::try_from(extent.offset - offset).expect("inside the buffer");
-                reply.parts.push(Part::Read(start..start + length(extent) as usize));
-            }
-        }
-        if extents.is_empty() {
-            // Nothing was asked for, but the reply must end all the same.
-            reply.chunk(cookie, true, chunk::NONE, &[], 0);
-        }
-        reply
+        self.chunk(cookie, chunk::ERROR, &body, 0);
     }
 
     /// The allocation of extents.
-    pub(super) fn block_status(cookie: u64, extents: &[Extent]) -> Self {
+    pub(super) fn block_status(&mut self, cookie: u64, extents: &[Extent]) {
         let mut body = allocation::ID.to_be_bytes().to_vec();
         for extent in extents {
             let flags = if extent.hole { allocation::HOLE | allocation::ZERO } else { 0 };
-            body.extend_from_slice(&length(extent).to_be_bytes());
+            let len = u32::try_from(extent.len).expect("inside a request, whose length has 4 bytes");
+            body.extend_from_slice(&len.to_be_bytes());
             body.extend_from_slice(&flags.to_be_bytes());
         }
-        let mut reply = Self::default();
-        reply.chunk(cookie, true, chunk::BLOCK_STATUS, &body, 0);
-        reply
+        self.chunk(cookie, chunk::BLOCK_STATUS, &body, 0);
     }
 
-    /// A chunk of `body` and of `more` bytes that the caller adds.
-    fn chunk(&mut self, cookie: u64, done: bool, kind: u16, body: &[u8], more: u32) {
-        let len = u32::try_from(body.len()).expect("bodies are short") + more;
-        let mut bytes = STRUCTURED_REPLY_MAGIC.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&if done { chunk::DONE } else { 0 }.to_be_bytes());
-        bytes.extend_from_slice(&kind.to_be_bytes());
-        bytes.extend_from_slice(&cookie.to_be_bytes());
-        bytes.extend_from_slice(&len.to_be_bytes());
-        bytes.extend_from_slice(body);
-        self.parts.push(Part::Bytes(bytes));
+    /// The only chunk of a reply: `body`, and `more` bytes that the caller adds.
+    fn chunk(&mut self, cookie: u64, kind: u16, body: &[u8], more: usize) {
+        let len = u32::try_from(body.len() + more).expect("what one request may ask for");
+        self.put(&STRUCTURED_REPLY_MAGIC.to_be_bytes());
+        self.put(&chunk::DONE.to_be_bytes());
+        self.put(&kind.to_be_bytes());
+        self.put(&cookie.to_be_bytes());
+        self.put(&len.to_be_bytes());
+        self.put(body);
     }
 
-    /// Writes all of it.
-    pub(super) fn send(&self, buffer: &[u8], mut to: impl Write) -> io::Result<()> {
-        let slices = self.parts.iter().map(|part| match part {
-            Part::Bytes(bytes) => IoSlice::new(bytes),
-            Part::Read(range) => IoSlice::new(&buffer[range.clone()]),
-        });
-        let mut slices: Vec<IoSlice<'_>> = slices.collect();
-        let mut rest = slices.as_mut_slice();
-        // Steps over slices without bytes.
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match to.write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => IoSlice::advance_slices(&mut rest, n),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    fn put(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.used += bytes.len();
+    }
+
+    /// The memory behind the replies.
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let end = self.used + len;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
         }
-        Ok(())
+        &mut self.bytes[self.used..end]
     }
-}
 
-fn length(extent: &Extent) -> u32 {
-    u32::try_from(extent.len).expect("an extent inside a request, whose length has 4 bytes")
+    fn filled<E>(
+        &mut self,
+        before: usize,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let outcome = fill(self.room(len));
+        self.used = if let Ok(true) = outcome { self.used + len } else { before };
+        outcome
+    }
+
+    /// Writes them all; then there are none.
+    pub(super) fn send(&mut self, mut to: impl Write) -> io::Result<()> {
+        let outcome = to.write_all(&self.bytes[..self.used]);
+        self.used = 0;
+        if self.bytes.len() > KEPT {
+            self.bytes = Vec::new();
+        }
+        outcome
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bytes(reply: &Reply, buffer: &[u8]) -> Vec<u8> {
+    fn bytes(make: impl FnOnce(&mut Replies)) -> Vec<u8> {
+        let mut replies = Replies::default();
+        make(&mut replies);
         let mut out = Vec::new();
-        reply.send(buffer, &mut out).unwrap();
+        replies.send(&mut out).unwrap();
+        assert_eq!(replies.len(), 0);
         out
+    }
+
+    fn fill(bytes: &mut [u8]) -> Result<bool, ()> {
+        bytes.copy_from_slice(&b"abcd"[..bytes.len()]);
+        Ok(true)
     }
 
     const COOKIE: u64 = u64::from_be_bytes(*b"COOKIE!!");
 
     #[test]
     fn golden_bytes_of_simple_replies() {
-        assert_eq!(bytes(&Reply::simple(COOKIE, None), b""), b"\x67\x44\x66\x98\0\0\0\0COOKIE!!");
-        let refused = Reply::simple(COOKIE, Some(Error::NoSpace));
-        assert_eq!(bytes(&refused, b""), b"\x67\x44\x66\x98\0\0\0\x1cCOOKIE!!");
-        let data = Reply::simple_data(COOKIE, 3);
-        assert_eq!(bytes(&data, b"abcd"), b"\x67\x44\x66\x98\0\0\0\0COOKIE!!abc");
+        assert_eq!(bytes(|r| r.simple(COOKIE, None)), b"\x67\x44\x66\x98\0\0\0\0COOKIE!!");
+        let refused = bytes(|r| r.simple(COOKIE, Some(Error::NoSpace)));
+        assert_eq!(refused, b"\x67\x44\x66\x98\0\0\0\x1cCOOKIE!!");
+        let data = bytes(|r| assert_eq!(r.data(COOKIE, 3, fill), Ok(true)));
+        assert_eq!(data, b"\x67\x44\x66\x98\0\0\0\0COOKIE!!abc");
     }
 
     #[test]
     fn golden_bytes_of_chunks() {
-        let extents = [
-            Extent { offset: 16, len: 2, hole: false },
-            Extent { offset: 18, len: 5, hole: true },
-            Extent { offset: 23, len: 1, hole: false },
-        ];
-        let expected = [
-            &b"\x66\x8e\x33\xef\0\0\0\x01COOKIE!!\0\0\0\x0a\0\0\0\0\0\0\0\x10ab"[..],
-            b"\x66\x8e\x33\xef\0\0\0\x02COOKIE!!\0\0\0\x0c\0\0\0\0\0\0\0\x12\0\0\0\x05",
-            b"\x66\x8e\x33\xef\0\x01\0\x01COOKIE!!\0\0\0\x09\0\0\0\0\0\0\0\x17h",
-        ];
-        assert_eq!(bytes(&Reply::extents(COOKIE, 16, &extents), b"abcdefgh"), expected.concat());
-        let nothing = Reply::extents(COOKIE, 16, &[]);
-        assert_eq!(bytes(&nothing, b""), b"\x66\x8e\x33\xef\0\x01\0\0COOKIE!!\0\0\0\0");
+        let data = bytes(|r| assert_eq!(r.data_chunk(COOKIE, 16, 2, fill), Ok(true)));
+        assert_eq!(data, b"\x66\x8e\x33\xef\0\x01\0\x01COOKIE!!\0\0\0\x0a\0\0\0\0\0\0\0\x10ab");
+        let nothing = bytes(|r| assert_eq!(r.data_chunk(COOKIE, 16, 0, fill), Ok(true)));
+        assert_eq!(nothing, b"\x66\x8e\x33\xef\0\x01\0\0COOKIE!!\0\0\0\0");
+        let extents = [Extent { offset: 16, len: 2, hole: false }, Extent { offset: 18, len: 5, hole: true }];
         let expected = [
             &b"\x66\x8e\x33\xef\0\x01\0\x05COOKIE!!\0\0\0\x14\0\0\0\x01"[..],
             b"\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\x03",
         ];
-        assert_eq!(bytes(&Reply::block_status(COOKIE, &extents[..2]), b""), expected.concat());
-        let error = Reply::structured_error(COOKIE, Error::Io, "bad");
-        assert_eq!(
-            bytes(&error, b""),
-            b"\x66\x8e\x33\xef\0\x01\x80\x01COOKIE!!\0\0\0\x09\0\0\0\x05\0\x03bad"
-        );
+        assert_eq!(bytes(|r| r.block_status(COOKIE, &extents)), expected.concat());
+        let error = bytes(|r| r.structured_error(COOKIE, Error::Io, "bad"));
+        assert_eq!(error, b"\x66\x8e\x33\xef\0\x01\x80\x01COOKIE!!\0\0\0\x09\0\0\0\x05\0\x03bad");
     }
 
     #[test]
     fn a_long_explanation_is_cut_between_characters() {
-        let error = Reply::structured_error(COOKIE, Error::Io, &"ü".repeat(5000));
-        assert_eq!(bytes(&error, b"").len(), 20 + 6 + MAX_MESSAGE);
-        let error = Reply::structured_error(COOKIE, Error::Io, &format!("x{}", "ü".repeat(5000)));
-        assert_eq!(bytes(&error, b"").len(), 20 + 6 + MAX_MESSAGE - 1);
-    }
-
-    /// Takes one byte at a time.
-    struct Slow(Vec<u8>);
-
-    impl Write for Slow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.extend(bytes.first());
-            Ok(bytes.len().min(1))
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+        let len = |message: &str| bytes(|r| r.structured_error(COOKIE, Error::Io, message)).len();
+        assert_eq!(len(&"ü".repeat(5000)), 20 + 6 + MAX_MESSAGE);
+        assert_eq!(len(&format!("x{}", "ü".repeat(5000))), 20 + 6 + MAX_MESSAGE - 1);
     }
 
     #[test]
-    fn a_socket_that_takes_little_gets_all() {
-        let reply = Reply::simple_data(COOKIE, 3);
-        let mut slow = Slow(Vec::new());
-        reply.send(b"abc", &mut slow).unwrap();
-        assert_eq!(slow.0, bytes(&reply, b"abc"));
-        let empty = Reply::simple_data(COOKIE, 0);
-        assert_eq!(bytes(&empty, b"").len(), 16);
+    fn data_that_did_not_come_leaves_the_other_replies_alone() {
+        let out = bytes(|r| {
+            r.simple(COOKIE, None);
+            assert_eq!(r.data(1, 3, |_| Ok::<_, ()>(false)), Ok(false));
+            assert_eq!(r.data_chunk(1, 0, 3, |_| Err("bad")), Err("bad"));
+            assert_eq!(r.data(COOKIE, 2, fill), Ok(true));
+        });
+        assert_eq!(out, b"\x67\x44\x66\x98\0\0\0\0COOKIE!!\x67\x44\x66\x98\0\0\0\0COOKIE!!ab");
     }
 }

@@ -1,7 +1,7 @@
 //! A medium that is full: the client hears of it, and the observer misses nothing that reached the image.
 
 use crate::client::Client;
-use disk::{Change, Export, FlushUse, Image, Observer};
+use disk::{Change, Export, FlushUse, Image, Observer, Pace};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -37,9 +37,10 @@ impl Drop for Small {
 struct Lengths(Mutex<Vec<u64>>);
 
 impl Observer for Lengths {
-    fn written(&self, change: Change<'_>) {
+    fn written(&self, change: Change<'_>) -> Pace {
         assert_eq!(change.offset(), 0);
         self.0.lock().unwrap().push(change.len());
+        Pace::Full
     }
 
     fn flush(&self) -> FlushUse {

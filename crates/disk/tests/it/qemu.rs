@@ -1,7 +1,7 @@
 //! Stock QEMU with a disk on an export: what its own `stop` asks of the disk.
 
 use crate::support::{Fixture, has};
-use disk::{Change, FlushUse, Observer};
+use disk::{Change, FlushUse, Observer, Pace};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use std::sync::Arc;
 struct AtOnce;
 
 impl Observer for AtOnce {
-    fn written(&self, _: Change<'_>) {}
+    fn written(&self, _: Change<'_>) -> Pace {
+        Pace::Full
+    }
 
     fn flush(&self) -> FlushUse {
         FlushUse::AnswerAtOnce

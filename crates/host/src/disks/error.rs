@@ -11,9 +11,6 @@ pub enum DiskError {
     /// Serving it.
     #[error(transparent)]
     Export(#[from] disk::ExportError),
-    /// No socket between QEMU and the disk's server.
-    #[error("cannot make a channel for a disk: {0}")]
-    Channel(std::io::Error),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] disk::journal::JournalError),

@@ -22,7 +22,6 @@ use disk::{Access, Export, Image};
 use qemu::VmSpec;
 use qemu::spec::DiskSpec;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// One disk.
@@ -68,11 +67,7 @@ impl Disks {
     /// # Errors
     /// If the system gives no sockets or threads.
     pub fn connect(&self) -> Result<Vec<OwnedFd>, DiskError> {
-        let connect = |disk: &Served| {
-            let (ours, theirs) = UnixStream::pair().map_err(DiskError::Channel)?;
-            disk.export.attach(ours)?;
-            Ok(OwnedFd::from(theirs))
-        };
+        let connect = |disk: &Served| Ok(OwnedFd::from(disk.export.connect()?));
         self.disks.iter().map(connect).collect()
     }
 

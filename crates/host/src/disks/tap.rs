@@ -3,7 +3,7 @@
 //! QEMU has all its writes answered when `stop` returns, so a cut after it holds exactly the epoch's writes
 //! (QEMU `softmmu/cpus.c`, `do_vm_stop`: it drains, then flushes).
 
-use disk::{Change, FlushUse, Observer};
+use disk::{Change, FlushUse, Observer, Pace};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -118,16 +118,14 @@ impl Tap {
         DiskTap { tap: Arc::clone(self), disk }
     }
 
-    fn keep(&self, change: KeptChange) {
+    fn keep(&self, change: KeptChange) -> Pace {
         let mut collected = self.collected();
         if !collected.wanted {
-            return;
+            return Pace::Full;
         }
         collected.bytes += change.weight();
         collected.changes.push(change);
-        if collected.bytes > MANY_BYTES {
-            drop(self.taken.wait_timeout(collected, DELAY));
-        }
+        if collected.bytes > MANY_BYTES { Pace::Slow } else { Pace::Full }
     }
 }
 
@@ -139,13 +137,24 @@ pub struct DiskTap {
 }
 
 impl Observer for DiskTap {
-    fn written(&self, change: Change<'_>) {
+    fn written(&self, change: Change<'_>) -> Pace {
+        // Most VMs' disks are not copied most of the time.
+        if !self.tap.collected().wanted {
+            return Pace::Full;
+        }
         let what = match change {
             Change::Data { bytes, .. } => Kept::Data(bytes.to_vec()),
             Change::Zeroes { len, .. } => Kept::Zeroes(len),
             Change::Discard { len, .. } => Kept::Discard(len),
         };
-        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what });
+        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what })
+    }
+
+    fn slow_down(&self) {
+        let collected = self.tap.collected();
+        if collected.bytes > MANY_BYTES {
+            drop(self.tap.taken.wait_timeout(collected, DELAY));
+        }
     }
 
     fn flush(&self) -> FlushUse {
@@ -188,6 +197,22 @@ mod tests {
         one.written(data(4));
         tap.end();
         assert_eq!(tap.take(), []);
+    }
+
+    #[test]
+    fn past_many_bytes_the_guest_is_slowed_until_they_are_taken() {
+        let tap = Arc::new(Tap::default());
+        let disk = tap.of_disk(0);
+        let many = vec![7; MANY_BYTES];
+        let write = || disk.written(Change::Data { offset: 0, bytes: &many });
+        assert_eq!(write(), Pace::Full, "nobody wants them");
+        tap.begin();
+        assert_eq!(disk.written(data(0)), Pace::Full);
+        assert_eq!(write(), Pace::Slow);
+        // Ends although nobody takes them: the cut would wait for this write.
+        disk.slow_down();
+        tap.take();
+        assert_eq!(disk.written(data(0)), Pace::Full);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Whole conversations over a pair of sockets: good ones, and any bytes at all.
 
-use super::super::wire::{option, request};
+use super::super::wire::{MAX_PAYLOAD, Request, option, request};
 use super::*;
 use crate::image::Image;
-use crate::tap::{Change, FlushUse, Observer, Unobserved};
+use crate::tap::{Change, FlushUse, Observer, Pace, Unobserved};
 use proptest::prelude::*;
+use std::net::Shutdown;
 use std::sync::Arc;
 
 const SIZE: u64 = 1 << 20;
@@ -89,9 +90,9 @@ fn parse_chunks(mut bytes: &[u8]) -> Vec<(u16, u16, Vec<u8>)> {
 }
 
 #[test]
-fn holes_are_not_sent_as_data_unless_one_chunk_is_wanted() {
+fn reads_are_one_chunk_and_holes_are_told_to_who_asks() {
     let (_folder, served, export) = served(Arc::new(Unobserved));
-    served.write(1 << 16, &[9; 4096], false).unwrap();
+    served.write(1 << 16, &[9; 4096], false, &mut || ()).unwrap();
     // What comes before the answer to one request does not change: its length is seen without any.
     let (_, start) = converse(&served, &export, &negotiation(true));
     let answer = |kind, flags, offset, len| {
@@ -100,13 +101,11 @@ fn holes_are_not_sent_as_data_unless_one_chunk_is_wanted() {
         parse_chunks(&got[start.len()..])
     };
     let place = |offset: u64| offset.to_be_bytes().to_vec();
-    let hole = |offset: u64, len: u32| [place(offset), len.to_be_bytes().to_vec()].concat();
     let data = |offset: u64, bytes: &[u8]| [&place(offset), bytes].concat();
-    let chunks = answer(request::READ, 0, 0, 1 << 17);
-    let middle = (0, 1, data(1 << 16, &[9; 4096]));
-    assert_eq!(chunks[..], [(0, 2, hole(0, 1 << 16)), middle, (1, 2, hole(0x11000, 0xf000))]);
     let whole = [vec![0; 1 << 16], vec![9; 4096], vec![0; 0xf000]].concat();
-    assert_eq!(answer(request::READ, 1 << 2, 0, 1 << 17), [(1, 1, data(0, &whole))], "DF");
+    for flags in [0, 1 << 2] {
+        assert_eq!(answer(request::READ, flags, 0, 1 << 17), [(1, 1, data(0, &whole))], "flags {flags}");
+    }
     assert_eq!(answer(request::READ, 0, 512, 512), [(1, 1, data(512, &[0; 512]))], "small");
     assert_eq!(answer(request::READ, 0, 512, 0), [(1, 0, vec![])]);
     let status = |parts: &[(u32, u32)]| {
@@ -117,6 +116,25 @@ fn holes_are_not_sent_as_data_unless_one_chunk_is_wanted() {
     assert_eq!(answer(request::BLOCK_STATUS, 0, 1 << 15, (1 << 15) + 8192), [(1, 5, all)]);
     let one = status(&[(1 << 15, 3)]);
     assert_eq!(answer(request::BLOCK_STATUS, 1 << 3, 1 << 15, (1 << 15) + 8192), [(1, 5, one)]);
+}
+
+#[test]
+fn long_reads_bring_what_was_written_wherever_they_begin() {
+    let (_folder, served, export) = served(Arc::new(Unobserved));
+    let pattern: Vec<u8> = (0..SIZE / 8).flat_map(|word| (word * 0x9e37_79b9).to_le_bytes()).collect();
+    served.write(0, &pattern, false, &mut || ()).unwrap();
+    let (_, start) = converse(&served, &export, &negotiation(true));
+    let (_, plain_start) = converse(&served, &export, &negotiation(false));
+    for (offset, len) in [(0, 1 << 20), (512, (1 << 20) - 512), (4096, 1 << 19), (1536, (1 << 16) + 512)] {
+        let request = ask(request::READ, offset, len);
+        let there = &pattern[usize::try_from(offset).unwrap()..][..len as usize];
+        // Twice: what serves the first must serve the next.
+        let (_, got) = converse(&served, &export, &[negotiation(true), request.repeat(2)].concat());
+        let chunk = (1, 1, [&offset.to_be_bytes(), there].concat());
+        assert!(parse_chunks(&got[start.len()..]) == [chunk.clone(), chunk], "{offset} {len}");
+        let (_, got) = converse(&served, &export, &[negotiation(false), request].concat());
+        assert!(got[plain_start.len() + 16..] == *there, "{offset} {len}, without chunks");
+    }
 }
 
 #[test]
@@ -153,7 +171,7 @@ fn a_write_that_is_too_long_is_refused_and_the_next_request_served() {
 struct Dies;
 
 impl Observer for Dies {
-    fn written(&self, _: Change<'_>) {
+    fn written(&self, _: Change<'_>) -> Pace {
         panic!("on purpose");
     }
 
