@@ -17,4 +17,5 @@ mod refusals;
 mod several;
 mod shapes;
 mod slow;
+mod slow_disk;
 mod stream;

@@ -8,11 +8,13 @@
 //! | [`look`] | what agents say: who owns a VM, events, logs |
 //! | [`proxy`] | a replication link that damages, delays or throttles |
 //! | [`capture`] | what leaves a host |
+//! | [`medium`] | a disk that is slow |
 
 pub mod capture;
 pub mod load;
 pub mod loaded;
 pub mod look;
+pub mod medium;
 pub mod process;
 pub mod proxy;
 
