@@ -8,7 +8,7 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
-const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | ping | reboot | poweroff | shutdown; \
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | fio ARGUMENTS | fio off | disk | ping | reboot | poweroff | shutdown; \
 RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
 /// A gap is a stretch of time in which this program did not run for at least this long.
 const GAP_US: u64 = 1_000;
@@ -95,6 +95,8 @@ struct Shared {
     gaps: AtomicU64,
     gap_total_us: AtomicU64,
     gap_longest_us: AtomicU64,
+    /// The load on the disk.
+    fio: Mutex<Option<Child>>,
 }
 
 fn main() -> ExitCode {
@@ -182,6 +184,9 @@ fn answer(line: &str, shared: &Shared) -> String {
         ["gaps", state @ ("on" | "off")] => order(shared, |orders| orders.watching = *state == "on"),
         ["stats"] => stats(shared),
         ["check"] => check(shared),
+        ["fio", "off"] => fio(shared, &[]),
+        ["fio", arguments @ ..] => fio(shared, arguments),
+        ["disk"] => disk(),
         ["reset"] => {
             for number in
                 [&shared.dirtied, &shared.iterations, &shared.gaps, &shared.gap_total_us, &shared.gap_longest_us]
@@ -251,6 +256,34 @@ fn stats(shared: &Shared) -> String {
         shared.gap_total_us.load(Relaxed),
         shared.gap_longest_us.load(Relaxed)
     )
+}
+
+/// Ends the fio that runs, and starts one with these arguments if there are any.
+fn fio(shared: &Shared, arguments: &[&str]) -> String {
+    let Ok(mut running) = shared.fio.lock() else { return "error a thread died".into() };
+    if let Some(mut child) = running.take() {
+        // Fails if it has ended by itself; then it is collected all the same.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    if arguments.is_empty() {
+        return "ok".into();
+    }
+    match Command::new("/bin/fio").args(arguments).spawn() {
+        Ok(child) => {
+            *running = Some(child);
+            "ok".into()
+        }
+        Err(error) => format!("error /bin/fio: {error}"),
+    }
+}
+
+/// What the kernel counted of the first disk (Linux Documentation/block/stat.rst).
+fn disk() -> String {
+    match fs::read_to_string("/sys/block/vda/stat") {
+        Ok(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        Err(error) => format!("error /sys/block/vda/stat: {error}"),
+    }
 }
 
 /// Stops the dirtying and has its pages looked through.

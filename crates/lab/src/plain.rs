@@ -30,6 +30,14 @@ impl Machine {
             Machine::Microvm => "virtio-net-device",
         }
     }
+
+    /// The name of its virtio disk device.
+    pub fn disk_device(self) -> &'static str {
+        match self {
+            Machine::Q35 => "virtio-blk-pci",
+            Machine::Microvm => "virtio-blk-device",
+        }
+    }
 }
 
 /// A guest to be run under TCG, with one network card on its host's bridge.
@@ -49,6 +57,9 @@ pub struct PlainGuest<'a> {
     pub initrd: &'a Path,
     /// For `-append`.
     pub append: &'a str,
+    /// A raw image for its disk, if it has one: by QEMU's own driver for files, through the host's page cache, as the
+    /// agent serves it.
+    pub disk: Option<&'a Path>,
 }
 
 impl PlainGuest<'_> {
@@ -71,6 +82,16 @@ impl PlainGuest<'_> {
             .args(["-netdev", &format!("tap,id=n0,ifname={tap},script=no,downscript=no")])
             .args(["-device", &format!("{},netdev=n0", self.machine.network_device())])
             .args(["-serial", &format!("file:{}", self.console(lab, host).display())]);
+        if let Some(image) = self.disk {
+            let image = image.display();
+            command
+                .args([
+                    "-blockdev",
+                    &format!("driver=file,node-name=f0,filename={image},discard=unmap,cache.direct=off"),
+                ])
+                .args(["-blockdev", "driver=raw,node-name=d0,file=f0,discard=unmap,cache.direct=off"])
+                .args(["-device", &format!("{},drive=d0,write-cache=on", self.machine.disk_device())]);
+        }
         lab.start(host, self.name, &mut command)
     }
 

@@ -45,6 +45,7 @@ fn boot(tag: &str, machine: Machine, cpus: u32, pulse: Option<&str>) -> Option<B
         kernel: &image.kernel,
         initrd: &image.initrd,
         append: &append,
+        disk: None,
     };
     let started = Instant::now();
     guest.start(&lab, "alpha").expect("QEMU starts");

@@ -4,6 +4,7 @@
 //! - [`redis`]: Redis in the initramfs;
 //! - [`mod@postgres`]: PostgreSQL on an ext4 disk, with its tables for `pgbench`;
 //! - [`pulse`]: the program in it that dirties pages, counts and watches its own time, and the client that steers it;
+//! - [`fio`]: the Redis guest with fio in it;
 //! - [`counter`]: 64 KiB of bare-metal code that counts in memory and on the serial line, for KVM and TCG;
 //! - [`console`]: waiting for lines on a guest's serial console.
 
@@ -12,6 +13,7 @@ pub mod console;
 pub mod counter;
 mod cpio;
 mod debian;
+pub mod fio;
 pub(crate) mod linux;
 pub mod postgres;
 pub mod pulse;

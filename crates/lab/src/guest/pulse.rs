@@ -64,6 +64,15 @@ pub struct PulseStats {
     pub gap_longest_us: u64,
 }
 
+/// What was done with the guest's first disk since it booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskCounts {
+    /// Requests that were completed, reads and writes.
+    pub requests: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
 /// A connection to the pulse program; use it from a thread inside the client's namespace.
 #[derive(Debug)]
 pub struct PulseClient {
@@ -144,6 +153,24 @@ impl PulseClient {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("not statistics: {line}")))
     }
 
+    /// Ends the fio that runs in the guest, and starts one with these arguments, if there are any. The guest must have
+    /// fio: [`crate::guest::fio`].
+    ///
+    /// # Errors
+    /// The connection fails, or there is no fio.
+    pub fn fio(&mut self, arguments: &str) -> io::Result<()> {
+        self.order(&format!("fio {}", if arguments.is_empty() { "off" } else { arguments }))
+    }
+
+    /// What the guest's kernel counted of its first disk.
+    ///
+    /// # Errors
+    /// The connection fails, or there is no disk.
+    pub fn disk(&mut self) -> io::Result<DiskCounts> {
+        let line = self.ask("disk")?;
+        parse_disk(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line))
+    }
+
     /// Makes the guest reboot at once, as its reset button would; no answer is awaited.
     ///
     /// # Errors
@@ -183,6 +210,14 @@ impl PulseClient {
     }
 }
 
+/// The numbers of a `stat` file: reads, merged ones, sectors, milliseconds, and the same of writes.
+fn parse_disk(line: &str) -> Option<DiskCounts> {
+    const SECTOR: u64 = 512;
+    let numbers: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let at = |place: usize| numbers.get(place).copied();
+    Some(DiskCounts { requests: at(0)? + at(4)?, bytes: SECTOR * (at(2)? + at(6)?) })
+}
+
 fn parse_stats(line: &str) -> Option<PulseStats> {
     let mut stats = PulseStats::default();
     for word in line.split_whitespace() {
@@ -199,4 +234,16 @@ fn parse_stats(line: &str) -> Option<PulseStats> {
         *field = value.parse().ok()?;
     }
     Some(stats)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_writes_of_a_disk_are_counted_together() {
+        let counts = parse_disk("10 1 80 5 20 2 4096 7 0 3 12 0 0 0 0 0 0");
+        assert_eq!(counts, Some(DiskCounts { requests: 30, bytes: 4176 * 512 }));
+        assert_eq!(parse_disk("error /sys/block/vda/stat: not there"), None);
+    }
 }

@@ -47,15 +47,20 @@ impl Bed {
 
     /// The same on these hosts.
     pub fn raise_on(cluster: Cluster, run: &mut Run<'_>, lean: bool) -> Result<Self> {
-        run.screen.live("a guest boots");
         let mut file = VmFile::redis(&run.props.guest, VM, VmShape::default(), None)?;
         if lean {
             file.toml = file.toml.replace("machine = \"q35\"", "profile = \"lean\"");
         }
+        Self::boot(cluster, run, file)
+    }
+
+    /// The same with a VM of the caller's.
+    pub fn boot(cluster: Cluster, run: &mut Run<'_>, file: VmFile) -> Result<Self> {
+        run.screen.live("a guest boots");
         let status = cluster.start_vm(HOSTS[0], &file)?;
         cluster.wait_ready(HOSTS[0], &file.name)?;
         let mib = status.memory_bytes >> 20;
-        run.screen.done(&format!("a Redis guest on {}, {mib} MiB, {}", status.machine, status.accel));
+        run.screen.done(&format!("a guest on {}, {mib} MiB, {}", status.machine, status.accel));
         Ok(Self { cluster, vm: file.name, reach: Reach(file.address.v4) })
     }
 

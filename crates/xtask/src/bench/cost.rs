@@ -138,6 +138,7 @@ fn without_agent(run: &mut Run<'_>) -> Result<Seen> {
         kernel: &guest.kernel,
         initrd: &guest.initrd,
         append: &append,
+        disk: None,
     };
     plain.start(&lab, HOSTS[0])?;
     console::wait_for(&plain.console(&lab, HOSTS[0]), "READY", 1, lab::cluster::PATIENCE)?;

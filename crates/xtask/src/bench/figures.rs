@@ -42,18 +42,33 @@ pub struct Target {
     pub what: String,
     /// Its unit.
     pub unit: &'static str,
-    /// It should not be larger.
-    pub at_most: f64,
+    /// What it should be.
+    pub bound: Bound,
     /// What was measured.
     pub found: f64,
     /// Whether it is within.
     pub reached: bool,
 }
 
+/// Where a figure should lie.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Here or below.
+    AtMost(f64),
+    /// Here or above.
+    AtLeast(f64),
+}
+
 impl Target {
-    /// A figure that should not be larger than `at_most`.
-    pub fn at_most(what: impl Into<String>, unit: &'static str, at_most: f64, found: f64) -> Self {
-        Self { what: what.into(), unit, at_most, found, reached: found <= at_most }
+    /// A figure that should not be larger than `limit`.
+    pub fn at_most(what: impl Into<String>, unit: &'static str, limit: f64, found: f64) -> Self {
+        Self { what: what.into(), unit, bound: Bound::AtMost(limit), found, reached: found <= limit }
+    }
+
+    /// A figure that should not be smaller than `limit`.
+    pub fn at_least(what: impl Into<String>, unit: &'static str, limit: f64, found: f64) -> Self {
+        Self { what: what.into(), unit, bound: Bound::AtLeast(limit), found, reached: found >= limit }
     }
 }
 
@@ -203,5 +218,7 @@ mod tests {
     fn a_target_is_reached_at_its_bound() {
         assert!(Target::at_most("x", "ms", 2.5, 2.5).reached);
         assert!(!Target::at_most("x", "ms", 2.5, 2.6).reached);
+        assert!(Target::at_least("x", "%", 80.0, 80.0).reached);
+        assert!(!Target::at_least("x", "%", 80.0, 79.9).reached);
     }
 }

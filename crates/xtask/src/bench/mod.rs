@@ -1,4 +1,4 @@
-//! Owns `cargo xtask bench checkpoint`: what protection costs, measured beside its absence in one run.
+//! Owns `cargo xtask bench`: what protection and the agent's disks cost, measured beside their absence in one run.
 //!
 //! Each part has its own hosts and VM, so that one can be run alone, and what fails in one spoils no other. Before
 //! each the processors are looked at: a loaded machine is said, not hidden. Nothing is asserted.
@@ -7,6 +7,7 @@ mod bare;
 mod bed;
 mod clock;
 mod cost;
+mod disk;
 mod figures;
 mod machines;
 mod memory;
@@ -23,7 +24,7 @@ use clap::{Args, Subcommand};
 use figures::{Findings, Part};
 use lab::guest::cache::Cache;
 use lab::guest::redis::RedisGuest;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -32,18 +33,22 @@ use std::time::{Duration, Instant};
 /// What can be measured
 #[derive(Debug, Subcommand)]
 pub enum Bench {
-    /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock (10 minutes, as root)
-    Checkpoint(CheckpointArgs),
+    /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock (10 minutes, as root).
+    /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock
+    Checkpoint(BenchArgs),
+    /// What the agent's disks cost beside QEMU's own driver for files (15 minutes, as root).
+    /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench
+    Disk(BenchArgs),
 }
 
 /// How to measure
 #[derive(Debug, Args)]
-pub struct CheckpointArgs {
+pub struct BenchArgs {
     /// Measure shortly, to see that everything works; the figures mean little
     #[arg(long)]
     quick: bool,
-    /// Measure these parts only: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock
-    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=6))]
+    /// Measure these parts only
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     only: Vec<u32>,
     /// Measure this `undying` instead of building one
     #[arg(long, value_name = "FILE")]
@@ -53,14 +58,47 @@ pub struct CheckpointArgs {
 /// What measures one part. What it found before it failed is kept.
 type Work = fn(&mut Run<'_>, &mut Findings) -> Result<()>;
 
-const PARTS: [(&str, Work); 6] = [
-    ("Pause of the VM for a checkpoint", pause::measure),
-    ("Latency and throughput by checkpoint interval", cost::measure),
-    ("Outage at a failover", outage::measure),
-    ("Memory, and bytes on the wire", memory::measure),
-    ("Fixed part of the pause by machine and devices", machines::measure),
-    ("The guest's clock", clock::measure),
-];
+/// Parts that are measured together, and make one document.
+#[derive(Debug)]
+pub struct Suite {
+    name: &'static str,
+    title: &'static str,
+    parts: &'static [(&'static str, Work)],
+    /// What is worth knowing of a run beside where it ran.
+    facts: fn() -> Vec<(&'static str, String)>,
+}
+
+const CHECKPOINT: Suite = Suite {
+    name: "checkpoint",
+    title: "Checkpoints measured",
+    parts: &[
+        ("Pause of the VM for a checkpoint", pause::measure),
+        ("Latency and throughput by checkpoint interval", cost::measure),
+        ("Outage at a failover", outage::measure),
+        ("Memory, and bytes on the wire", memory::measure),
+        ("Fixed part of the pause by machine and devices", machines::measure),
+        ("The guest's clock", clock::measure),
+    ],
+    facts: || vec![site::detection()],
+};
+
+const DISK: Suite = Suite {
+    name: "disk",
+    title: "Disks measured",
+    parts: &[
+        ("Reads and writes in the guest", disk::speed::measure),
+        ("Reads and writes from outside", disk::export::measure),
+        ("Pause of a checkpoint with a busy disk", disk::busy::measure),
+        ("A database by checkpoint interval", disk::bank::measure),
+    ],
+    facts: Vec::new,
+};
+
+impl Serialize for Suite {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.name.serialize(serializer)
+    }
+}
 
 /// What every part needs.
 pub struct Run<'a> {
@@ -100,6 +138,8 @@ impl Run<'_> {
 /// All that a run measured.
 #[derive(Debug, Serialize)]
 pub struct Record {
+    /// What was measured.
+    pub suite: &'static Suite,
     /// What was typed.
     pub command: String,
     /// Whether it was a quick run.
@@ -113,8 +153,8 @@ pub struct Record {
 }
 
 impl Record {
-    fn new(command: String, quick: bool, facts: Vec<(&'static str, String)>) -> Self {
-        Self { command, quick, loaded: false, facts, parts: Vec::new() }
+    fn new(suite: &'static Suite, command: String, quick: bool, facts: Vec<(&'static str, String)>) -> Self {
+        Self { suite, command, quick, loaded: false, facts, parts: Vec::new() }
     }
 
     fn add(&mut self, part: Part) {
@@ -125,9 +165,9 @@ impl Record {
     /// Writes the JSON, and the document: the one in `docs` only of a whole run.
     fn write(&self, whole: bool) -> Result<[PathBuf; 2]> {
         let folder = workspace::target().join("bench");
-        let json = folder.join("checkpoint.json");
+        let json = folder.join(self.suite.name).with_extension("json");
         let docs = if whole { workspace::root().join("docs/bench") } else { folder };
-        let page = docs.join("checkpoint.md");
+        let page = docs.join(self.suite.name).with_extension("md");
         put(&json, &(serde_json::to_string_pretty(self).context("figures are JSON")? + "\n"))?;
         put(&page, &page::markdown(self))?;
         Ok([json, page])
@@ -142,17 +182,25 @@ fn put(path: &Path, text: &str) -> Result<()> {
 
 /// Measures what was asked for. Fails if a part could not be measured, not if a figure is bad.
 pub fn run(bench: &Bench) -> Result<ExitCode> {
-    let Bench::Checkpoint(args) = bench;
+    let (suite, args) = match bench {
+        Bench::Checkpoint(args) => (&CHECKPOINT, args),
+        Bench::Disk(args) => (&DISK, args),
+    };
     if !rustix::process::geteuid().is_root() {
         bail!("only root may make network namespaces and protect VMs: run this as root");
+    }
+    if let Some(number) = args.only.iter().find(|number| **number as usize > suite.parts.len()) {
+        bail!("there is no part {number}: `bench {}` has {} parts", suite.name, suite.parts.len());
     }
     let began = Instant::now();
     let mut screen = Screen::new(false);
     screen.chapter("What is needed");
     let props = props(args, &mut screen)?;
-    let mut record = Record::new(command(args), args.quick, site::facts(&props.guest.manifest));
+    let mut facts = site::facts(&props.guest.manifest);
+    facts.extend((suite.facts)());
+    let mut record = Record::new(suite, command(suite, args), args.quick, facts);
     let wanted = |number: u32| args.only.is_empty() || args.only.contains(&number);
-    for (number, (title, work)) in (1..).zip(PARTS).filter(|(number, _)| wanted(*number)) {
+    for (number, &(title, work)) in (1..).zip(suite.parts).filter(|(number, _)| wanted(*number)) {
         let mut run = Run { props: &props, screen: &mut screen, quick: args.quick };
         let part = measure(&mut run, number, title, work);
         show(&mut screen, &part);
@@ -172,14 +220,14 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn props(args: &CheckpointArgs, screen: &mut Screen) -> Result<Props> {
+fn props(args: &BenchArgs, screen: &mut Screen) -> Result<Props> {
     let Some(binary) = &args.binary else { return stage::gather(screen) };
     let binary = binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?;
     Ok(Props { binary, guest: RedisGuest::build(&Cache::open()?)? })
 }
 
-fn command(args: &CheckpointArgs) -> String {
-    let mut command = String::from("cargo xtask bench checkpoint");
+fn command(suite: &Suite, args: &BenchArgs) -> String {
+    let mut command = format!("cargo xtask bench {}", suite.name);
     if args.quick {
         command.push_str(" --quick");
     }
@@ -215,8 +263,8 @@ fn show(screen: &mut Screen, part: &Part) {
         screen.say(note);
     }
     for target in &part.found.targets {
-        let (found, limit) = (page::number(target.found), page::number(target.at_most));
-        let text = format!("{}: {found} {} (aimed at: at most {limit})", target.what, target.unit);
+        let (found, limit) = (page::number(target.found), page::bound(target.bound));
+        let text = format!("{}: {found} {} (aimed at: {limit})", target.what, target.unit);
         if target.reached { screen.done(&text) } else { screen.bad(&text) }
     }
     match &part.error {

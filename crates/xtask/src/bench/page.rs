@@ -1,16 +1,17 @@
-//! Owns the document that people read: `checkpoint.md`, made of the same figures as the JSON.
+//! Owns the document that people read, such as `checkpoint.md`, made of the same figures as the JSON.
 
 use super::Record;
-use super::figures::{Cell, Part, Table};
+use super::figures::{Bound, Cell, Part, Table};
 use super::site::LOADED_PERCENT;
 use lab::stats::Summary;
 use std::fmt::Write;
 
 /// The whole document.
 pub fn markdown(record: &Record) -> String {
-    let mut text = String::from("# Checkpoints measured\n\n");
+    let mut text = format!("# {}\n\n", record.suite.title);
     text.push_str(&format!("Made by `{}`; nothing here was written by hand. ", record.command));
-    text.push_str("To measure again: `cargo xtask bench checkpoint`, as root, on a quiet machine.\n\n");
+    let again = format!("cargo xtask bench {}", record.suite.name);
+    text.push_str(&format!("To measure again: `{again}`, as root, on a quiet machine.\n\n"));
     text.push_str(&quiet(record));
     for (name, value) in &record.facts {
         line(&mut text, &format!("- {name}: {value}"));
@@ -51,9 +52,9 @@ fn targets(text: &mut String, parts: &[Part]) {
     if targets.peek().is_none() {
         return;
     }
-    line(text, "## What was aimed at\n\n| figure | at most | found | |\n|---|---:|---:|---|");
+    line(text, "## What was aimed at\n\n| figure | aimed at | found | |\n|---|---:|---:|---|");
     for target in targets {
-        let (limit, found) = (number(target.at_most), number(target.found));
+        let (limit, found) = (bound(target.bound), number(target.found));
         let verdict = if target.reached { "reached" } else { "**missed**" };
         line(
             text,
@@ -61,6 +62,14 @@ fn targets(text: &mut String, parts: &[Part]) {
         );
     }
     text.push('\n');
+}
+
+/// What a figure should be, in words.
+pub fn bound(bound: Bound) -> String {
+    match bound {
+        Bound::AtMost(limit) => format!("at most {}", number(limit)),
+        Bound::AtLeast(limit) => format!("at least {}", number(limit)),
+    }
 }
 
 fn chapter(text: &mut String, part: &Part) {
@@ -159,7 +168,8 @@ mod tests {
             error: Some("it broke".into()),
             found,
         };
-        let mut record = Record::new("cargo xtask bench checkpoint".into(), false, Vec::new());
+        let suite = &super::super::CHECKPOINT;
+        let mut record = Record::new(suite, "cargo xtask bench checkpoint".into(), false, Vec::new());
         record.add(part);
         record
     }
