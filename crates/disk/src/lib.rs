@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod differences;
 mod export;
 mod image;
 pub mod journal;

@@ -92,7 +92,7 @@ impl Served {
         Ok(())
     }
 
-    /// Makes a change, and tells what came of it before another change of the same bytes may begin.
+    /// Announces a change, makes it, and tells what came of it before another change of the same bytes may begin.
     fn change<'a>(
         &self,
         offset: u64,
@@ -101,6 +101,11 @@ impl Served {
         make: impl FnOnce() -> (Result<(), ImageError>, Option<Change<'a>>),
     ) -> Result<(), ImageError> {
         let _held = self.locks.lock(offset..offset.saturating_add(len), &mut *before_waiting);
+        if !self.observer.is_ready(offset, len) {
+            before_waiting();
+            let announced = self.observer.before(offset, len);
+            announced.map_err(|source| self.image.refused(offset, len, source))?;
+        }
         let (outcome, change) = make();
         if let Some(change) = change.filter(|change| !change.is_empty())
             && self.observer.written(change) == Pace::Slow
@@ -142,6 +147,18 @@ mod tests {
     struct Log(Mutex<Vec<String>>);
 
     impl Observer for Log {
+        fn is_ready(&self, _: u64, _: u64) -> bool {
+            false
+        }
+
+        fn before(&self, offset: u64, len: u64) -> std::io::Result<()> {
+            if offset == 1536 {
+                return Err(std::io::Error::other("not now"));
+            }
+            self.0.lock().unwrap().push(format!("before {offset}+{len}"));
+            Ok(())
+        }
+
         fn written(&self, change: Change<'_>) -> Pace {
             let kind = match change {
                 Change::Data { .. } => "data",
@@ -171,7 +188,21 @@ mod tests {
         assert_eq!(served.counters().snapshot().syncs, 0, "the observer said to answer at once");
         served.write(0, &[1; 512], true, &mut || ()).unwrap();
         assert_eq!(served.counters().snapshot().syncs, 1, "FUA always waits for the medium");
-        let told = ["data 512+1024", "zeroes 0+4096", "discard 4096+8192", "flush", "data 0+512"];
+        served.write(1536, &[9; 512], false, &mut || ()).unwrap_err();
+        let mut kept = [0; 512];
+        served.image().read_at(1536, &mut kept).unwrap();
+        assert_eq!(kept, [0; 512], "a change that was refused is not made");
+        let told = [
+            "before 512+1024",
+            "data 512+1024",
+            "before 0+4096",
+            "zeroes 0+4096",
+            "before 4096+8192",
+            "discard 4096+8192",
+            "flush",
+            "before 0+512",
+            "data 0+512",
+        ];
         assert_eq!(*log.0.lock().unwrap(), told);
     }
 
@@ -186,6 +217,6 @@ mod tests {
         served.write(0, &[1; 512], false, &mut || ()).unwrap_err();
         served.write_zeroes(4096, 512, Holes::Allowed, false, &mut || ()).unwrap_err();
         served.discard(u64::MAX, 512, false, &mut || ()).unwrap_err();
-        assert_eq!(*log.0.lock().unwrap(), [""; 0]);
+        assert!(log.0.lock().unwrap().iter().all(|line| line.starts_with("before")));
     }
 }

@@ -1,5 +1,7 @@
 //! Owns the place where somebody looks at a disk's changes: what is told, when, and in which order.
 
+use std::io;
+
 /// A change of a disk that has reached the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change<'a> {
@@ -73,6 +75,20 @@ pub enum Pace {
 
 /// Looks at the changes of a disk. Called on the threads that serve the disk, several at a time.
 pub trait Observer: Send + Sync {
+    /// So many bytes from `offset` on are about to be changed: the last moment before the medium may hold anything of
+    /// it. It may turn out that nothing changes. False if [`before`](Self::before) must be called first, which may wait.
+    fn is_ready(&self, _offset: u64, _len: u64) -> bool {
+        true
+    }
+
+    /// Makes ready for a change; it may be made when this returns.
+    ///
+    /// # Errors
+    /// If they must not be changed; the client is told.
+    fn before(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// `change` has reached the image, and its client has not heard of it yet. Calls for changes that overlap come
     /// one after another, in the order in which they reached the image. Not to wait in: all requests of the client
     /// would.

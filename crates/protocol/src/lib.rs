@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod notice;
 pub mod ownership;
 pub mod primary;
+pub mod resync;
 pub mod time;
 pub mod timing;
 pub mod wire;
@@ -43,4 +44,8 @@ pub struct Planted {
     pub ack_before_durable: bool,
     /// A backup takes only a part of an epoch's disk changes.
     pub apply_partial_disk: bool,
+    /// An old owner that comes back as a backup does not say what it wrote and nobody acknowledged.
+    pub hide_own_writes: bool,
+    /// An owner forgets what is acknowledged although its own disk does not durably have it.
+    pub forget_unsynced: bool,
 }

@@ -4,10 +4,24 @@ mod common;
 
 use common::{host, vm};
 use proptest::prelude::*;
+use protocol::resync::{Base, Offer, Run};
+use protocol::wire::compare::{Ask, Hashes};
 use protocol::wire::{
     AckBody, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Refusal, ToBackup, ToPrimary, YieldReason,
 };
-use protocol::{Epoch, Instant, Term, Timing};
+use protocol::{Epoch, Instant, Session, Term, Timing};
+
+fn run() -> impl Strategy<Value = Run> {
+    any::<(u8, u64, u64)>().prop_map(|(disk, offset, len)| Run { disk, offset, len })
+}
+
+fn offer() -> impl Strategy<Value = Offer> {
+    let base =
+        any::<(u64, u64)>().prop_map(|(term, session)| Base { term: Term(term), session: Session(session) });
+    let (bases, marked) = (prop::collection::vec(base, 0..3), prop::collection::vec(run(), 0..5));
+    let copies = (bases, marked).prop_map(|(bases, marked)| Offer::Copies { bases, marked });
+    prop_oneof![Just(Offer::NoDisks), Just(Offer::Blank), copies]
+}
 
 fn to_backup() -> impl Strategy<Value = ToBackup> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..50);
@@ -22,6 +36,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
         any::<u64>().prop_map(|at| ToBackup::Heartbeat(Instant(at))),
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
+        prop::collection::vec(run(), 0..5).prop_map(|runs| ToBackup::Ask(Ask { runs })),
     ]
 }
 
@@ -32,7 +47,8 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
     ];
     let body = |echo| AckBody { echo: Instant(echo) };
     prop_oneof![
-        Just(ToPrimary::Accept),
+        offer().prop_map(ToPrimary::Accept),
+        prop::collection::vec(any::<u128>(), 0..5).prop_map(|sums| ToPrimary::Hashes(Hashes { sums })),
         refusal.prop_map(ToPrimary::Refuse),
         any::<(u64, u64)>().prop_map(move |(epoch, echo)| ToPrimary::Ack(Epoch(epoch), body(echo))),
         any::<u64>().prop_map(move |echo| ToPrimary::Pulse(body(echo))),

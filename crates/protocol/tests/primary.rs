@@ -6,6 +6,7 @@ use common::*;
 use protocol::asking::ClaimAnswer;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
+use protocol::resync::Offer;
 use protocol::wire::{AckBody, EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
 
@@ -24,8 +25,8 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     assert_eq!(owner.protect(short()), [Action::Connect(S1, host("beta"))]);
     phases.push(owner.phase());
     assert!(matches!(owner.feed(Event::Connected(S1))[..], [Action::Send(S1, ToBackup::Hello(_))]));
-    let copy = owner.hears_in(S1, ToPrimary::Accept);
-    assert!(copy.contains(&Action::StartCopy(S1)));
+    let copy = owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    assert!(copy.contains(&Action::StartCopy(S1, Offer::NoDisks)));
     assert!(
         copy.contains(&Action::Send(S1, ToBackup::Heartbeat(owner.now))),
         "beats as soon as it is accepted"
@@ -34,7 +35,7 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     assert!(asks_for_checkpoint(&owner.feed(Event::Copied(S1)), 1, false));
     assert!(owner.takes(1).contains(&Action::SendCheckpoint(S1, Epoch(1))));
     phases.push(owner.phase());
-    assert_eq!(owner.hears_ack(1), [Action::Release(Epoch(1))]);
+    assert_eq!(owner.hears_ack(1), [Action::Acknowledged(S1, Epoch(1)), Action::Release(Epoch(1))]);
     use PhaseName::{Copying, Opening, Protected, Unprotected};
     assert_eq!(phases, [Unprotected, Opening, Copying, Protected]);
     owner.epoch(2, short().interval);
@@ -187,7 +188,7 @@ fn a_checkpoint_of_a_given_up_copy_changes_nothing() {
     let mut owner = Owner::unprotected();
     owner.protect(short());
     owner.feed(Event::Connected(S1));
-    owner.hears_in(S1, ToPrimary::Accept);
+    owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
     owner.feed(Event::Copied(S1));
     owner.feed(lost());
     assert_eq!(owner.takes(1), []);
@@ -371,7 +372,7 @@ fn what_an_old_session_still_posts_is_not_taken_for_the_new_one_even_in_another_
     let [Action::Connect(session, _)] = connect[..] else { panic!("{connect:?}") };
     assert_ne!(session, S1);
     owner.feed(Event::Connected(session));
-    owner.hears_in(session, ToPrimary::Accept);
+    owner.hears_in(session, ToPrimary::Accept(Offer::NoDisks));
     owner.feed(Event::Copied(session));
     let cut_at = owner.now;
     owner.feed(Event::CheckpointTaken { session, epoch: Epoch(1), cut_at });

@@ -295,6 +295,11 @@ impl Image {
         }
     }
 
+    /// A change that was not made because what is known of the disk cannot be kept.
+    pub(crate) fn refused(&self, offset: u64, len: u64, source: io::Error) -> ImageError {
+        self.io("note a change of", offset, len, source)
+    }
+
     fn io(&self, action: &'static str, offset: u64, len: u64, source: io::Error) -> ImageError {
         ImageError::Io { action, path: self.path.clone(), offset, len, source }
     }

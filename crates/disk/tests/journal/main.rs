@@ -1,5 +1,6 @@
-//! The disk journal against crashes, by an oracle that knows nothing of its format.
+//! The disk journal, and the difference map, against crashes, by oracles that know nothing of their formats.
 
+mod differences;
 mod files;
 mod model;
 mod random;

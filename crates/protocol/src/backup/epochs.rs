@@ -30,7 +30,6 @@ impl Backup {
         };
         let is_disk = kind == Kind::Disk;
         if copying && epoch == Epoch(0) && primary.received.is_empty() {
-            primary.disk_copied |= is_disk;
             return BulkUse::ApplyNow;
         }
         let open = primary.open_epoch();
@@ -60,7 +59,7 @@ impl Backup {
         }
         let staged = core::mem::take(&mut primary.staged);
         primary.echo = primary.echo.max(commit.sent_at);
-        let has_disk = staged.disk_frames > 0 || core::mem::take(&mut primary.disk_copied);
+        let has_disk = staged.disk_frames > 0 || core::mem::take(&mut primary.copies_disks);
         let durable = !has_disk;
         #[cfg(feature = "planted")]
         let durable = durable || self.planted.ack_before_durable;

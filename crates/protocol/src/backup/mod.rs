@@ -33,6 +33,7 @@
 //! its time-out has passed since it last heard the primary's clock.
 
 mod claims;
+mod compare;
 mod durable;
 mod epochs;
 
@@ -41,8 +42,10 @@ use crate::detector::Detector;
 use crate::ids::{Epoch, HostName, Term};
 use crate::notice::{Discard, LinkLoss, Notice};
 use crate::ownership::{Claim, Grant};
+use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
+use crate::wire::compare::{Ask, Hashes};
 use crate::wire::{AckBody, Hello, Refusal, ToBackup, ToPrimary};
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
@@ -62,14 +65,18 @@ pub enum Event {
     Message(Conn, ToBackup),
     /// The connection ended, or ([`LinkLoss::Stream`]) its bytes make no sense while the primary is alive.
     Disconnected(Conn, LinkLoss),
-    /// The standby process waits for memory.
-    StandbyReady(Conn),
+    /// The standby process waits for memory, and this host has these copies of the disks.
+    StandbyReady(Conn, Offer),
     /// The standby process could not be started.
     StandbyFailed(Conn, String),
     /// The standby process died.
     StandbyDied(String),
     /// The arbiter answered.
     Claimed(Claim, ClaimAnswer),
+    /// The hashes that the oldest [`Action::Compare`] wants.
+    Compared(Conn, Hashes),
+    /// They cannot be had: a copy cannot be read.
+    CompareFailed(Conn, String),
     /// The disk changes of this epoch, and of all before it, are durable in the journal of the session that this
     /// connection opened: an answer to [`Action::Persist`]. One answer may do for several.
     Persisted(Conn, Epoch),
@@ -95,6 +102,8 @@ pub enum Action {
     Send(Conn, ToPrimary),
     /// Close the connection, behind what was sent on it.
     Close(Conn),
+    /// Hash these parts of the disks' copies, in the order in which it is wanted.
+    Compare(Conn, Ask),
     /// Make the disk changes staged for this epoch durable in the journal of the session that this connection
     /// opened; behind those of the epochs before it. Apply nothing yet. Before the first epoch of a session also the
     /// disks' first copy is made durable.
@@ -170,8 +179,11 @@ struct Primary {
     echo: Instant,
     timing: Timing,
     staged: Staged,
-    /// Disk changes came with the first copy: they must be durable before the first epoch is.
-    disk_copied: bool,
+    /// Asks without an answer.
+    asks: u32,
+    /// The first copy is also one of disks, even if nothing of them had to be sent: that must be durable before the
+    /// first epoch is.
+    copies_disks: bool,
     /// Whole and not committed, oldest first: the epochs right behind the committed one.
     received: VecDeque<Received>,
     /// Its VM died while the first epoch was received and not yet committed: take over once it is.
@@ -252,10 +264,12 @@ impl Backup {
             Event::Hello(conn, term, hello) => self.on_hello(now, conn, term, hello, out),
             Event::Message(conn, message) => self.on_message(now, conn, message, out),
             Event::Disconnected(conn, why) => self.on_disconnected(now, conn, why, out),
-            Event::StandbyReady(conn) => self.on_standby_ready(now, conn, out),
+            Event::StandbyReady(conn, offer) => self.on_standby_ready(now, conn, offer, out),
             Event::StandbyFailed(conn, why) => self.on_standby_failed(conn, why, out),
             Event::StandbyDied(why) => self.on_standby_died(&why, out),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
+            Event::Compared(conn, hashes) => self.on_compared(conn, hashes, out),
+            Event::CompareFailed(conn, why) => self.on_compare_failed(conn, why, out),
             Event::Persisted(conn, epoch) => self.on_persisted(conn, epoch, out),
             Event::PersistFailed(conn, epoch, why) => self.on_persist_failed(conn, epoch, why, out),
             Event::Promoted => self.phase = Phase::Done,
@@ -339,7 +353,8 @@ impl Backup {
             echo: Instant(0),
             timing: hello.timing,
             staged: Staged::default(),
-            disk_copied: false,
+            asks: 0,
+            copies_disks: false,
             received: VecDeque::new(),
             vm_died: false,
             committed: Epoch(0),
@@ -369,11 +384,12 @@ impl Backup {
         busy.then_some(ToPrimary::Refuse(Refusal::Busy { term: known }))
     }
 
-    fn on_standby_ready(&mut self, now: Instant, conn: Conn, out: &mut Vec<Action>) {
+    fn on_standby_ready(&mut self, now: Instant, conn: Conn, offer: Offer, out: &mut Vec<Action>) {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
             Phase::Preparing(mut primary) if primary.conn == Some(conn) => {
+                primary.copies_disks = offer != Offer::NoDisks;
                 primary.detector = Detector::new(now, primary.timing.timeout);
-                out.push(Action::Send(conn, ToPrimary::Accept));
+                out.push(Action::Send(conn, ToPrimary::Accept(offer)));
                 Phase::Copying(primary)
             }
             phase => phase,
@@ -406,6 +422,7 @@ impl Backup {
         match message {
             ToBackup::Hello(_) => self.refuse_stream("Hello came twice".into(), out),
             ToBackup::Heartbeat(at) => self.take_echo(at),
+            ToBackup::Ask(ask) => self.on_ask(conn, ask, out),
             ToBackup::Commit(epoch, commit) => self.on_commit(epoch, commit, out),
             ToBackup::Yield(epoch, reason) => self.on_yield(epoch, reason, out),
             ToBackup::End(reason) => {

@@ -4,7 +4,9 @@ use super::{Action, Link, Phase, PhaseName, Primary};
 use crate::ids::{Epoch, Session};
 use crate::ledger::LedgerError;
 use crate::notice::{LinkLoss, Notice};
+use crate::resync::Offer;
 use crate::time::{Instant, Micros};
+use crate::wire::compare::Hashes;
 use crate::wire::{AckBody, EndReason, Hello, ToBackup, ToPrimary, YieldReason};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -38,7 +40,8 @@ impl Primary {
             link.detector.hear(now);
         }
         match message {
-            ToPrimary::Accept => self.on_accept(now, out),
+            ToPrimary::Accept(offer) => self.on_accept(now, offer, out),
+            ToPrimary::Hashes(hashes) => self.on_hashes(hashes, out),
             ToPrimary::Refuse(why) => self.lose(LinkLoss::Refused(why), out),
             ToPrimary::Broken(why) => self.lose(LinkLoss::Broken(why), out),
             ToPrimary::Fenced(term) => self.lose(LinkLoss::HigherTerm(term), out),
@@ -48,13 +51,13 @@ impl Primary {
         }
     }
 
-    fn on_accept(&mut self, now: Instant, out: &mut Vec<Action>) {
+    fn on_accept(&mut self, now: Instant, offer: Offer, out: &mut Vec<Action>) {
         let timeout = self.timing.primary_timeout();
         match core::mem::replace(&mut self.phase, Phase::Unprotected) {
             Phase::Opening(mut link) => {
                 link.detector.set_timeout(timeout);
                 link.next_heartbeat = now;
-                out.push(Action::StartCopy(link.session));
+                out.push(Action::StartCopy(link.session, offer));
                 let (peer, session) = (link.peer.clone(), link.session);
                 out.push(Action::Notice(Notice::Copying { peer, session }));
                 self.phase = Phase::Copying(link, None);
@@ -66,6 +69,14 @@ impl Primary {
         }
     }
 
+    /// Hashes belong to the first copy.
+    fn on_hashes(&mut self, hashes: Hashes, out: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Copying(link, None) => out.push(Action::Compared(link.session, hashes)),
+            _ => self.lose(LinkLoss::Stream("hashes came that nobody asked for".to_string()), out),
+        }
+    }
+
     fn on_echo(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
         let Some(pipeline) = self.pipeline_mut() else { return };
         let ledger = &mut pipeline.ledger;
@@ -73,9 +84,13 @@ impl Primary {
             Some(epoch) => ledger.acknowledge(epoch),
             None => Ok(()),
         });
+        let session = self.link().map(|link| link.session);
         match taken {
             // What may leave is released, and a handover finished, when the machine is driven.
-            Ok(()) => {}
+            Ok(()) => {
+                let told = session.zip(ack).map(|(session, epoch)| Action::Acknowledged(session, epoch));
+                out.extend(told);
+            }
             Err(error) => self.lose(stream_loss(&error), out),
         }
     }

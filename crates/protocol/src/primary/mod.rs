@@ -33,8 +33,10 @@ use crate::ids::{Epoch, HostName, Session, Term};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
 use crate::ownership::{Claim, Grant, RunPermit};
+use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
+use crate::wire::compare::Hashes;
 use crate::wire::{EndReason, ToBackup, ToPrimary, YieldReason};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -120,8 +122,11 @@ pub enum Action {
     Connect(Session, HostName),
     /// Send a message on the session's connection, behind everything given before.
     Send(Session, ToBackup),
-    /// Copy all memory while the VM runs, in rounds; then say [`Event::Copied`].
-    StartCopy(Session),
+    /// Copy while the VM runs: of the disks what the copies that the backup offers lack, then all memory, in rounds;
+    /// then say [`Event::Copied`].
+    StartCopy(Session, Offer),
+    /// The copy's oldest Ask is answered.
+    Compared(Session, Hashes),
     /// Stop the VM, gather memory, devices and output, and let it go on.
     TakeCheckpoint {
         /// The session.
@@ -133,6 +138,8 @@ pub enum Action {
     },
     /// Send what the checkpoint gathered, and its Commit.
     SendCheckpoint(Session, Epoch),
+    /// The epoch and all before it are committed at the backup: what they wrote to the disks does not differ there.
+    Acknowledged(Session, Epoch),
     /// Stop gathering and forget the session: close its connection, untrack memory.
     EndSession(Session),
     /// Let output of epochs up to this one leave.

@@ -25,7 +25,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 1: memory, devices, console.
 /// - 2: Disk frames; an acknowledgement says that the epoch's disk changes are durable. A backup of version 1 would
 ///   take a VM with disks and keep nothing of them.
-pub const VERSION: u16 = 2;
+/// - 3: Accept says what copies of the disks the backup has; Ask and Hashes. A backup of version 2 would throw them away.
+pub const VERSION: u16 = 3;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -152,6 +153,8 @@ kinds! {
     Input = 9,
     /// A batch of disk changes.
     Disk = 10,
+    /// Hashes of a backup's copies are wanted.
+    Ask = 11,
     /// The backup is ready.
     Accept = 16,
     /// The backup will not do it.
@@ -166,6 +169,8 @@ kinds! {
     Declined = 21,
     /// A higher term exists.
     Fenced = 22,
+    /// Hashes that were asked for.
+    Hashes = 23,
 }
 
 /// A decoded frame header.
@@ -281,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_2() {
+    fn golden_bytes_of_version_3() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 2, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 3, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);

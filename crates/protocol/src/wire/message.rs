@@ -1,7 +1,9 @@
 //! Owns the small messages of the replication link and their encoding (postcard).
 
+use super::compare::{Ask, Hashes};
 use super::header::Kind;
 use crate::ids::{Epoch, HostName, Term, VmName};
+use crate::resync::Offer;
 use crate::time::Instant;
 use crate::timing::Timing;
 use alloc::string::String;
@@ -92,6 +94,8 @@ pub enum ToBackup {
     Yield(Epoch, YieldReason),
     /// Protection is over.
     End(EndReason),
+    /// What are the hashes of these parts of your copies?
+    Ask(Ask),
 }
 
 /// An acknowledgement.
@@ -105,8 +109,8 @@ pub struct AckBody {
 /// What a backup says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToPrimary {
-    /// The standby is there, send memory.
-    Accept,
+    /// The standby is there, send memory, and of the disks what these copies lack.
+    Accept(Offer),
     /// No.
     Refuse(Refusal),
     /// The epoch, and every one before it, is committed: memory, devices, console; its disk changes are durable.
@@ -119,6 +123,8 @@ pub enum ToPrimary {
     Declined(Term),
     /// This term exists: you are not the owner any more.
     Fenced(Term),
+    /// The hashes that the oldest Ask without an answer wants.
+    Hashes(Hashes),
 }
 
 impl ToBackup {
@@ -131,6 +137,7 @@ impl ToBackup {
             Self::Heartbeat(at) => (Kind::Heartbeat, Epoch(0), bytes_of(at)),
             Self::Yield(epoch, reason) => (Kind::Yield, *epoch, bytes_of(reason)),
             Self::End(reason) => (Kind::End, Epoch(0), bytes_of(reason)),
+            Self::Ask(ask) => (Kind::Ask, Epoch(0), bytes_of(ask)),
         }
     }
 
@@ -145,6 +152,7 @@ impl ToBackup {
             Kind::Heartbeat => Self::Heartbeat(read(kind, body)?),
             Kind::Yield => Self::Yield(epoch, read(kind, body)?),
             Kind::End => Self::End(read(kind, body)?),
+            Kind::Ask => Self::Ask(read(kind, body)?),
             _ => return Err(MessageError::Direction(kind)),
         })
     }
@@ -155,13 +163,14 @@ impl ToPrimary {
     #[must_use]
     pub fn encode(&self) -> (Kind, Epoch, Vec<u8>) {
         match self {
-            Self::Accept => (Kind::Accept, Epoch(0), Vec::new()),
+            Self::Accept(offer) => (Kind::Accept, Epoch(0), bytes_of(offer)),
             Self::Refuse(why) => (Kind::Refuse, Epoch(0), bytes_of(why)),
             Self::Ack(epoch, body) => (Kind::Ack, *epoch, bytes_of(body)),
             Self::Pulse(body) => (Kind::Pulse, Epoch(0), bytes_of(body)),
             Self::Broken(why) => (Kind::Broken, Epoch(0), bytes_of(why)),
             Self::Declined(term) => (Kind::Declined, Epoch(0), bytes_of(term)),
             Self::Fenced(term) => (Kind::Fenced, Epoch(0), bytes_of(term)),
+            Self::Hashes(hashes) => (Kind::Hashes, Epoch(0), hashes.encode()),
         }
     }
 
@@ -171,14 +180,14 @@ impl ToPrimary {
     /// If the body is malformed or the kind is not a backup's message.
     pub fn decode(kind: Kind, epoch: Epoch, body: &[u8]) -> Result<Self, MessageError> {
         Ok(match kind {
-            Kind::Accept if body.is_empty() => Self::Accept,
-            Kind::Accept => return Err(MessageError::Malformed(kind)),
+            Kind::Accept => Self::Accept(read(kind, body)?),
             Kind::Refuse => Self::Refuse(read(kind, body)?),
             Kind::Ack => Self::Ack(epoch, read(kind, body)?),
             Kind::Pulse => Self::Pulse(read(kind, body)?),
             Kind::Broken => Self::Broken(read(kind, body)?),
             Kind::Declined => Self::Declined(read(kind, body)?),
             Kind::Fenced => Self::Fenced(read(kind, body)?),
+            Kind::Hashes => Self::Hashes(Hashes::decode(body).map_err(|_| MessageError::Malformed(kind))?),
             _ => return Err(MessageError::Direction(kind)),
         })
     }

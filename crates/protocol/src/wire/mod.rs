@@ -6,13 +6,15 @@
 //! | Pages | primary → backup | batch of page records, see [`pages`]; epoch 0 = initial copy |
 //! | Device | primary → backup | a piece of the epoch's device state, see [`blob`] |
 //! | Disk | primary → backup | batch of the epoch's disk changes, see [`disk`]; epoch 0 = initial copy |
+//! | Ask | primary → backup | [`compare::Ask`]: whose hashes are wanted |
 //! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
 //! | Commit | primary → backup | [`Commit`]: the epoch is whole, these were its counts |
 //! | Heartbeat | primary → backup | the primary's clock |
 //! | Yield | primary → backup | the primary will not run the VM again in this term: take over |
 //! | End | primary → backup | protection is over, throw the standby away |
 //! | Input | primary → backup | number of a NIC, then a frame that was given to the guest in this epoch |
-//! | Accept, Refuse | backup → primary | answer to Hello |
+//! | Accept, Refuse | backup → primary | answer to Hello; Accept says what copies of the disks the backup has ([`Offer`](crate::resync::Offer)) |
+//! | Hashes | backup → primary | [`compare::Hashes`]: answer to the oldest Ask |
 //! | Ack | backup → primary | the epoch is committed, its disk changes durable; echoes the primary's clock |
 //! | Pulse | backup → primary | heartbeat; echoes the primary's clock |
 //! | Broken | backup → primary | the backup refuses the stream and says why |
@@ -23,6 +25,7 @@
 //! sequence: [`Inbound`]), body checksum, and only then decodes.
 
 pub mod blob;
+pub mod compare;
 pub mod disk;
 mod header;
 mod inbound;

@@ -5,6 +5,7 @@
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{self, Backup, Conn};
 use protocol::primary::{self, Action, Command, CommandError, PhaseName, Primary};
+use protocol::resync::Offer;
 use protocol::wire::{AckBody, Commit, Hello, Kind, ToBackup, ToPrimary};
 use protocol::{Claim, Epoch, Grant, HostName, Instant, Micros, Session, Term, TermRecord, Timing, VmName};
 
@@ -101,7 +102,7 @@ impl Owner {
         let mut owner = Self::unprotected();
         owner.protect(timing);
         owner.feed(primary::Event::Connected(S1));
-        owner.hears_in(S1, ToPrimary::Accept);
+        owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
         let asked = owner.feed(primary::Event::Copied(S1));
         assert!(asks_for_checkpoint(&asked, 1, false), "{asked:?}");
         owner.takes(1);
@@ -225,10 +226,15 @@ impl Standby {
     }
 
     pub fn copying() -> Self {
+        Self::copying_with(Offer::NoDisks)
+    }
+
+    /// The standby of a VM of whose disks this is here.
+    pub fn copying_with(offer: Offer) -> Self {
         let mut standby = Self::empty();
         standby.feed(backup::Event::Hello(C1, Term(1), hello()));
-        let accepted = standby.feed(backup::Event::StandbyReady(C1));
-        assert!(accepted.contains(&backup::Action::Send(C1, ToPrimary::Accept)), "{accepted:?}");
+        let accepted = standby.feed(backup::Event::StandbyReady(C1, offer.clone()));
+        assert!(accepted.contains(&backup::Action::Send(C1, ToPrimary::Accept(offer))), "{accepted:?}");
         standby
     }
 
