@@ -17,6 +17,8 @@ fn main() {
         Some("apply_partial") => options.planted.apply_partial = true,
         Some("ack_before_durable") => options.planted.ack_before_durable = true,
         Some("apply_partial_disk") => options.planted.apply_partial_disk = true,
+        Some("hide_own_writes") => options.planted.hide_own_writes = true,
+        Some("forget_unsynced") => options.planted.forget_unsynced = true,
         _ => {}
     }
     let (next, failures) = (AtomicU64::new(first), AtomicU64::new(0));

@@ -4,6 +4,7 @@ use crate::host::Posted;
 use crate::network::{ConnId, Way};
 use protocol::asking::ClaimAnswer;
 use protocol::backup::Conn;
+use protocol::wire::compare::Ask;
 use protocol::{Claim, Epoch, HostName, Session};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,6 +35,10 @@ pub(crate) enum Job {
     Cut(MachineId, u64),
     CutDone(MachineId, u64),
     StartStandby(MachineId, Conn),
+    /// A backup hashes its copy.
+    Compare(MachineId, Conn, Ask),
+    /// An owner cleans its difference map.
+    Clean(MachineId),
     /// The journal of a backup is durable up to this epoch.
     Sync(MachineId, Conn, Epoch),
     Promote(MachineId),

@@ -4,6 +4,7 @@
 use crate::guest::write_of;
 use crate::rng::mix;
 use crate::storage::{Disk, SECTOR, SECTORS, Sector};
+use protocol::resync::Differences;
 use protocol::wire::disk::{Change, DiskBatch};
 use std::rc::Rc;
 
@@ -18,9 +19,18 @@ pub(crate) enum Tapped {
     Discard(usize),
 }
 
+impl Tapped {
+    fn sector(&self) -> usize {
+        match self {
+            Self::Data(at, _) | Self::Zeroes(at) | Self::Discard(at) => *at,
+        }
+    }
+}
+
 /// The guest's way to its disk. The host keeps what passes while the VM is protected, or about to be.
 pub(crate) struct DiskPort<'a> {
     pub(crate) disk: &'a mut Disk,
+    pub(crate) map: Option<&'a mut Differences>,
     pub(crate) tap: &'a mut Option<Vec<Tapped>>,
     /// A scratch sector is written in one step of so many.
     pub(crate) every: u64,
@@ -28,6 +38,13 @@ pub(crate) struct DiskPort<'a> {
 
 impl DiskPort<'_> {
     fn change(&mut self, change: Tapped) {
+        if let Some(map) = self.map.as_mut().filter(|map| map.is_wanted()) {
+            let offset = (change.sector() * SECTOR) as u64;
+            let missing = map.inactive(0, offset, SECTOR as u64);
+            map.list(&missing);
+            map.activate(&missing);
+            map.mark(0, offset, SECTOR as u64);
+        }
         match &change {
             Tapped::Data(at, sector) => self.disk.write(*at, Rc::clone(sector)),
             Tapped::Zeroes(at) | Tapped::Discard(at) => self.disk.write(*at, Rc::new([0; SECTOR])),

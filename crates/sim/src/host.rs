@@ -120,7 +120,8 @@ impl Host {
     /// Everything is gone but the disks; the next boot is another one.
     pub(crate) fn lose_everything(&mut self, id: HostId) {
         let (boot, excused_until) = (Boot(self.boot.0 + 1), self.excused_until);
-        let storage = core::mem::take(&mut self.storage);
+        let mut storage = core::mem::take(&mut self.storage);
+        storage.crash();
         *self = Self { boot, excused_until, storage, up: false, ..Self::new(id) };
     }
 }
@@ -459,6 +460,7 @@ enum Refused {
     NotHello,
     Pages(#[expect(dead_code, reason = "for the trace")] protocol::wire::pages::PagesError),
     Disk(#[expect(dead_code, reason = "for the trace")] protocol::wire::disk::DiskError),
+    Ask(#[expect(dead_code, reason = "for the trace")] protocol::wire::compare::AskError),
 }
 
 impl Refused {
@@ -468,7 +470,7 @@ impl Refused {
             Self::Wire(WireError::StaleTerm { .. } | WireError::Session { .. } | WireError::Vm { .. })
             | Self::Message(_)
             | Self::NotHello => Count::RefusedForeign,
-            Self::Wire(_) | Self::Pages(_) | Self::Disk(_) => Count::RefusedDamaged,
+            Self::Wire(_) | Self::Pages(_) | Self::Disk(_) | Self::Ask(_) => Count::RefusedDamaged,
         }
     }
 }
@@ -505,6 +507,9 @@ fn understand(socket: &mut Socket, bytes: &[u8]) -> Result<Understood, Refused> 
         return Ok(Understood::Incoming(Incoming::Bulk(header.kind, header.epoch, body.to_vec())));
     }
     let message = ToBackup::decode(header.kind, header.epoch, body).map_err(Refused::Message)?;
+    if let ToBackup::Ask(ask) = &message {
+        ask.check(&DISK_SIZES).map_err(Refused::Ask)?;
+    }
     Ok(Understood::Incoming(match message {
         ToBackup::Hello(hello) if first => Incoming::Hello(header.term, header.session, hello),
         message => Incoming::Message(message),

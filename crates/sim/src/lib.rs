@@ -27,6 +27,7 @@ mod persist;
 mod plan;
 mod recovery;
 mod report;
+mod resync;
 mod rng;
 mod standby;
 mod storage;

@@ -17,6 +17,8 @@ use crate::report::Count;
 use crate::world::World;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
+use protocol::resync::{Offer, Repair};
+use protocol::wire::compare::Ask;
 use protocol::wire::{Commit, Inbound, Kind, Outbound, ToBackup, ToPrimary};
 use protocol::{Epoch, HostName, Instant, Session, Term};
 use std::collections::BTreeMap;
@@ -69,6 +71,9 @@ pub(crate) struct Owner {
     pub(crate) machine: Primary,
     pub(crate) vm: Option<Vm>,
     link: Option<(Session, Option<ConnId>)>,
+    /// The copy of the disk that the session's backup has, and what is asked about it.
+    pub(crate) offer: Offer,
+    pub(crate) asked: Option<Ask>,
     cut: Option<Cut>,
     cuts: u64,
     gathered: BTreeMap<Epoch, Gathered>,
@@ -84,6 +89,8 @@ impl Owner {
             machine,
             vm: Some(vm),
             link: None,
+            offer: Offer::NoDisks,
+            asked: None,
             cut: None,
             cuts: 0,
             gathered: BTreeMap::new(),
@@ -96,7 +103,7 @@ impl Owner {
         self.cut.is_some()
     }
 
-    fn in_session(&self, session: Session) -> bool {
+    pub(crate) fn in_session(&self, session: Session) -> bool {
         self.link.as_ref().is_some_and(|&(current, _)| current == session)
     }
 }
@@ -200,15 +207,19 @@ impl World {
         match action {
             Action::Connect(session, peer) => self.connect(host, session, peer),
             Action::Send(session, message) => self.send_to_backup(host, session, &message),
-            Action::StartCopy(session) => {
+            Action::StartCopy(session, offer) => {
+                self.begin_session(host, session);
                 if let Some(owner) = self.owner(host) {
                     let id = owner.id;
+                    (owner.offer, owner.asked) = (offer, None);
                     if let Some(vm) = &mut owner.vm {
                         vm.guest.give_back_dirty(u64::MAX);
                     }
                     self.job(host, 100, Job::Copy(id, session, 0));
                 }
             }
+            Action::Compared(session, hashes) => self.compared(host, session, &hashes),
+            Action::Acknowledged(session, epoch) => self.note_acknowledged(host, session, epoch),
             Action::TakeCheckpoint { session, epoch, last } => self.begin_cut(host, session, epoch, last),
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(host, session, epoch),
             Action::EndSession(session) => self.end_session(host, session),
@@ -297,11 +308,11 @@ impl World {
         self.post(host, Posted::ToPrimary(id, PrimaryEvent::Connected(session)));
     }
 
-    fn session_conn(&mut self, host: HostId, session: Session) -> Option<ConnId> {
+    pub(crate) fn session_conn(&mut self, host: HostId, session: Session) -> Option<ConnId> {
         self.owner(host)?.link.filter(|link| link.0 == session)?.1
     }
 
-    fn send_to_backup(&mut self, host: HostId, session: Session, message: &ToBackup) {
+    pub(crate) fn send_to_backup(&mut self, host: HostId, session: Session, message: &ToBackup) {
         if let Some(conn) = self.session_conn(host, session) {
             let (kind, epoch, body) = message.encode();
             self.send_frame(host, conn, kind, epoch, &body);
@@ -312,7 +323,13 @@ impl World {
         if let Some(conn) = self.session_conn(host, session) {
             self.close_socket(host, conn, "the session ended");
         }
-        let Some(owner) = self.owner(host).filter(|owner| owner.in_session(session)) else { return };
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        if !owner.in_session(session) {
+            return;
+        }
+        if let Some(map) = &mut storage.map {
+            map.end_session();
+        }
         owner.link = None;
         owner.gathered.clear();
         if let Some(vm) = &mut owner.vm {
@@ -334,8 +351,20 @@ impl World {
         let dirty = vm.guest.take_dirty();
         let pages = pages_of(&vm.guest, dirty);
         let tapped = vm.tap.replace(Vec::new()).unwrap_or_default();
-        let disk = if round == 0 { crate::guest_disk::whole(&storage.disk) } else { tapped };
+        let repair = storage.map.as_ref().map(|map| owner.offer.repair(map)).filter(|_| round == 0);
         self.send_pages(host, conn, Epoch(0), &pages);
+        if let Some(Repair::Compare(runs) | Repair::CompareAll(runs)) = &repair
+            && !runs.is_empty()
+        {
+            self.count_repair(repair.as_ref());
+            return self.ask(host, session, runs.clone());
+        }
+        self.count_repair(repair.as_ref());
+        let Host { role: Role::Owner(_), storage, .. } = self.host(host) else { return };
+        let disk = match repair {
+            Some(Repair::SendAll) => crate::guest_disk::whole(&storage.disk),
+            _ => tapped,
+        };
         self.send_disk(host, conn, Epoch(0), &disk);
         let after = self.rng.between(1_000, 8_000);
         if round < 2 {
@@ -362,7 +391,13 @@ impl World {
     }
 
     /// Sends disk changes two to a frame, so that those of an epoch are several frames; returns frames and bytes.
-    fn send_disk(&mut self, host: HostId, conn: ConnId, epoch: Epoch, changes: &[Tapped]) -> (u64, u64) {
+    pub(crate) fn send_disk(
+        &mut self,
+        host: HostId,
+        conn: ConnId,
+        epoch: Epoch,
+        changes: &[Tapped],
+    ) -> (u64, u64) {
         let (mut frames, mut bytes) = (0, 0);
         for some in changes.chunks(2) {
             let body = crate::guest_disk::encode(some);
@@ -419,6 +454,9 @@ impl World {
             (vm.runs, vm.stopped_at) = (false, now);
         }
         cut.cut_at = Some(clock);
+        if let Some(map) = &mut storage.map {
+            map.cut(cut.epoch);
+        }
         let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
         let dirty = vm.guest.take_dirty();
         let pages = pages_of(&vm.guest, dirty);
@@ -444,6 +482,11 @@ impl World {
     fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
         let Some(conn) = self.session_conn(host, session) else { return };
         let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
+        if epoch == Epoch(1)
+            && let Some(map) = &mut self.host(host).storage.map
+        {
+            map.propose();
+        }
         let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
         let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
         (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
@@ -507,7 +550,8 @@ impl World {
             return;
         }
         let mut said = Vec::new();
-        let mut port = DiskPort { disk: &mut storage.disk, tap: &mut vm.tap, every };
+        let mut port =
+            DiskPort { disk: &mut storage.disk, map: storage.map.as_mut(), tap: &mut vm.tap, every };
         vm.guest.step(now, &mut vm.input, &mut port, &mut said);
         said.into_iter().for_each(|output| vm.gate.push(now, output));
         let stored = vm.guest.stored();

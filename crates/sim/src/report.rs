@@ -44,6 +44,22 @@ counts! {
     RecoveriesFromBackup,
     /// Of them, from a journal with a torn or a missing record.
     RecoveriesFromTorn,
+    /// First copies that looked only at what may differ.
+    CopiesByDifference,
+    /// First copies that compared everything.
+    CopiesCompared,
+    /// First copies to a disk of which nothing was there.
+    CopiesWhole,
+    /// Pieces that were compared and found equal.
+    PiecesEqual,
+    /// Pieces that were compared and sent.
+    PiecesSent,
+    /// Pieces that need not be looked at.
+    PiecesSpared,
+    /// Copies that came back with own writes that nobody acknowledged.
+    OffersWithOwnWrites,
+    /// Difference maps cleaned.
+    MapsCleaned,
     /// Packets and console pieces that left a host.
     Outputs,
     /// Increments that the client saw acknowledged.

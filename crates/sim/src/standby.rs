@@ -15,6 +15,7 @@ use crate::world::World;
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Event as PrimaryEvent, Primary};
+use protocol::resync::Offer;
 use protocol::wire::pages::{PAGE, PageData, read_batch};
 use protocol::wire::{Hello, Kind, ToPrimary, YieldReason, disk};
 use protocol::{Epoch, Grant, Session, Term};
@@ -56,6 +57,8 @@ pub(crate) struct Standby {
     asked: (Conn, Term, Session),
     /// Term and session that it stands by for.
     pub(crate) of: (Term, Session),
+    /// What was said of the copy of the disk.
+    offer: Offer,
     /// Of the process that holds the image.
     alive: bool,
     promotion: Option<(Grant, Epoch)>,
@@ -73,6 +76,7 @@ impl Standby {
             appended: Epoch(0),
             asked: (Conn(0), Term(0), Session(0)),
             of: (Term(0), Session(0)),
+            offer: Offer::NoDisks,
             alive: false,
             promotion: None,
             cause: Cause::Silence,
@@ -231,6 +235,7 @@ impl World {
                 }
                 self.send_to_primary(host, ConnId(conn.0), &message);
             }
+            Action::Compare(conn, ask) => self.compare(host, conn, ask),
             Action::Persist(conn, epoch) => self.persist(host, conn, epoch),
             Action::Close(conn) => self.close_socket(host, ConnId(conn.0), "closed by the backup"),
             Action::Commit(epoch, _) => self.commit_epoch(host, epoch),
@@ -267,7 +272,10 @@ impl World {
         standby.of = (standby.asked.1, standby.asked.2);
         let (id, term) = (standby.id, standby.of.0);
         self.check_overwrite(host, term);
-        self.host(host).storage.forget(sectors);
+        let offer = self.offer(host, sectors);
+        if let Some(standby) = self.standby(host) {
+            standby.offer = offer;
+        }
         self.job(host, after, Job::StartStandby(id, conn));
     }
 
@@ -314,7 +322,7 @@ impl World {
         standby.alive = !fails;
         let event = match fails {
             true => BackupEvent::StandbyFailed(conn, "no memory".into()),
-            false => BackupEvent::StandbyReady(conn),
+            false => BackupEvent::StandbyReady(conn, standby.offer.clone()),
         };
         self.post(host, Posted::ToBackup(id, event));
     }
@@ -345,7 +353,7 @@ impl World {
         let peer = standby.machine.standing_by().map(|(name, ..)| name.clone());
         self.check_owner(host, grant.term(), "continued the VM");
         let storage = &mut self.hosts[host.0].storage;
-        let cut = storage.promote(epoch, grant.term());
+        let cut = storage.promote(epoch, of, grant.term());
         image.disk = storage.disk.sectors().to_vec();
         self.report.add(Count::JournalsCut, u64::from(cut > 0));
         let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else {

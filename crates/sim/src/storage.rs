@@ -7,9 +7,12 @@
 //!   in no order. What was flushed stays, sectors and records have checksums in the real thing, so a torn one is known.
 //! - The journal's disk may be *full*, *fail*, or be *slow*, for a time. The disk that a running guest writes to does
 //!   not fail: that is a fault inside the VM, which is replicated faithfully.
-//! - Stamps are written whole or not at all.
+//! - Stamps are written whole or not at all. Of a difference map a crash leaves what its file durably has; the file itself
+//!   is tested against crashes in `disk`.
 
 use crate::rng::Rng;
+use protocol::resync::record::{Layout, Row, sector};
+use protocol::resync::{Base, Differences, Grain, Offer};
 use protocol::wire::disk::{Change, read_batch};
 use protocol::{Epoch, Session, Term};
 use std::rc::Rc;
@@ -18,6 +21,9 @@ pub(crate) const SECTOR: usize = 512;
 /// Sectors of the guest's disk.
 pub(crate) const SECTORS: usize = 28;
 pub(crate) const DISK_SIZES: [u64; 1] = [(SECTOR * SECTORS) as u64];
+
+/// Fine enough for a map of this small disk to leave something out.
+const GRAIN: Grain = Grain { block: SECTOR as u64, blocks: 2 };
 
 pub(crate) type Sector = Rc<[u8; SECTOR]>;
 
@@ -78,6 +84,10 @@ pub(crate) fn apply(sectors: &mut [Sector], records: &[u8]) {
     assert!(done.is_ok(), "the reader let a bad batch pass");
 }
 
+fn map_of(sectors: usize, bases: &[Base]) -> Differences {
+    Differences::new(GRAIN, &[(sectors * SECTOR) as u64], bases)
+}
+
 fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX) / SECTOR
 }
@@ -94,6 +104,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// What a backup's disk is, once its journal is applied.
+    fn base(&self) -> Base {
+        Base { term: self.term, session: self.session }
+    }
+
     pub(crate) fn owner(term: Term) -> Self {
         Self { term, owner: true, session: Session(0), epoch: Epoch(0) }
     }
@@ -124,6 +139,8 @@ impl Record {
 pub(crate) struct Storage {
     pub(crate) disk: Disk,
     pub(crate) stamp: Option<Stamp>,
+    /// The difference map; none beside a disk of which nothing is known.
+    pub(crate) map: Option<Differences>,
     journal: Vec<Record>,
     /// Number of the journal's first record, and of the next one.
     first: u64,
@@ -141,6 +158,47 @@ impl Storage {
         self.stamp = None;
         self.cut();
         self.disk = Disk::blank(sectors);
+        self.map = Some(map_of(sectors, &[]));
+    }
+
+    /// A session begins at this backup: what it has of the VM's disk, which is no disk from now on.
+    pub(crate) fn offer(&mut self, sectors: usize) -> Offer {
+        if sectors == 0 {
+            self.forget(0);
+            return Offer::NoDisks;
+        }
+        let stamp = self.stamp.take();
+        if self.disk.now.len() != sectors {
+            self.forget(sectors);
+            return Offer::Blank;
+        }
+        if let Some(stamp) = stamp.filter(|stamp| !stamp.owner) {
+            if self.failing > 0 {
+                self.map = None;
+            } else {
+                self.replay();
+                self.map = Some(map_of(sectors, &[stamp.base()]));
+            }
+        }
+        self.cut();
+        let nothing = || map_of(sectors, &[]);
+        Offer::of(self.map.get_or_insert_with(nothing))
+    }
+
+    /// All that the map's file can say exactly it says, and extents that are long active are retired.
+    pub(crate) fn retire(&mut self, keep: usize) {
+        let Some(map) = &mut self.map else { return };
+        let layout = Layout::new(GRAIN, &map.sizes());
+        for (disk, at) in map.unsaved(&layout) {
+            let bytes = sector(map, &layout, disk, Row::Saved, at);
+            map.saved(&layout, disk, at, &bytes);
+        }
+        map.retire(keep);
+    }
+
+    /// The agent's memory is gone.
+    pub(crate) fn crash(&mut self) {
+        self.map = self.map.take().map(Differences::after_crash);
     }
 
     fn cut(&mut self) {
@@ -172,6 +230,7 @@ impl Storage {
     pub(crate) fn sync(&mut self, epoch: Epoch, stamp: Stamp) -> u64 {
         if self.stamp.is_none() {
             self.disk.flush();
+            self.map = Some(map_of(self.disk.now.len(), &[stamp.base()]));
         }
         self.stamp = Some(stamp);
         let mut count = 0;
@@ -208,12 +267,13 @@ impl Storage {
 
     /// The VM goes on from this epoch, in this term: what the journal holds of later ones is cut off. Returns how many
     /// epochs that were.
-    pub(crate) fn promote(&mut self, epoch: Epoch, term: Term) -> u64 {
+    pub(crate) fn promote(&mut self, epoch: Epoch, (of, session): (Term, Session), term: Term) -> u64 {
         let cut = self.journal.iter().filter(|record| record.epoch > epoch).count();
         self.journal.retain(|record| record.epoch <= epoch);
         self.commit(epoch);
         self.disk.flush();
         self.cut();
+        self.map = Some(map_of(self.disk.now.len(), &[Base { term: of, session }]));
         self.stamp = (!self.disk.now.is_empty()).then_some(Stamp::owner(term));
         cut as u64
     }
@@ -221,6 +281,15 @@ impl Storage {
     /// After a crash the VM shall start from here: whole records that follow on one another are replayed, whatever
     /// their epoch; the rest is gone. Returns whether all of them were.
     pub(crate) fn recover(&mut self, term: Term) -> bool {
+        let whole = self.replay();
+        if let Some(stamp) = self.stamp.filter(|stamp| !stamp.owner) {
+            self.map = Some(map_of(self.disk.now.len(), &[stamp.base()]));
+        }
+        self.stamp = Some(Stamp::owner(term));
+        whole
+    }
+
+    fn replay(&mut self) -> bool {
         let mut whole = true;
         for record in &self.journal {
             if record.torn || record.number != self.first {
@@ -232,7 +301,6 @@ impl Storage {
         }
         self.disk.flush();
         self.cut();
-        self.stamp = Some(Stamp::owner(term));
         whole
     }
 

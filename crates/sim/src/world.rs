@@ -163,6 +163,8 @@ impl World {
             Job::Copy(id, session, round) => self.copy_round(host, id, session, round),
             Job::Cut(id, number) => self.cut(host, id, number),
             Job::CutDone(id, number) => self.cut_done(host, id, number),
+            Job::Compare(id, conn, ask) => self.hashed(host, id, conn, &ask),
+            Job::Clean(id) => self.clean(host, id),
             Job::StartStandby(id, conn) => self.standby_started(host, id, conn),
             Job::Sync(id, conn, epoch) => self.sync_done(host, id, conn, epoch),
             Job::Promote(id) => {
