@@ -2,6 +2,7 @@
 
 pub use crate::arbiters::ArbiterConfig;
 use protocol::{HostName, Micros, Timing};
+use qemu::spec::MemorySize;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -72,6 +73,9 @@ pub struct HostConfig {
     /// When a silent host is suspected.
     #[serde(default)]
     pub detection: DetectionConfig,
+    /// Most bytes a second of a first copy or resynchronisation, such as `"200M"`; without it as fast as it goes.
+    #[serde(default)]
+    pub copy_rate: Option<MemorySize>,
 }
 
 /// The configuration of a host that is a witness: it keeps the records of terms for the others, and runs no VMs.
@@ -237,6 +241,16 @@ mod tests {
         let both = format!("{GOOD}\n[witness]\nlisten = '127.0.0.1:1'");
         let error = Config::parse(path, &both).unwrap_err().to_string();
         assert!(error.contains("unknown field"), "{error}");
+    }
+
+    #[test]
+    fn a_copy_rate_is_a_size_a_second() {
+        let path = Path::new("host.toml");
+        let with = |rate: &str| {
+            HostConfig::parse(path, &GOOD.replace("[peers]", &format!("copy_rate = {rate:?}\n[peers]")))
+        };
+        assert_eq!(with("200M").unwrap().copy_rate.map(|rate| rate.0), Some(200 << 20));
+        assert!(with("fast").unwrap_err().to_string().contains("fast"));
     }
 
     #[test]

@@ -89,7 +89,8 @@ fn attend(
     let identity = (header.vm, header.term, header.session);
     let outbox = Outbox::start(stream.try_clone()?, identity, |_| ())?;
     let (bulk_tx, bulk) = bounded(FRAMES_AHEAD);
-    let opened = BackupInput::Opened { conn, term: header.term, hello, outbox, frames: bulk };
+    let opened =
+        BackupInput::Opened { conn, term: header.term, session: header.session, hello, outbox, frames: bulk };
     let mut inbound = Inbound::new(header.vm, header.term, header.session);
     inbound.check(&header)?;
     if entry.inputs.send(opened).is_err() {

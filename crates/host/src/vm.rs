@@ -63,6 +63,7 @@ struct State {
     facts: Facts,
     copy: Option<CopyProgress>,
     interval: Micros,
+    copy_rate: Option<u64>,
     warnings: Vec<String>,
     measurements: Option<Arc<Mutex<Measurements>>>,
     gate: Option<net::Gate>,
@@ -86,6 +87,7 @@ impl VmHandle {
             facts: Facts::default(),
             copy: None,
             interval: Micros(0),
+            copy_rate: None,
             warnings: Vec::new(),
             measurements: None,
             gate: None,
@@ -147,6 +149,11 @@ impl VmHandle {
     /// The interval asked for.
     pub fn set_interval(&self, interval: Micros) {
         self.state().interval = interval;
+    }
+
+    /// Most bytes a second of a first copy.
+    pub fn set_copy_rate(&self, rate: Option<u64>) {
+        self.state().copy_rate = rate;
     }
 
     /// Something an operator should know.
@@ -218,6 +225,8 @@ impl VmHandle {
             gate,
             agent_bytes: snapshot.agent_bytes,
             disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
+            journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
+            copy_rate: state.copy_rate,
             warnings: warnings(&state),
         }
     }

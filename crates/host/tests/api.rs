@@ -72,7 +72,12 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
     assert_eq!(client.vms().unwrap()[0].memory_bytes, 512 << 20);
     assert_eq!(client.vm(&web).unwrap().accel, "tcg (no vmx or svm)");
     assert_eq!(client.start(&start_request("name = 'db'")).unwrap().name, vm_name("db"));
-    let request = ProtectRequest { to: host_name("beta"), interval_us: 25_000, max_in_flight: Some(3) };
+    let request = ProtectRequest {
+        to: host_name("beta"),
+        interval_us: 25_000,
+        max_in_flight: Some(3),
+        copy_rate: Some(1 << 20),
+    };
     client.protect(&web, &request).unwrap();
     assert_eq!(client.vm(&web).unwrap().peer, Some(host_name("beta")));
     assert_eq!(client.vm(&web).unwrap().copy.unwrap().remaining_bytes, 300 << 20);
@@ -234,7 +239,8 @@ fn another_user_is_refused_even_where_the_file_lets_it_in() {
 fn a_protection_that_was_accepted_may_still_fail_and_the_events_say_why() {
     let Some(room) = room() else { return };
     room.fake.let_protection_fail();
-    let request = ProtectRequest { to: host_name("beta"), interval_us: 25_000, max_in_flight: None };
+    let request =
+        ProtectRequest { to: host_name("beta"), interval_us: 25_000, max_in_flight: None, copy_rate: None };
     room.client.protect(&vm_name("web"), &request).unwrap();
     let mut polls = std::iter::repeat_with(|| room.client.vm(&vm_name("web")).unwrap());
     let after = polls.find(|vm| vm.phase != "copying").unwrap();

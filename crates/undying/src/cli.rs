@@ -4,6 +4,7 @@ use crate::duration::parse_micros;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::{HostName, Micros, VmName};
+use qemu::spec::MemorySize;
 use std::path::PathBuf;
 
 /// Undying keeps a virtual machine running when the machine under it dies.
@@ -166,7 +167,7 @@ pub enum VmCommand {
     ///
     /// Waits, with progress, until the first copy is complete and the other host can take over.
     #[command(
-        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait"
+        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --copy-rate 200M"
     )]
     Protect {
         /// The VM
@@ -180,6 +181,10 @@ pub enum VmCommand {
         /// Checkpoints under way at a time, 1 to 64; past it the guest is slowed [default: the agent's]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
         max_in_flight: Option<u32>,
+        /// Most bytes a second of the first copy or resynchronisation, such as 200M; 0 for no limit; checkpoints are
+        /// not limited [default: the agent's]
+        #[arg(long, value_name = "SIZE")]
+        copy_rate: Option<MemorySize>,
         /// Return once the agent accepted it
         #[arg(long)]
         no_wait: bool,
@@ -223,7 +228,7 @@ pub enum VmCommand {
 /// What to do with disks.
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
-    /// Show the disks that this host serves: their images, sizes, and what was asked of them
+    /// Show the disks that this host serves: their images, sizes, what was asked of them, and how they differ
     #[command(after_long_help = "Examples:\n  undying disk status\n  undying disk status web")]
     Status {
         /// The VM; all without it
@@ -303,6 +308,7 @@ mod tests {
             ("undying vm protect web --to beta --interval 25", "25ms"),
             ("undying vm protect web --to ../x", "../x"),
             ("undying vm protect web --to beta --max-in-flight 65", "1..=64"),
+            ("undying vm protect web --to beta --copy-rate fast", "512MiB"),
             ("undying vm stop", "NAME"),
             ("undying vm stop -- -x", "'-'"),
         ] {

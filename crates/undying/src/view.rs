@@ -1,6 +1,6 @@
 //! Owns how VMs, checkpoints and events look to people.
 
-use host::api::types::{DiskStatus, EpochRecord, EventRecord, Role, Summary, VmStatus};
+use host::api::types::{CopyKind, DiskStatus, EpochRecord, EventRecord, Role, Summary, VmStatus};
 use std::fmt::Write;
 
 /// Rows under headings, each column as wide as its widest cell; the last one is not padded.
@@ -58,6 +58,8 @@ pub fn disks(vms: &[VmStatus]) -> String {
             format!("{} ({})", served.writes, bytes(served.written_bytes)),
             served.flushes.to_string(),
             served.errors.to_string(),
+            disk.differing_bytes.map_or("-".into(), bytes),
+            bases(disk),
             disk.image.display().to_string(),
         ]
     };
@@ -65,8 +67,16 @@ pub fn disks(vms: &[VmStatus]) -> String {
     if rows.is_empty() {
         return "no disks here".into();
     }
-    let heads = ["VM", "ROLE", "SIZE", "ACCESS", "READS", "WRITES", "FLUSHES", "ERRORS", "IMAGE"];
+    let heads =
+        ["VM", "ROLE", "SIZE", "ACCESS", "READS", "WRITES", "FLUSHES", "ERRORS", "DIFFERS", "SINCE", "IMAGE"];
     table(&heads, &rows)
+}
+
+/// The sessions since whose committed state a disk's differences are known.
+fn bases(disk: &DiskStatus) -> String {
+    let names: Vec<_> =
+        disk.bases.iter().map(|base| format!("term {} session {}", base.term, base.session)).collect();
+    if names.is_empty() { "-".into() } else { names.join(", ") }
 }
 
 /// Everything about some VMs.
@@ -96,7 +106,17 @@ pub fn status(vm: &VmStatus) -> String {
     } else {
         rows.push(("epoch", format!("{} committed", vm.epoch)));
     }
-    rows.extend(vm.disks.iter().map(|disk| ("disk", disk_line(disk))));
+    if let Some(rate) = vm.copy_rate {
+        rows.push(("copy rate", format!("at most {}/s", bytes(rate))));
+    }
+    rows.extend(vm.disks.iter().flat_map(disk_rows));
+    if let Some(journal) = &vm.journal {
+        let (unapplied, used) = (bytes(journal.unapplied_bytes), bytes(journal.used_bytes));
+        rows.push((
+            "journal",
+            format!("{unapplied} not applied yet; {used} of {} in use", bytes(journal.size_bytes)),
+        ));
+    }
     rows.push(("agent holds", format!("{} beside the guest's memory", bytes(vm.agent_bytes))));
     rows.extend(vm.warnings.iter().map(|warning| ("warning", warning.clone())));
     let mut text = format!("VM {}", vm.name);
@@ -104,6 +124,27 @@ pub fn status(vm: &VmStatus) -> String {
         write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
     }
     text
+}
+
+fn disk_rows(disk: &DiskStatus) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("disk", disk_line(disk))];
+    if let Some(copy) = &disk.copy {
+        let how = match copy.kind {
+            CopyKind::Full => "whole",
+            CopyKind::Comparison => "compared whole",
+            CopyKind::Difference => "by difference",
+        };
+        let (done, left, sent) =
+            (bytes(copy.done_bytes), bytes(copy.remaining_bytes), bytes(copy.sent_bytes));
+        rows.push(("  copied", format!("{how}: {done} looked at, {left} to go, {sent} sent")));
+    }
+    if disk.unacknowledged_bytes > 0 {
+        rows.push(("  lag", format!("{} not acknowledged", bytes(disk.unacknowledged_bytes))));
+    }
+    if let Some(differing) = disk.differing_bytes.filter(|_| !disk.bases.is_empty()) {
+        rows.push(("  differs", format!("{} since {}", bytes(differing), bases(disk))));
+    }
+    rows
 }
 
 fn disk_line(disk: &DiskStatus) -> String {
@@ -159,6 +200,9 @@ fn slowed(vm: &VmStatus) -> String {
 pub fn progress(vm: &VmStatus) -> Option<String> {
     let copy = vm.copy?;
     let (copied, remaining) = (bytes(copy.copied_bytes), bytes(copy.remaining_bytes));
+    if copy.round == 0 {
+        return Some(format!("disks: {copied} looked at, {remaining} to go"));
+    }
     Some(format!("round {}: {copied} sent, {remaining} to go", copy.round))
 }
 

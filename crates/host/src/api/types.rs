@@ -29,6 +29,10 @@ pub struct ProtectRequest {
     /// Checkpoints taken and not yet acknowledged; past it the guest is slowed. Default 4.
     #[serde(default)]
     pub max_in_flight: Option<u32>,
+    /// Most bytes a second of the first copy, of disks and memory. Default: the host's configuration. Checkpoints are
+    /// not limited.
+    #[serde(default)]
+    pub copy_rate: Option<u64>,
 }
 
 /// A distribution, in the unit its field name says.
@@ -59,9 +63,9 @@ pub enum Role {
 /// How the first copy goes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CopyProgress {
-    /// Round, from 1.
+    /// Round of the memory, from 1; 0: the disks.
     pub round: u32,
-    /// Bytes of memory sent in all rounds.
+    /// Bytes of memory sent in all rounds; in round 0 bytes of the disks that were looked at.
     pub copied_bytes: u64,
     /// Bytes left in this round.
     pub remaining_bytes: u64,
@@ -147,6 +151,12 @@ pub struct VmStatus {
     /// Its disks, in the order of the VM file.
     #[serde(default)]
     pub disks: Vec<DiskStatus>,
+    /// The journal of their changes (backup).
+    #[serde(default)]
+    pub journal: Option<JournalStatus>,
+    /// Most bytes a second of a first copy or resynchronisation; none: as fast as it goes.
+    #[serde(default)]
+    pub copy_rate: Option<u64>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -162,6 +172,69 @@ pub struct DiskStatus {
     pub read_only: bool,
     /// What QEMU asked of it since it is here.
     pub served: disk::Stats,
+    /// How its newest first copy or resynchronisation went, or goes (primary).
+    #[serde(default)]
+    pub copy: Option<DiskCopy>,
+    /// Bytes that the guest changed and the backup has not acknowledged (primary, while there is a session).
+    #[serde(default)]
+    pub unacknowledged_bytes: u64,
+    /// Bytes of the blocks in which it may differ from the bases (primary).
+    #[serde(default)]
+    pub differing_bytes: Option<u64>,
+    /// The sessions whose committed state it differs from only there; none: a copy that comes back is compared whole.
+    #[serde(default)]
+    pub bases: Vec<BaseStatus>,
+}
+
+/// A state that two copies of the disks had in common: the newest committed one of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseStatus {
+    /// The owner's term.
+    pub term: u64,
+    /// Its session.
+    pub session: u64,
+}
+
+impl From<&protocol::resync::Base> for BaseStatus {
+    fn from(base: &protocol::resync::Base) -> Self {
+        Self { term: base.term.0, session: base.session.0 }
+    }
+}
+
+/// How a backup's copies became the primary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyKind {
+    /// All data were sent: there was no copy before.
+    Full,
+    /// All was compared and what differs was sent: nothing was known of the copy.
+    Comparison,
+    /// What may differ was compared, and what does was sent.
+    Difference,
+}
+
+/// How the copy of a disk goes, or went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopy {
+    /// How.
+    pub kind: CopyKind,
+    /// Bytes that were looked at.
+    pub done_bytes: u64,
+    /// Bytes that are still to be.
+    pub remaining_bytes: u64,
+    /// Of those looked at, bytes that were sent.
+    pub sent_bytes: u64,
+}
+
+/// What a backup's journal of disk changes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Bytes of changes that are durable in it, or about to be, and not in the replicas yet.
+    pub unapplied_bytes: u64,
+    /// Its bytes in use.
+    pub used_bytes: u64,
+    /// Its size in bytes.
+    pub size_bytes: u64,
 }
 
 /// One checkpoint, for reports.

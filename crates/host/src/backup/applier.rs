@@ -10,8 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use net::Addresses;
 use protocol::Epoch;
 use protocol::wire::Kind;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// What a promotion needs beside the image.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Applier {
     jobs: Sender<Job>,
     backlog: Arc<AtomicU64>,
     error: Arc<Mutex<Option<String>>>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Applier {
@@ -44,7 +47,9 @@ impl Applier {
     pub fn start(machine: &StandbyMachine, persister: Option<&Persister>) -> Self {
         let (jobs, queue) = unbounded();
         let (backlog, error) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+        let stopped = Arc::new(AtomicBool::new(false));
         let mut worker = Worker {
+            stopped: Arc::clone(&stopped),
             image: machine.image(),
             applied: Applied::default(),
             backlog: Arc::clone(&backlog),
@@ -56,10 +61,11 @@ impl Applier {
                 *worker_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
             }
         });
-        if let Err(why) = spawned {
+        let failed = |why: std::io::Error| {
             *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
-        }
-        Self { jobs, backlog, error }
+        };
+        let thread = spawned.map_err(failed).ok();
+        Self { jobs, backlog, error, stopped, thread }
     }
 
     fn put(&self, bytes: usize, job: Job) {
@@ -102,13 +108,18 @@ impl Applier {
         applied.recv().map_err(|_| self.error().unwrap_or_else(|| "the applier is gone".into()))
     }
 
-    /// Ends the thread without waiting.
+    /// Ends the thread, behind what it does now and without what waits: it writes nothing more.
     pub fn stop(self) {
+        self.stopped.store(true, Ordering::Relaxed);
         let _ = self.jobs.send(Job::Stop);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
     }
 }
 
 struct Worker {
+    stopped: Arc<AtomicBool>,
     image: Image,
     applied: Applied,
     backlog: Arc<AtomicU64>,
@@ -118,6 +129,9 @@ struct Worker {
 impl Worker {
     fn run(&mut self, jobs: &Receiver<Job>) -> Result<(), String> {
         for job in jobs {
+            if self.stopped.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             match job {
                 Job::Copy(frame) => self.frame(&frame)?,
                 Job::Commit(epoch, frames, gate) => self.commit(epoch, &frames, &gate)?,

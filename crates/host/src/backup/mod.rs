@@ -4,6 +4,7 @@
 //! while a large epoch is written into the image. What is not applied yet is bounded by not reading on.
 
 mod applier;
+mod comparer;
 mod input;
 mod persister;
 mod promote;
@@ -16,14 +17,17 @@ use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::primary::{Engine, Request};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
 use applier::Applier;
+use comparer::{Compared, Comparer};
 use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
 use persister::{Persisted, Persister, Place};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::LinkLoss;
+use protocol::resync::Base;
+use protocol::wire::compare::Ask;
 use protocol::wire::{Hello, Kind, ToBackup, blob, disk, pages};
-use protocol::{Claim, Epoch, Grant, Term};
+use protocol::{Claim, Epoch, Grant, Session, Term};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +44,8 @@ pub enum BackupInput {
         conn: Conn,
         /// The primary's term.
         term: Term,
+        /// Its session.
+        session: Session,
         /// Its first message.
         hello: Hello,
         /// The way back.
@@ -51,6 +57,7 @@ pub enum BackupInput {
 
 struct Connection {
     conn: Conn,
+    session: Session,
     outbox: Outbox,
     frames: Receiver<Result<Frame, LinkLoss>>,
 }
@@ -59,7 +66,9 @@ struct Standby {
     machine: StandbyMachine,
     applier: Applier,
     /// None for a VM without disks.
-    persister: Option<Persister>,
+    persister: Option<(Persister, Base)>,
+    /// None for a VM without disks.
+    comparer: Option<Comparer>,
     /// The disks' first copy was ordered to be waited for.
     copied: bool,
 }
@@ -78,6 +87,7 @@ struct Loop<'a> {
     input: InputLog,
     claims: Channel<(Claim, ClaimAnswer)>,
     persisted: Channel<Persisted>,
+    compared: Channel<Compared>,
     actions: Vec<Action>,
     promoted: Option<(Machine, Grant)>,
     over: bool,
@@ -103,6 +113,7 @@ pub fn run(
         input: InputLog::default(),
         claims: unbounded(),
         persisted: unbounded(),
+        compared: unbounded(),
         actions: Vec::new(),
         promoted: None,
         over: false,
@@ -126,6 +137,7 @@ impl Loop<'_> {
             };
             let wait = self.until_deadline(backlog);
             let (claims, persisted) = (self.claims.1.clone(), self.persisted.1.clone());
+            let compared = self.compared.1.clone();
             let machine = self.standby.as_ref().map_or(no_events, |s| s.machine.events());
             crossbeam_channel::select! {
                 recv(frames) -> frame => self.on_frame(frame.unwrap_or_else(|_| Err(LinkLoss::Disconnected("closed".into())))),
@@ -135,6 +147,7 @@ impl Loop<'_> {
                 },
                 recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
                 recv(persisted) -> done => if let Ok(done) = done { self.on_persisted(done) },
+                recv(compared) -> done => if let Ok(done) = done { self.on_compared(done) },
                 recv(machine) -> event => self.on_machine_event(event.ok()),
                 default(wait) => self.feed(Event::Tick),
             }
@@ -163,8 +176,8 @@ impl Loop<'_> {
     }
 
     fn on_input(&mut self, input: BackupInput) {
-        let BackupInput::Opened { conn, term, hello, outbox, frames } = input;
-        self.candidate = Some(Connection { conn, outbox, frames });
+        let BackupInput::Opened { conn, term, session, hello, outbox, frames } = input;
+        self.candidate = Some(Connection { conn, session, outbox, frames });
         self.feed(Event::Hello(conn, term, hello));
         // Not taken: dropping it closes it behind the refusal.
         if self.candidate.take().is_some() && self.current.is_none() && self.standby.is_none() {
@@ -186,10 +199,19 @@ impl Loop<'_> {
                 }
             }
             kind => match ToBackup::decode(kind, frame.header.epoch, &frame.body) {
-                Ok(message) => self.feed(Event::Message(conn, message)),
+                Ok(message) => self.on_message(conn, message),
                 Err(error) => self.lose(conn, LinkLoss::Stream(error.to_string())),
             },
         }
+    }
+
+    fn on_message(&mut self, conn: Conn, message: ToBackup) {
+        if let (ToBackup::Ask(ask), Some(standby)) = (&message, &self.standby)
+            && let Err(error) = ask.check(&standby.machine.disks().sizes())
+        {
+            return self.lose(conn, LinkLoss::Stream(error.to_string()));
+        }
+        self.feed(Event::Message(conn, message));
     }
 
     fn on_bulk(&mut self, conn: Conn, mut frame: Frame) {
@@ -256,6 +278,7 @@ impl Loop<'_> {
                 }
             }
             Action::Close(conn) => self.close(conn),
+            Action::Compare(conn, ask) => self.compare(conn, ask),
             Action::Persist(conn, epoch) => self.persist(conn, epoch),
             Action::Commit(epoch, gate) => self.commit(epoch, gate),
             Action::DropStaged => self.staged.clear(),
@@ -289,31 +312,48 @@ impl Loop<'_> {
         self.over = false;
         self.handle.set_interval(hello.timing.interval);
         let term = self.protocol.known_term();
-        let place = Place { vm: self.handle.name().clone(), term, conn };
+        let session = self.current.as_ref().map_or(Session(0), |current| current.session);
+        let place = Place { vm: self.handle.name().clone(), term, session, conn };
         match self.launch(place, hello) {
             Ok(standby) => {
                 self.handle.set_facts(standby.machine.facts());
                 self.handle.attach_disks(standby.machine.disks());
+                let offer = standby.machine.offer().clone();
                 self.standby = Some(standby);
-                self.follow(Event::StandbyReady(conn));
+                self.follow(Event::StandbyReady(conn, offer));
             }
             Err(error) => self.follow(Event::StandbyFailed(conn, error.to_string())),
         }
     }
 
     fn launch(&self, place: Place, hello: &Hello) -> Result<Standby, MachineError> {
-        let session = (place.term, place.session());
+        let session = (place.term, place.session);
         let machine = StandbyMachine::launch(self.context, self.handle.name(), session, &hello.machine)?;
         let images = machine.disks().images();
-        let persister = if images.is_empty() {
-            None
-        } else {
+        let (mut persister, mut comparer) = (None, None);
+        if !images.is_empty() {
+            let failed = |error: std::io::Error| MachineError::Apply(error.to_string());
+            let (base, meter) = (place.base(), Arc::clone(machine.disks().tap().meter()));
+            comparer = Some(Comparer::start(images.clone(), self.compared.0.clone()).map_err(failed)?);
             let reports = self.persisted.0.clone();
-            let started = Persister::start(&self.context.config, place, images, reports);
-            Some(started.map_err(|error| MachineError::Apply(error.to_string()))?)
-        };
-        let applier = Applier::start(&machine, persister.as_ref());
-        Ok(Standby { machine, applier, persister, copied: false })
+            let started = Persister::start(&self.context.config, place, images, meter, reports);
+            persister = Some((started.map_err(failed)?, base));
+        }
+        let applier = Applier::start(&machine, persister.as_ref().map(|(persister, _)| persister));
+        Ok(Standby { machine, applier, persister, comparer, copied: false })
+    }
+
+    fn compare(&self, conn: Conn, ask: Ask) {
+        if let Some(comparer) = self.standby.as_ref().and_then(|standby| standby.comparer.as_ref()) {
+            comparer.compare(conn, ask);
+        }
+    }
+
+    fn on_compared(&mut self, (conn, outcome): Compared) {
+        self.feed(match outcome {
+            Ok(hashes) => Event::Compared(conn, hashes),
+            Err(why) => Event::CompareFailed(conn, why),
+        });
     }
 
     /// Makes the disk changes of an epoch durable. They stay staged until it is committed.
@@ -321,7 +361,7 @@ impl Loop<'_> {
         let of_epoch = |frame: &&Frame| frame.header.kind == Kind::Disk && frame.header.epoch == epoch;
         let changes: Vec<_> = self.staged.iter().filter(of_epoch).map(|frame| frame.body.clone()).collect();
         let Some(standby) = &mut self.standby else { return };
-        let Some(persister) = &standby.persister else {
+        let Some((persister, _)) = &standby.persister else {
             // Changes of disks that the VM does not have were refused when they came.
             return self.follow(Event::PersistFailed(conn, epoch, "the VM has no disks".into()));
         };
@@ -361,9 +401,10 @@ impl Loop<'_> {
         self.input = InputLog::default();
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();
-            if let Some(persister) = standby.persister {
+            if let Some((persister, _)) = standby.persister {
                 persister.stop();
             }
+            drop(standby.comparer);
             standby.machine.end();
         }
         self.over = self.candidate.is_none();

@@ -3,14 +3,16 @@
 //! Epochs that wait together are made durable together (group commit). The journal begins with the first epoch of a
 //! session, when the disks' first copy is on the media: before that the replicas are no disk at all.
 
+use crate::api::types::JournalStatus;
 use crate::config::HostConfig;
-use crate::disks::{self, DiskError, Label};
+use crate::disks::{self, DiskError, Label, Meter};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use disk::journal::{FileStorage, Journal, JournalError, Layout};
 use protocol::backup::Conn;
 use protocol::journal::stamp::Content;
 use protocol::journal::{Change, Identity, What};
+use protocol::resync::Base;
 use protocol::wire::disk as wire;
 use protocol::{Epoch, Session, Term, VmId, VmName};
 use std::collections::VecDeque;
@@ -40,15 +42,17 @@ pub struct Place {
     pub vm: VmName,
     /// Its owner's term.
     pub term: Term,
-    /// The connection that opened the session.
+    /// The session, as the owner numbers it.
+    pub session: Session,
+    /// The connection that opened it.
     pub conn: Conn,
 }
 
 impl Place {
-    /// The number of the session in what is written about it here.
+    /// The name of what the session's newest committed epoch leaves here.
     #[must_use]
-    pub fn session(&self) -> Session {
-        Session(self.conn.0)
+    pub fn base(&self) -> Base {
+        Base { term: self.term, session: self.session }
     }
 }
 
@@ -74,13 +78,17 @@ impl Persister {
         config: &HostConfig,
         place: Place,
         images: Vec<Arc<Image>>,
+        meter: Arc<Meter>,
         reports: Sender<Persisted>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = unbounded();
         let directory = disks::journal_directory(config, &place.vm);
         let label = Label::of(config, &place.vm);
         let worker = Worker {
+            config: config.clone(),
             place,
+            meter,
+            waiting: VecDeque::new(),
             directory,
             label,
             images,
@@ -120,7 +128,11 @@ impl Persister {
 }
 
 struct Worker {
+    config: HostConfig,
     place: Place,
+    meter: Arc<Meter>,
+    /// Epochs that are not in the images, and the bytes of their changes.
+    waiting: VecDeque<(Epoch, u64)>,
     directory: PathBuf,
     label: Label,
     images: Vec<Arc<Image>>,
@@ -144,7 +156,7 @@ impl Worker {
         while let Some(job) = self.later.pop_front().or_else(|| self.jobs.recv().ok()) {
             let (epoch, outcome) = match job {
                 Job::Applied(epoch) => {
-                    self.applied = self.applied.max(epoch);
+                    self.note_applied(epoch);
                     continue;
                 }
                 Job::Persist(epoch, batches, copied) => (epoch, self.persist(epoch, &batches, copied)),
@@ -163,8 +175,10 @@ impl Worker {
         batches: &[Vec<u8>],
         copied: Option<Receiver<()>>,
     ) -> Result<(), DiskError> {
+        self.waiting.push_back((epoch, batches.iter().map(|batch| batch.len() as u64).sum()));
         self.write(epoch, batches, copied)?;
         self.sealed = Some(epoch);
+        self.tell();
         while let Ok(job) = self.jobs.try_recv() {
             self.note(job);
         }
@@ -174,9 +188,15 @@ impl Worker {
     /// Takes note of what was applied at once, of everything else for later.
     fn note(&mut self, job: Job) {
         match job {
-            Job::Applied(epoch) => self.applied = self.applied.max(epoch),
+            Job::Applied(epoch) => self.note_applied(epoch),
             job @ Job::Persist(..) => self.later.push_back(job),
         }
+    }
+
+    fn note_applied(&mut self, epoch: Epoch) {
+        self.applied = self.applied.max(epoch);
+        self.waiting.retain(|(waiting, _)| *waiting > epoch);
+        self.tell();
     }
 
     fn report(&self, what: Persisted) {
@@ -211,7 +231,7 @@ impl Worker {
         disks::sync(&self.images)?;
         let failed = |source| DiskError::Place { path: self.directory.clone(), source };
         let storage = Arc::new(FileStorage::new(&self.directory).map_err(failed)?);
-        let identity = Identity { vm: VmId::of(&self.place.vm), session: self.place.session() };
+        let identity = Identity { vm: VmId::of(&self.place.vm), session: self.place.session };
         let journal =
             Journal::create(storage, Layout::within(self.limit)?, identity, self.place.term, Epoch(0))?;
         self.marked = journal.used();
@@ -249,10 +269,27 @@ impl Worker {
         let used = journal.used();
         if first {
             // Only now are the replicas, with the journal, a disk.
-            self.label.write(Content::Epoch, self.place.term, self.place.session(), newest)?;
+            self.label.write(Content::Epoch, self.place.term, self.place.session, newest)?;
+            self.ready_map();
         }
         self.report(Persisted::Done(self.place.conn, newest));
         if used > self.marked + self.limit / 4 { self.free() } else { Ok(()) }
+    }
+
+    /// The map that a promotion will need, made while there is time. Without it the promotion makes it.
+    fn ready_map(&self) {
+        let sizes: Vec<u64> = self.images.iter().map(|image| image.size()).collect();
+        let Place { vm, .. } = &self.place;
+        if let Err(error) = disks::differences_from(&self.config, vm, &sizes, self.place.base()) {
+            tracing::warn!(vm = %vm, %error, "no difference map is ready for a promotion");
+        }
+    }
+
+    /// Says how full the journal is.
+    fn tell(&self) {
+        let (used_bytes, size_bytes) = (self.journal.as_ref().map_or(0, Journal::used), self.limit);
+        let unapplied_bytes = self.waiting.iter().map(|(_, bytes)| bytes).sum();
+        self.meter.journal(JournalStatus { unapplied_bytes, used_bytes, size_bytes });
     }
 
     /// Makes the place of applied epochs free.
@@ -295,13 +332,17 @@ mod tests {
             "name = 'beta'\nlisten = '127.0.0.1:1'\nstate_dir = {folder:?}\napi_socket = '/s'\n[arbiter]\ndirectory = '/a'"
         );
         let config: HostConfig = toml::from_str(&text).unwrap();
-        let place = Place { vm: VmName::new("web").unwrap(), term: Term(1), conn: Conn(1) };
+        let place =
+            Place { vm: VmName::new("web").unwrap(), term: Term(1), session: Session(1), conn: Conn(1) };
         let (jobs, queue) = unbounded();
         let (reports, reported) = unbounded();
         let worker = Worker {
             directory: disks::journal_directory(&config, &place.vm),
             label: Label::of(&config, &place.vm),
+            config,
             place,
+            meter: Arc::default(),
+            waiting: VecDeque::new(),
             images: vec![Arc::new(Image::create(&folder.join("web.img"), SIZE).unwrap())],
             limit: (128 << 10) + 8192,
             journal: None,

@@ -7,6 +7,7 @@ use crate::config::HostConfig;
 use crate::disks::{self, DiskError, Label};
 use crate::machine::{Machine, MachineError, StandbyMachine};
 use protocol::journal::stamp::Content;
+use protocol::resync::Base;
 use protocol::{Epoch, Grant, Session, VmName};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -64,17 +65,20 @@ impl Split {
 pub struct Disks<'a> {
     /// Where everything is here.
     pub config: &'a HostConfig,
-    /// The journal's thread; none for a VM without disks.
-    pub persister: Option<Persister>,
+    /// The journal's thread, and the base that the replicas are; none for a VM without disks.
+    pub persister: Option<(Persister, Base)>,
 }
 
 impl Disks<'_> {
     /// From here on the replicas are the VM's disks: all that is committed is on the media, what the journal holds
-    /// beyond it is gone with the journal, and the label says who owns them.
+    /// beyond it is gone with the journal, what is written from now on is marked, and the label says who owns them.
     fn take_over(self, machine: &StandbyMachine, grant: &Grant) -> Result<(), DiskError> {
-        let Some(persister) = self.persister else { return Ok(()) };
+        let Some((persister, base)) = self.persister else { return Ok(()) };
         persister.stop();
-        disks::close_journal(self.config, grant.vm(), &machine.disks().images())?;
+        let disks = machine.disks();
+        disks::close_journal(self.config, grant.vm(), &disks.images())?;
+        // Before the label: from then on the map that lies here is taken for that of these disks.
+        disks.mark_with(disks::differences_from(self.config, grant.vm(), &disks.sizes(), base)?)?;
         let label = Label::of(self.config, grant.vm());
         label.write(Content::Running, grant.term(), Session(0), Epoch(0))
     }

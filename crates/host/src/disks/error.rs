@@ -11,9 +11,15 @@ pub enum DiskError {
     /// Serving it.
     #[error(transparent)]
     Export(#[from] disk::ExportError),
+    /// No thread that forgets what need not be compared any more.
+    #[error("cannot start a thread that tidies the map of the disks' differences: {0}")]
+    Cleaner(std::io::Error),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] disk::journal::JournalError),
+    /// The difference map.
+    #[error(transparent)]
+    Differences(#[from] disk::differences::MapError),
     /// What a primary sent of its disks.
     #[error("the changes of the disks cannot be read: {0}")]
     Changes(protocol::wire::disk::DiskError),

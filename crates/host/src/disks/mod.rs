@@ -4,21 +4,26 @@
 //! committed epochs. Beside each lies a label ([`label`]) that says whose it is: nothing is overwritten that is not
 //! this VM's, and no VM is started from a disk that is not its newest.
 
+mod differences;
 mod error;
 mod journal;
 mod label;
+mod meter;
 mod replica;
 mod tap;
 
+pub use differences::{Marker, begin_at as differences_from};
 pub use error::DiskError;
 pub use journal::{close_journal, finish_journal, journal_directory};
 pub use label::{Label, directory};
-pub use replica::apply;
+pub use meter::Meter;
+pub use replica::{Replicas, apply};
 pub use tap::{Kept, KeptChange, Tap};
 
-use crate::api::types::DiskStatus;
+use crate::api::types::{BaseStatus, DiskStatus};
 use crate::config::HostConfig;
 use disk::{Access, Export, Image};
+use protocol::VmName;
 use qemu::VmSpec;
 use qemu::spec::DiskSpec;
 use std::os::fd::OwnedFd;
@@ -38,21 +43,37 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Opens and locks the images that a VM is to be started from.
+    /// Opens and locks the images that a VM is to be started from, and begins to mark what is written to them.
     ///
     /// # Errors
-    /// If one is missing, in use, of an impossible size, or cannot be written and should.
-    pub fn open(config: &HostConfig, spec: &VmSpec) -> Result<Self, DiskError> {
+    /// If one is missing, in use, of an impossible size, or cannot be written and should; or their difference map
+    /// cannot be had.
+    pub fn open(config: &HostConfig, vm: &VmName, spec: &VmSpec) -> Result<Self, DiskError> {
         let open = |disk: &DiskSpec| {
             let access = if disk.read_only { Access::ReadOnly } else { Access::ReadWrite };
             Ok(Arc::new(Image::open(&config.disk_path(&disk.image), access)?))
         };
         let images = spec.disks.iter().map(open).collect::<Result<Vec<_>, DiskError>>()?;
-        Self::serve(spec, images)
+        let disks = Self::serve(spec, images)?;
+        if !disks.is_empty() {
+            let stamp = Label::of(config, vm).read()?;
+            let map = differences::of_images(config, vm, &disks.sizes(), stamp.as_ref())?;
+            disks.mark_with(map)?;
+        }
+        Ok(disks)
+    }
+
+    /// The VM is about to run here: whatever is written is marked in this map.
+    ///
+    /// # Errors
+    /// If the system gives no thread to clean it.
+    pub fn mark_with(&self, map: differences::Map) -> Result<(), DiskError> {
+        self.tap.mark_with(Marker::start(map, self.images()).map_err(DiskError::Cleaner)?);
+        Ok(())
     }
 
     fn serve(spec: &VmSpec, images: Vec<Arc<Image>>) -> Result<Self, DiskError> {
-        let tap = Arc::new(Tap::default());
+        let tap = Arc::new(Tap::new(spec.disks.len()));
         let mut disks = Vec::new();
         for (at, (image, disk)) in (0u8..).zip(images.into_iter().zip(&spec.disks)) {
             let name = qemu::launch::disk_export(usize::from(at));
@@ -98,13 +119,22 @@ impl Disks {
     /// For displays.
     #[must_use]
     pub fn status(&self) -> Vec<DiskStatus> {
-        let status = |disk: &Served| DiskStatus {
-            image: disk.image.path().to_path_buf(),
-            size: disk.image.size(),
-            read_only: disk.read_only,
-            served: disk.export.stats(),
+        let map = self.tap.marker().map(|marker| marker.map().status());
+        let bases: Vec<BaseStatus> = map.iter().flat_map(|map| &map.bases).map(BaseStatus::from).collect();
+        let status = |(at, disk): (usize, &Served)| {
+            let (copy, unacknowledged_bytes) = self.tap.meter().of_disk(at);
+            DiskStatus {
+                image: disk.image.path().to_path_buf(),
+                size: disk.image.size(),
+                read_only: disk.read_only,
+                served: disk.export.stats(),
+                copy,
+                unacknowledged_bytes,
+                differing_bytes: map.as_ref().and_then(|map| map.marked_bytes.get(at).copied()),
+                bases: bases.clone(),
+            }
         };
-        self.disks.iter().map(status).collect()
+        self.disks.iter().enumerate().map(status).collect()
     }
 }
 

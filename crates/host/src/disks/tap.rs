@@ -3,9 +3,11 @@
 //! QEMU has all its writes answered when `stop` returns, so a cut after it holds exactly the epoch's writes
 //! (QEMU `softmmu/cpus.c`, `do_vm_stop`: it drains, then flushes).
 
+use super::differences::Marker;
+use super::meter::Meter;
 use disk::{Change, FlushUse, Observer, Pace};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Past so many bytes of one epoch each further write is delayed: the guest then writes no faster than this for each
@@ -37,6 +39,15 @@ pub enum Kept {
 }
 
 impl KeptChange {
+    /// Bytes of the disk that it changes.
+    #[must_use]
+    pub fn changed(&self) -> u64 {
+        match &self.what {
+            Kept::Data(bytes) => bytes.len() as u64,
+            &Kept::Zeroes(len) | &Kept::Discard(len) => len,
+        }
+    }
+
     /// Bytes of memory that it takes, about.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -52,7 +63,7 @@ struct Collected {
 }
 
 /// The changes of all disks of a VM, in an order that is right for each of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tap {
     collected: Mutex<Collected>,
     taken: Condvar,
@@ -60,9 +71,36 @@ pub struct Tap {
     stopping: AtomicBool,
     /// One of them was answered before its data were on the medium.
     owed: AtomicBool,
+    /// Where changes are marked, once the VM runs here.
+    marker: OnceLock<Marker>,
+    meter: Arc<Meter>,
 }
 
 impl Tap {
+    /// Of so many disks.
+    #[must_use]
+    pub fn new(disks: usize) -> Self {
+        Self { meter: Arc::new(Meter::new(disks)), ..Self::default() }
+    }
+
+    /// The VM is about to run here: its changes are marked from now on. Once in the life of a tap.
+    pub fn mark_with(&self, marker: Marker) {
+        let first = self.marker.set(marker).is_ok();
+        assert!(first, "a VM begins to run once");
+    }
+
+    /// Where changes are marked; none while this host stands by.
+    #[must_use]
+    pub fn marker(&self) -> Option<&Marker> {
+        self.marker.get()
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     fn collected(&self) -> MutexGuard<'_, Collected> {
         self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,11 +108,13 @@ impl Tap {
     /// Keeps changes from now on.
     pub fn begin(&self) {
         *self.collected() = Collected { wanted: true, ..Collected::default() };
+        self.meter.restart();
     }
 
     /// Keeps nothing more, and forgets what it kept.
     pub fn end(&self) {
         *self.collected() = Collected::default();
+        self.meter.end();
         self.taken.notify_all();
     }
 
@@ -118,11 +158,12 @@ impl Tap {
         DiskTap { tap: Arc::clone(self), disk }
     }
 
-    fn keep(&self, change: KeptChange) -> Pace {
+    fn keep(&self, change: KeptChange, bytes: u64) -> Pace {
         let mut collected = self.collected();
         if !collected.wanted {
             return Pace::Full;
         }
+        self.meter.written(change.disk, bytes);
         collected.bytes += change.weight();
         collected.changes.push(change);
         if collected.bytes > MANY_BYTES { Pace::Slow } else { Pace::Full }
@@ -130,13 +171,20 @@ impl Tap {
 }
 
 /// Where the server of one disk tells of its changes.
-#[derive(Debug)]
 pub struct DiskTap {
     tap: Arc<Tap>,
     disk: u8,
 }
 
 impl Observer for DiskTap {
+    fn is_ready(&self, offset: u64, len: u64) -> bool {
+        self.tap.marker().is_none_or(|marker| marker.map().mark_at_once(self.disk, offset, len))
+    }
+
+    fn before(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.tap.marker().map_or(Ok(()), |marker| marker.before_write(self.disk, offset, len))
+    }
+
     fn written(&self, change: Change<'_>) -> Pace {
         // Most VMs' disks are not copied most of the time.
         if !self.tap.collected().wanted {
@@ -147,7 +195,7 @@ impl Observer for DiskTap {
             Change::Zeroes { len, .. } => Kept::Zeroes(len),
             Change::Discard { len, .. } => Kept::Discard(len),
         };
-        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what })
+        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what }, change.len())
     }
 
     fn slow_down(&self) {

@@ -13,7 +13,7 @@ use protocol::{Epoch, Instant, Session, Term, VmId};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of input that may wait behind a slow link.
 const MAX_INPUT_WAITING: usize = 4 << 20;
@@ -40,6 +40,27 @@ pub struct Written {
     pub pages: u64,
 }
 
+/// Bytes on the wire, headers included, that made a backup's copies of the disks the primary's.
+#[derive(Debug, Default)]
+pub struct CopyWire {
+    /// Changes of the first copy, those that the guest made meanwhile included.
+    pub data: AtomicU64,
+    /// Questions for hashes, and hashes.
+    pub hashes: AtomicU64,
+}
+
+impl CopyWire {
+    /// Counts a frame with a body of `len` bytes, if it is one of these.
+    pub fn count(&self, kind: Kind, epoch: Epoch, len: usize) {
+        let bytes = (len + HEADER_LEN) as u64;
+        match kind {
+            Kind::Disk if epoch == Epoch(0) => self.data.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Ask | Kind::Hashes => self.hashes.fetch_add(bytes, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+}
+
 enum Item {
     Message(Kind, Epoch, Vec<u8>),
     Part(Epoch, Part),
@@ -61,6 +82,7 @@ pub struct Outbox {
     input: Arc<AtomicUsize>,
     /// Bytes of disks that wait.
     disks: Arc<AtomicUsize>,
+    copied: Arc<CopyWire>,
 }
 
 impl std::fmt::Debug for Item {
@@ -82,7 +104,9 @@ impl Outbox {
         let (queue, items) = unbounded();
         let (urgent, urgent_items) = unbounded();
         let (input, disks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let copied = Arc::new(CopyWire::default());
         let mut writer = Writer {
+            copied: Arc::clone(&copied),
             stream,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
@@ -102,7 +126,7 @@ impl Outbox {
             // The reader of this connection sees its end and tells the engine.
             let _ = writer.stream.shutdown(Shutdown::Both);
         })?;
-        Ok(Self { queue, urgent, input, disks })
+        Ok(Self { queue, urgent, input, disks, copied })
     }
 
     fn put(&self, item: Item) {
@@ -149,6 +173,12 @@ impl Outbox {
         self.disks.load(Ordering::Relaxed)
     }
 
+    /// What the copy of the disks cost; the reader of the connection counts what comes back.
+    #[must_use]
+    pub fn copy_wire(&self) -> &Arc<CopyWire> {
+        &self.copied
+    }
+
     /// Queues console output of `epoch`, which begins at `offset` of the console's stream.
     pub fn console(&self, epoch: Epoch, offset: u64, bytes: &[u8]) {
         // The gate bounds what an epoch can hold to 2 MiB.
@@ -187,6 +217,7 @@ impl Outbox {
 }
 
 struct Writer {
+    copied: Arc<CopyWire>,
     stream: TcpStream,
     outbound: Outbound,
     batch: PageBatch,
@@ -322,6 +353,7 @@ impl Writer {
     }
 
     fn frame(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+        self.copied.count(kind, epoch, body.len());
         let header = self.outbound.seal(kind, epoch, body).encode();
         write_both(&mut self.stream, &header, body)
     }

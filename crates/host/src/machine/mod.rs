@@ -62,7 +62,7 @@ impl Machine {
         let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
         let resolved = installation.resolve(spec)?;
         check_bridges(&resolved)?;
-        let disks = Arc::new(Disks::open(&context.config, &resolved.spec)?);
+        let disks = Arc::new(Disks::open(&context.config, name, &resolved.spec)?);
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
         let (qemu, channels) =
             Qemu::launch(&installation, &resolved, Role::Primary, memory, disks.connect()?)?;

@@ -4,13 +4,14 @@ use super::events::{MachineEvent, watch};
 use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, facts};
 use crate::context::Context;
-use crate::disks::{self, DiskError, Disks};
+use crate::disks::{self, DiskError, Disks, Replicas};
 use crate::ram::{ApplyError, GuestRam};
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
 use disk::Image as DiskImage;
 use net::ConsoleLog;
 use os::Memory;
+use protocol::resync::Offer;
 use protocol::{Session, Term, VmName};
 use qemu::fingerprint::{self, Fingerprint};
 use qemu::{Channels, DeviceState, Installation};
@@ -27,6 +28,7 @@ pub struct StandbyMachine {
     ram: GuestRam,
     page_counts: Vec<u64>,
     disks: Arc<Disks>,
+    offer: Offer,
     console: Arc<Mutex<Option<ConsoleLog>>>,
     console_path: PathBuf,
     events: Receiver<MachineEvent>,
@@ -65,7 +67,8 @@ impl StandbyMachine {
             &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
         )?;
         let sizes = &description.disk_sizes;
-        let disks = Disks::make_replicas(&context.config, name, &resolved.spec, sizes, session)?;
+        let Replicas { disks, offer } =
+            Disks::make_replicas(&context.config, name, &resolved.spec, sizes, session)?;
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
         let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, disks.connect()?)?;
         let layout = standby.qemu().ram().layout();
@@ -76,6 +79,7 @@ impl StandbyMachine {
         Ok(Self {
             page_counts: ram.page_counts(),
             disks: Arc::new(disks),
+            offer,
             taps: open_taps(name, &resolved)?,
             console_path: console_path(context, name)?,
             console: Arc::default(),
@@ -97,6 +101,12 @@ impl StandbyMachine {
     #[must_use]
     pub fn disks(&self) -> &Arc<Disks> {
         &self.disks
+    }
+
+    /// What the primary is told of the copies that they were before.
+    #[must_use]
+    pub fn offer(&self) -> &Offer {
+        &self.offer
     }
 
     /// What the standby process does by itself.

@@ -7,6 +7,7 @@
 
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
+use super::pace::Pace;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::disks::{self, KeptChange, Tap};
 use crate::link::{Outbox, Part};
@@ -18,6 +19,8 @@ use disk::Image;
 use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
 use os::tracker::Tracker;
+use protocol::resync::{Base, Offer};
+use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, RunPermit, Session};
 use qemu::qmp::QmpError;
 use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
@@ -40,7 +43,15 @@ pub enum Job {
         session: Session,
         /// Where pages go.
         outbox: Outbox,
+        /// Its name to the difference map.
+        base: Base,
+        /// What copies of the disks the backup has.
+        offer: Offer,
+        /// Most bytes a second.
+        rate: Option<u64>,
     },
+    /// Hashes of the backup's copies, for the first copy.
+    Hashes(Session, Hashes),
     /// Take a checkpoint.
     Checkpoint {
         /// The session.
@@ -213,7 +224,11 @@ impl Worker {
     fn run(&mut self) {
         while let Some(job) = self.next() {
             match job {
-                Job::Copy { session, outbox } => self.copy(session, outbox),
+                Job::Copy { session, outbox, base, offer, rate } => {
+                    self.copy((session, base), outbox, &offer, rate);
+                }
+                // The copy that asked for them is over.
+                Job::Hashes(..) => {}
                 Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
                 Job::Pause => self.carried_out(self.qemu.stop()),
@@ -267,12 +282,17 @@ impl Worker {
 
     fn forget(&mut self) {
         self.active = None;
+        if let Some(marker) = self.tap.marker() {
+            marker.map().end_session();
+            // What was acknowledged until now need not be compared.
+            marker.clean();
+        }
         self.tap.end();
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn copy(&mut self, session: Session, outbox: Outbox) {
-        let mut active = match self.begin(session, outbox) {
+    fn copy(&mut self, (session, base): (Session, Base), outbox: Outbox, offer: &Offer, rate: Option<u64>) {
+        let mut active = match self.begin((session, base), outbox) {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
         };
@@ -282,6 +302,9 @@ impl Worker {
             tracker: &mut active.tracker,
             images: &self.images,
             tap: &self.tap,
+            offer,
+            pace: Pace::new(rate),
+            hashes: VecDeque::new(),
             pool: &active.pool,
             outbox: &active.outbox,
             done: &self.done,
@@ -302,7 +325,7 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, session: Session, outbox: Outbox) -> Result<Active, String> {
+    fn begin(&mut self, (session, base): (Session, Base), outbox: Outbox) -> Result<Active, String> {
         self.active = None;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let tracker = Tracker::attach(self.qemu.pid(), &self.ram.tracked()).map_err(|error| text(&error))?;
@@ -314,6 +337,11 @@ impl Worker {
         let clock =
             kvm.then(|| ClockKeeper::start(self.qemu.pid())).transpose().map_err(|error| text(&error))?;
         self.bytes.store(pool.bytes(), Ordering::Relaxed);
+        if let Some(marker) = self.tap.marker()
+            && let Err(error) = marker.map().begin_session(base)
+        {
+            tracing::warn!(%error, "without a difference map the disks will be compared whole next time");
+        }
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Active { session, tracker, pool, outbox, dirty, pages, changes, clock })
@@ -345,9 +373,21 @@ impl Worker {
         if let Err(error) = kept {
             tracing::warn!(%error, "the guest's clock is not corrected");
         }
+        if epoch == Epoch(1) && taken.is_ok() {
+            self.propose();
+        }
         match taken {
             Ok(staged) => self.say(Done::Checkpoint(session, Box::new(staged))),
             Err(Failure { why, resumable }) => self.say(Done::Failed { session, why, resumable }),
+        }
+    }
+
+    /// The first epoch is about to be sent: from then on the backup may have its state.
+    fn propose(&self) {
+        if let Some(marker) = self.tap.marker()
+            && let Err(error) = marker.map().propose()
+        {
+            tracing::warn!(%error, "the disks may have to be compared whole next time");
         }
     }
 
@@ -363,6 +403,10 @@ impl Worker {
         }
         let cut = self.gate.cut(epoch).map_err(|error| fail(&error))?;
         active.changes = self.tap.take();
+        self.tap.meter().cut(epoch);
+        if let Some(marker) = self.tap.marker() {
+            marker.map().cut(epoch);
+        }
         active.dirty.clear();
         // Under KVM protecting all memory in one step would drop the guest's whole second-level page table; TCG has
         // none, and one step is cheaper.

@@ -1,9 +1,10 @@
-//! Owns the first copy: the disks, then all memory in rounds, while the guest runs (live migration's pre-copy,
-//! NSDI'05 §3).
+//! Owns the first copy: the disks (`resync`), then all memory in rounds, while the guest runs (live migration's
+//! pre-copy, NSDI'05 §3).
 
 use super::checkpointer::{Done, Job};
+use super::pace::Pace;
 use crate::api::types::CopyProgress;
-use crate::disks::{Kept, KeptChange, Tap};
+use crate::disks::Tap;
 use crate::link::{Outbox, Part};
 use crate::ram::GuestRam;
 use crate::staging::{Pool, PooledBuffer};
@@ -11,22 +12,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk::Image;
 use os::range::{PAGE_SIZE, Range, page_count};
 use os::tracker::Tracker;
+use protocol::resync::Offer;
+use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Session};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// So few dirty pages may be left to the first checkpoint: some ten milliseconds of copying at the worst.
 const FEW_PAGES: u64 = 4_096;
 /// A guest that writes faster than the link carries is given to the first checkpoint after so many rounds.
 const MAX_ROUNDS: u32 = 12;
-
-/// Bytes of a disk that are read at a time.
-const DISK_PIECE: u64 = 1 << 20;
-/// Bytes of disks that may wait behind the link.
-const MAX_DISK_WAITING: usize = 16 << 20;
-/// How often to look whether they still do.
-const DISK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How a first copy ended.
 #[derive(Debug)]
@@ -51,6 +46,12 @@ pub struct Copy<'a> {
     pub images: &'a [Arc<Image>],
     /// What is written to them; it is kept already.
     pub tap: &'a Tap,
+    /// What copies of them the backup has.
+    pub offer: &'a Offer,
+    /// How fast it may go.
+    pub pace: Pace,
+    /// Hashes that came, the oldest first.
+    pub hashes: VecDeque<Hashes>,
     /// Buffers.
     pub pool: &'a Pool,
     /// Where pages go.
@@ -98,57 +99,17 @@ impl Copy<'_> {
         Outcome::Copied
     }
 
-    /// Copies what the disks hold, with what is written meanwhile behind it; false if the session ended. The rest
-    /// belongs to the first checkpoint.
-    fn disks(&mut self) -> Result<bool, String> {
-        let mut copied_bytes = 0;
-        for (disk, image) in (0u8..).zip(self.images) {
-            let extents: Result<Vec<_>, _> = image.extents(0..image.size()).collect();
-            let mut data = extents.map_err(|error| error.to_string())?;
-            data.retain(|extent| !extent.hole);
-            let mut remaining_bytes: u64 = data.iter().map(|extent| extent.len).sum();
-            for extent in data {
-                let (mut offset, end) = (extent.offset, extent.offset + extent.len);
-                while offset < end {
-                    let len = DISK_PIECE.min(end - offset);
-                    let progress = CopyProgress { round: 0, copied_bytes, remaining_bytes };
-                    let _ = self.done.send(Done::CopyProgress(progress));
-                    if !self.piece(disk, image, offset, len)? {
-                        return Ok(false);
-                    }
-                    offset += len;
-                    copied_bytes += len;
-                    remaining_bytes -= len;
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Sends a piece of a disk. What the guest writes there while it is read comes behind it from the tap.
-    fn piece(&mut self, disk: u8, image: &Image, offset: u64, len: u64) -> Result<bool, String> {
-        while self.outbox.disks_waiting() > MAX_DISK_WAITING {
-            match self.jobs.recv_timeout(DISK_PAUSE) {
-                Err(RecvTimeoutError::Timeout) => {}
-                job => {
-                    if !self.heed(job.ok()) {
-                        return Ok(false);
-                    }
-                }
-            }
-        }
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-        image.read_at(offset, &mut bytes).map_err(|error| error.to_string())?;
-        let mut changes = vec![KeptChange { disk, offset, what: Kept::Data(bytes) }];
-        changes.append(&mut self.tap.take());
-        self.outbox.disks(Epoch(0), changes);
-        Ok(true)
-    }
-
     /// Keeps an order that came for later; false if it ends this copy.
-    fn heed(&mut self, job: Option<Job>) -> bool {
+    pub(super) fn heed(&mut self, job: Option<Job>) -> bool {
         match job {
             Some(Job::EndSession(session)) if session == self.session => false,
+            // Those of a session before were asked for by another copy.
+            Some(Job::Hashes(session, hashes)) => {
+                if session == self.session {
+                    self.hashes.push_back(hashes);
+                }
+                true
+            }
             Some(job @ Job::Quit) => {
                 self.later.push_back(job);
                 false
@@ -170,6 +131,9 @@ impl Copy<'_> {
             let remaining_bytes = left.len() as u64 * PAGE_SIZE;
             let progress = CopyProgress { round, copied_bytes: *copied, remaining_bytes };
             let _ = self.done.send(Done::CopyProgress(progress));
+            if !self.wait_for_pace() {
+                return Ok(false);
+            }
             let Some(mut buffer) = self.buffer() else { return Ok(false) };
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
@@ -177,8 +141,24 @@ impl Copy<'_> {
             self.ram.copy_out(now, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
             self.outbox.part(Epoch(0), Part { pages: now.to_vec(), buffer });
             *copied += bytes as u64;
+            self.pace.sent(bytes as u64);
         }
         Ok(true)
+    }
+
+    /// Waits until more may be sent, heeding orders; false if the session ended.
+    pub(super) fn wait_for_pace(&mut self) -> bool {
+        while let Some(wait) = self.pace.wait() {
+            match self.jobs.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => {}
+                job => {
+                    if !self.heed(job.ok()) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// A free buffer; none if the session ended before there was one.

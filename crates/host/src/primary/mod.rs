@@ -2,7 +2,10 @@
 
 mod checkpointer;
 mod clock;
+mod copied;
 mod copy;
+mod pace;
+mod resync;
 mod session;
 
 pub use checkpointer::Checkpointer;
@@ -20,6 +23,7 @@ use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
+use protocol::resync::{Base, Offer};
 use protocol::{Claim, Epoch, Grant, Session};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +55,9 @@ pub struct Engine {
     claims: Channel<(Claim, ClaimAnswer)>,
     measurements: Arc<Mutex<Measurements>>,
     staged: Option<checkpointer::Staged>,
+    /// Most bytes a second of a first copy.
+    copy_rate: Option<u64>,
+    copied: Option<copied::Copied>,
     actions: Vec<Action>,
     ended: Option<Ended>,
 }
@@ -79,6 +86,8 @@ impl Engine {
             claims: unbounded(),
             measurements: Arc::default(),
             staged: None,
+            copy_rate: None,
+            copied: None,
             actions: Vec::new(),
             ended: None,
         }
@@ -120,8 +129,12 @@ impl Engine {
             link.close();
         }
         self.checkpointer.quit();
-        let images = self.machine.disks.images();
+        let (images, tap) = (self.machine.disks.images(), Arc::clone(self.machine.disks.tap()));
         self.machine.end();
+        // Not when the agent ends: it dies now.
+        if let Some(marker) = tap.marker().filter(|_| ended != Ended::Agent) {
+            marker.close();
+        }
         if let Ended::Stopped(_) = ended
             && !images.is_empty()
         {
@@ -167,12 +180,9 @@ impl Engine {
                     link.outbox.to_backup(&message);
                 }
             }
-            Action::StartCopy(session) => {
-                if let Some(link) = self.link_of(session) {
-                    let outbox = link.outbox.clone();
-                    self.checkpointer.send(Job::Copy { session, outbox });
-                }
-            }
+            Action::StartCopy(session, offer) => self.start_copy(session, offer),
+            Action::Compared(session, hashes) => self.checkpointer.send(Job::Hashes(session, hashes)),
+            Action::Acknowledged(session, epoch) => self.acknowledged(session, epoch),
             Action::TakeCheckpoint { session, epoch, last } => {
                 self.checkpointer.send(Job::Checkpoint { session, epoch, last });
             }
@@ -192,6 +202,32 @@ impl Engine {
             }
             Action::Shutdown => self.ended = Some(Ended::Stopped(self.protocol.term())),
             Action::Notice(notice) => self.context.notice(self.handle.name(), &notice),
+        }
+    }
+
+    fn start_copy(&mut self, session: Session, offer: Offer) {
+        let base = Base { term: self.protocol.term(), session };
+        let Some(link) = self.link_of(session) else { return };
+        let outbox = link.outbox.clone();
+        self.copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
+        self.checkpointer.send(Job::Copy { session, outbox, base, offer, rate: self.copy_rate });
+    }
+
+    /// The backup has an epoch: what it wrote to the disks is no difference any more.
+    fn acknowledged(&mut self, session: Session, epoch: Epoch) {
+        if self.link_of(session).is_none() {
+            return;
+        }
+        let tap = self.machine.disks.tap();
+        tap.meter().acknowledged(epoch);
+        if let Some(marker) = tap.marker()
+            && marker.map().acknowledged(epoch)
+        {
+            marker.clean();
+        }
+        let told = self.copied.take().and_then(|copied| copied.report(self.protocol.peer()?, tap.meter()));
+        if let Some(report) = told {
+            self.context.events.log(self.handle.name(), &report, report.words(self.handle.name()));
         }
     }
 
@@ -321,7 +357,10 @@ impl Engine {
         if let Err(error) = timing.check() {
             return Err(ApiError::new(ErrorCode::Invalid, error.to_string()));
         }
+        let configured = self.context.config.copy_rate.map(|rate| rate.0);
+        self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
         self.command(Command::Protect { peer: request.to.clone(), timing, machine })?;
+        self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(interval);
         Ok(())
     }
@@ -337,6 +376,9 @@ impl Engine {
     }
 
     fn publish(&self) {
+        if let Some(trouble) = self.machine.disks.tap().marker().and_then(|marker| marker.new_trouble()) {
+            self.handle.warn(trouble);
+        }
         let (epoch, acked, in_flight) = self.protocol.progress().unwrap_or_default();
         let (throttled_total, throttled) = self.protocol.throttled();
         self.handle.publish(Snapshot {

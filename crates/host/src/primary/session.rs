@@ -1,6 +1,6 @@
 //! Owns a session's connection at the primary: connecting and reading run beside the loop.
 
-use crate::link::{self, LinkError, Outbox};
+use crate::link::{self, CopyWire, LinkError, Outbox};
 use crate::measure::Measurements;
 use crossbeam_channel::Sender;
 use protocol::notice::LinkLoss;
@@ -51,7 +51,7 @@ pub fn connect(
     let spawned = std::thread::Builder::new().name("ud-session".into()).spawn(move || {
         crate::loops::prefer_this_thread();
         let gone = match open(address, identity, &incoming, measurements) {
-            Ok(stream) => read(stream, identity, &incoming).into(),
+            Ok((stream, wire)) => read(stream, identity, &incoming, &wire).into(),
             Err(error) => LinkLoss::Connect(format!("{address}: {error}")),
         };
         let _ = incoming.send((session, Incoming::Gone(gone)));
@@ -66,26 +66,29 @@ fn open(
     identity: (VmId, Term, Session),
     incoming: &Sender<(Session, Incoming)>,
     measurements: Arc<Mutex<Measurements>>,
-) -> std::io::Result<TcpStream> {
+) -> std::io::Result<(TcpStream, Arc<CopyWire>)> {
     let stream = link::connect(address, CONNECT_WITHIN)?;
     let outbox = Outbox::start(stream.try_clone()?, identity, move |written| {
         let mut measurements = measurements.lock().unwrap_or_else(PoisonError::into_inner);
         measurements.written(written.epoch.0, written.wire_bytes, written.pages);
     })?;
-    let session = identity.2;
+    let (session, wire) = (identity.2, Arc::clone(outbox.copy_wire()));
     let _ = incoming.send((session, Incoming::Connected(SessionLink { session, outbox })));
-    Ok(stream)
+    Ok((stream, wire))
 }
 
 fn read(
     mut stream: TcpStream,
     (vm, term, session): (VmId, Term, Session),
     incoming: &Sender<(Session, Incoming)>,
+    wire: &CopyWire,
 ) -> LinkError {
     let mut inbound = Inbound::new(vm, term, session);
     loop {
-        let message = link::read_session_frame(&mut stream, &mut inbound)
-            .and_then(|frame| Ok(ToPrimary::decode(frame.header.kind, frame.header.epoch, &frame.body)?));
+        let message = link::read_session_frame(&mut stream, &mut inbound).and_then(|frame| {
+            wire.count(frame.header.kind, frame.header.epoch, frame.body.len());
+            Ok(ToPrimary::decode(frame.header.kind, frame.header.epoch, &frame.body)?)
+        });
         match message {
             Ok(message) => {
                 if incoming.send((session, Incoming::Message(message))).is_err() {

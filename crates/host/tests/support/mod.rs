@@ -119,6 +119,8 @@ pub fn status(name: &str) -> VmStatus {
         gate: GateStatus::default(),
         agent_bytes: 64 << 20,
         disks: Vec::new(),
+        journal: None,
+        copy_rate: None,
         warnings: Vec::new(),
     }
 }

@@ -25,9 +25,13 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
         VmCommand::Status { name: Some(name), watch: false } => one(cli, &client.vm(name)?),
         VmCommand::Status { name: None, watch: false } => show(cli, &client.vms()?, view::statuses),
         VmCommand::Status { name, watch: true } => watch(cli, &client, name.as_ref()),
-        VmCommand::Protect { name, to, interval, max_in_flight, no_wait } => {
-            let request =
-                ProtectRequest { to: to.clone(), interval_us: interval.0, max_in_flight: *max_in_flight };
+        VmCommand::Protect { name, to, interval, max_in_flight, copy_rate, no_wait } => {
+            let request = ProtectRequest {
+                to: to.clone(),
+                interval_us: interval.0,
+                max_in_flight: *max_in_flight,
+                copy_rate: copy_rate.map(|rate| rate.0),
+            };
             protect(cli, &client, name, &request, *no_wait)
         }
         VmCommand::Unprotect { name } => {

@@ -1,0 +1,82 @@
+//! Owns what is told of the disks' part of a first copy, once it is committed.
+
+use crate::api::types::CopyKind;
+use crate::disks::Meter;
+use crate::link::CopyWire;
+use protocol::{HostName, VmName};
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// A first copy under way.
+#[derive(Debug)]
+pub struct Copied {
+    wire: Arc<CopyWire>,
+    since: Instant,
+}
+
+/// The event: a backup's copies of the disks are the primary's, as of its first epoch.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "disks_copied")]
+pub struct Report {
+    /// The backup.
+    pub peer: HostName,
+    /// How.
+    pub kind: CopyKind,
+    /// Bytes of the disks that were looked at.
+    pub examined_bytes: u64,
+    /// Of those, bytes that were sent.
+    pub sent_bytes: u64,
+    /// Bytes on the wire for them, and for what the guest wrote meanwhile.
+    pub data_wire_bytes: u64,
+    /// Bytes on the wire for hashes, both ways.
+    pub hash_wire_bytes: u64,
+    /// From the backup's offer to its first acknowledgement, memory included, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl Copied {
+    /// It begins.
+    #[must_use]
+    pub fn begin(wire: Arc<CopyWire>) -> Self {
+        Self { wire, since: Instant::now() }
+    }
+
+    /// It is committed; nothing is told of a VM without disks.
+    #[must_use]
+    pub fn report(self, peer: &HostName, meter: &Meter) -> Option<Report> {
+        let copy = meter.copy()?;
+        Some(Report {
+            peer: peer.clone(),
+            kind: copy.kind,
+            examined_bytes: copy.done_bytes,
+            sent_bytes: copy.sent_bytes,
+            data_wire_bytes: self.wire.data.load(Ordering::Relaxed),
+            hash_wire_bytes: self.wire.hashes.load(Ordering::Relaxed),
+            took_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+impl Report {
+    /// For people.
+    #[must_use]
+    pub fn words(&self, vm: &VmName) -> String {
+        let how = match self.kind {
+            CopyKind::Full => "copied whole",
+            CopyKind::Comparison => "compared whole",
+            CopyKind::Difference => "compared where they may differ",
+        };
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        format!(
+            "VM {vm}: its disks at {} were {how}: {:.1} MiB looked at, {:.1} MiB sent; {:.1} MiB on the wire, {:.1} MiB of it for hashes; {} ms with the memory",
+            self.peer,
+            mib(self.examined_bytes),
+            mib(self.sent_bytes),
+            mib(self.data_wire_bytes + self.hash_wire_bytes),
+            mib(self.hash_wire_bytes),
+            self.took_ms
+        )
+    }
+}
