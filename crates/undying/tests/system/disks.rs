@@ -5,8 +5,8 @@ use lab::topology::AGENT;
 use std::path::Path;
 use std::process::Command;
 
-const IMAGE: &str = "web.img";
-const MIB: u64 = 192;
+pub const IMAGE: &str = "web.img";
+pub const MIB: u64 = 192;
 
 /// A Redis that answers no write before it is on its disk, at alpha.
 fn boot(tag: &'static str) -> Guest {
@@ -18,7 +18,7 @@ fn boot(tag: &'static str) -> Guest {
 }
 
 /// The file system in a copy of an image is clean once its journal was replayed, as a mount does.
-fn assert_sound(image: &Path, scratch: &Path) {
+pub fn assert_sound(image: &Path, scratch: &Path) {
     let copy = scratch.join("fsck.img");
     std::fs::copy(image, &copy).expect("a copy");
     let fsck = |how: &str| {

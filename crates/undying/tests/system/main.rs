@@ -14,6 +14,7 @@ mod planned;
 mod postgres;
 mod reboot;
 mod refusals;
+mod resync;
 mod several;
 mod shapes;
 mod slow;

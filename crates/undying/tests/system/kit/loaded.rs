@@ -179,9 +179,19 @@ impl Guest {
 
     /// Asks for protection and waits for nothing but the agent's answer.
     pub fn ask_protect(&self, from: &str, to: &str) -> Result<(), ClusterError> {
+        self.ask_protect_slowly(from, to, None)
+    }
+
+    /// The same, with a first copy of at most so many bytes a second.
+    pub fn ask_protect_slowly(
+        &self,
+        from: &str,
+        to: &str,
+        copy_rate: Option<u64>,
+    ) -> Result<(), ClusterError> {
         let to = HostName::new(to)?;
         let interval_us = u64::try_from(self.interval.as_micros()).expect("a short time");
-        let request = ProtectRequest { to, interval_us, max_in_flight: None };
+        let request = ProtectRequest { to, interval_us, max_in_flight: None, copy_rate };
         self.cluster.ask(from, |api| api.protect(&self.vm, &request))
     }
 
