@@ -27,6 +27,7 @@ mod export;
 mod image;
 pub mod journal;
 mod nbd;
+pub mod qcow2;
 mod range_lock;
 mod served;
 mod socket;

@@ -53,6 +53,7 @@ pub fn disks(vms: &[VmStatus]) -> String {
             vm.name.to_string(),
             role(vm.role).into(),
             bytes(disk.size),
+            disk.format.as_str().into(),
             access.into(),
             format!("{} ({})", served.reads, bytes(served.read_bytes)),
             format!("{} ({})", served.writes, bytes(served.written_bytes)),
@@ -67,8 +68,10 @@ pub fn disks(vms: &[VmStatus]) -> String {
     if rows.is_empty() {
         return "no disks here".into();
     }
-    let heads =
-        ["VM", "ROLE", "SIZE", "ACCESS", "READS", "WRITES", "FLUSHES", "ERRORS", "DIFFERS", "SINCE", "IMAGE"];
+    let heads = [
+        "VM", "ROLE", "SIZE", "FORMAT", "ACCESS", "READS", "WRITES", "FLUSHES", "ERRORS", "DIFFERS", "SINCE",
+        "IMAGE",
+    ];
     table(&heads, &rows)
 }
 
@@ -150,9 +153,10 @@ fn disk_rows(disk: &DiskStatus) -> Vec<(&'static str, String)> {
 fn disk_line(disk: &DiskStatus) -> String {
     let (served, read_only) = (&disk.served, if disk.read_only { ", read-only" } else { "" });
     format!(
-        "{} ({}{read_only}): {} read, {} written, {} errors",
+        "{} ({} {}{read_only}): {} read, {} written, {} errors",
         disk.image.display(),
         bytes(disk.size),
+        disk.format.as_str(),
         bytes(served.read_bytes),
         bytes(served.written_bytes),
         served.errors

@@ -92,6 +92,13 @@ impl Image {
     /// # Errors
     /// If it is in use, cannot be written but should, is no file or block device, or has a size that no disk has.
     pub fn open(path: &Path, access: Access) -> Result<Self, ImageError> {
+        let image = Self::open_any_size(path, access)?;
+        image.check_size()?;
+        Ok(image)
+    }
+
+    /// The same, of any size: for images that are looked at before they are given one.
+    pub(crate) fn open_any_size(path: &Path, access: Access) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Open { action: "open", path: path.into(), source };
         // Looked at before it is opened: opening a pipe waits, opening a device may do anything.
         check_kind(path, &std::fs::metadata(path).map_err(failed)?)?;
@@ -111,8 +118,25 @@ impl Image {
         lock(path, &file, access)?;
         // Not by the metadata: a block device's size is 0 there.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        check_size(path, size)?;
         Ok(Self::new(path, file, size, access))
+    }
+
+    /// Whether it has a size that disks have.
+    pub(crate) fn check_size(&self) -> Result<(), ImageError> {
+        check_size(&self.path, self.size)
+    }
+
+    /// Whether it is a file, whose size can be changed, and no device.
+    pub(crate) fn is_file(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
+    /// Gives a file that nobody uses yet a larger size; the new part is a hole.
+    pub(crate) fn grow(&mut self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)?;
+        self.file.sync_all()?;
+        self.size = size;
+        Ok(())
     }
 
     fn new(path: &Path, file: File, size: u64, access: Access) -> Self {

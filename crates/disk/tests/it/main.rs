@@ -8,5 +8,6 @@ mod foreign;
 mod full;
 mod hostile;
 mod order;
+mod qcow2;
 mod qemu;
 mod support;

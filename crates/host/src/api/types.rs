@@ -1,6 +1,7 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
 use protocol::{HostName, VmName};
+use qemu::spec::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -166,8 +167,14 @@ pub struct VmStatus {
 pub struct DiskStatus {
     /// Its image here.
     pub image: PathBuf,
-    /// Its size in bytes.
+    /// Bytes of the disk that the guest sees.
     pub size: u64,
+    /// How the image holds it.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// Bytes of the image: more than the guest sees if it is not raw. Most of them may be holes.
+    #[serde(default)]
+    pub image_size: Option<u64>,
     /// Whether the guest may only read it.
     pub read_only: bool,
     /// What QEMU asked of it since it is here.

@@ -8,6 +8,26 @@ pub enum DiskError {
     /// An image.
     #[error(transparent)]
     Image(#[from] disk::ImageError),
+    /// An image with QEMU's own format.
+    #[error(transparent)]
+    Qcow2(#[from] disk::qcow2::Qcow2Error),
+    /// An image of which nobody said what it is.
+    #[error(
+        "{path} begins like a qcow2 image, and the VM file does not say what it is: add `format = \"qcow2\"` to its [[disk]], \
+         or `format = \"raw\"` if the guest is to see the image's own bytes (or wrote this itself)"
+    )]
+    LooksLikeQcow2 {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A primary that does not say how a qcow2 image begins.
+    #[error(
+        "the primary describes {image} as qcow2 and does not say how it begins: is its agent of the same version?"
+    )]
+    Placeholder {
+        /// The image, as the VM file names it.
+        image: String,
+    },
     /// Serving it.
     #[error(transparent)]
     Export(#[from] disk::ExportError),

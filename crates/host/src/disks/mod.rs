@@ -6,6 +6,7 @@
 
 mod differences;
 mod error;
+mod format;
 mod journal;
 mod label;
 mod meter;
@@ -14,18 +15,21 @@ mod tap;
 
 pub use differences::{Marker, begin_at as differences_from};
 pub use error::DiskError;
+pub use format::Placeholders;
 pub use journal::{close_journal, finish_journal, journal_directory};
 pub use label::{Label, directory};
 pub use meter::Meter;
-pub use replica::{Replicas, apply};
+pub use replica::{Described, Replicas, apply};
 pub use tap::{Kept, KeptChange, Tap};
 
 use crate::api::types::{BaseStatus, DiskStatus};
 use crate::config::HostConfig;
+use disk::qcow2::Header;
 use disk::{Access, Export, Image};
+use format::Formatted;
 use protocol::VmName;
 use qemu::VmSpec;
-use qemu::spec::DiskSpec;
+use qemu::spec::DiskFormat;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -34,6 +38,9 @@ struct Served {
     image: Arc<Image>,
     export: Export,
     read_only: bool,
+    format: DiskFormat,
+    /// None if it is raw.
+    header: Option<Header>,
 }
 
 /// The disks of a VM whose QEMU is here, as owner or as standby.
@@ -46,14 +53,11 @@ impl Disks {
     /// Opens and locks the images that a VM is to be started from, and begins to mark what is written to them.
     ///
     /// # Errors
-    /// If one is missing, in use, of an impossible size, or cannot be written and should; or their difference map
-    /// cannot be had.
+    /// If one is missing, in use, of an impossible size or another format, or cannot be written and should; or their
+    /// difference map cannot be had.
     pub fn open(config: &HostConfig, vm: &VmName, spec: &VmSpec) -> Result<Self, DiskError> {
-        let open = |disk: &DiskSpec| {
-            let access = if disk.read_only { Access::ReadOnly } else { Access::ReadWrite };
-            Ok(Arc::new(Image::open(&config.disk_path(&disk.image), access)?))
-        };
-        let images = spec.disks.iter().map(open).collect::<Result<Vec<_>, DiskError>>()?;
+        let open = |disk| format::open(config, disk);
+        let images = spec.disks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let disks = Self::serve(spec, images)?;
         if !disks.is_empty() {
             let stamp = Label::of(config, vm).read()?;
@@ -72,13 +76,16 @@ impl Disks {
         Ok(())
     }
 
-    fn serve(spec: &VmSpec, images: Vec<Arc<Image>>) -> Result<Self, DiskError> {
+    fn serve(spec: &VmSpec, images: Vec<Formatted>) -> Result<Self, DiskError> {
         let tap = Arc::new(Tap::new(spec.disks.len()));
         let mut disks = Vec::new();
-        for (at, (image, disk)) in (0u8..).zip(images.into_iter().zip(&spec.disks)) {
+        for (at, (formatted, disk)) in (0u8..).zip(images.into_iter().zip(&spec.disks)) {
+            let Formatted { image, header } = formatted;
             let name = qemu::launch::disk_export(usize::from(at));
-            let export = Export::new(Arc::clone(&image), &name, Arc::new(tap.of_disk(at)))?;
-            disks.push(Served { image, export, read_only: disk.read_only });
+            let observer = tap.of_disk(at, Arc::clone(&image));
+            let export = Export::new(Arc::clone(&image), &name, Arc::new(observer))?;
+            let format = disk.format.unwrap_or_default();
+            disks.push(Served { image, export, read_only: disk.read_only, format, header });
         }
         Ok(Self { disks, tap })
     }
@@ -110,7 +117,13 @@ impl Disks {
         self.disks.iter().map(|disk| Arc::clone(&disk.image)).collect()
     }
 
-    /// Their sizes in bytes.
+    /// What a backup's replicas must begin with.
+    #[must_use]
+    pub fn placeholders(&self) -> Placeholders {
+        Placeholders::of(self.disks.iter().map(|disk| disk.header.as_ref()))
+    }
+
+    /// The sizes of their images in bytes.
     #[must_use]
     pub fn sizes(&self) -> Vec<u64> {
         self.disks.iter().map(|disk| disk.image.size()).collect()
@@ -125,7 +138,9 @@ impl Disks {
             let (copy, unacknowledged_bytes) = self.tap.meter().of_disk(at);
             DiskStatus {
                 image: disk.image.path().to_path_buf(),
-                size: disk.image.size(),
+                size: disk.header.map_or(disk.image.size(), |header| header.virtual_size()),
+                format: disk.format,
+                image_size: Some(disk.image.size()),
                 read_only: disk.read_only,
                 served: disk.export.stats(),
                 copy,

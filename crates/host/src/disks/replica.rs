@@ -1,8 +1,10 @@
 //! Owns a backup's replicas: making them, and writing a primary's changes into them.
 
-use super::{DiskError, Disks, Label, differences, finish_journal};
+use super::format::{Formatted, mark_placeholders};
+use super::{DiskError, Disks, Label, Placeholders, differences, finish_journal};
 use crate::config::HostConfig;
-use disk::{Access, Holes, Image};
+use disk::qcow2::Header;
+use disk::{Access, Holes, Image, ImageError};
 use protocol::journal::Stamp;
 use protocol::journal::stamp::Content;
 use protocol::resync::Offer;
@@ -15,6 +17,16 @@ use std::sync::Arc;
 /// So many zeroes at its beginning make a device blank: no partition table or file system begins so.
 const BLANK: usize = 1 << 20;
 
+/// A VM's disks as its primary describes them.
+pub struct Described<'a> {
+    /// The VM.
+    pub spec: &'a VmSpec,
+    /// The sizes of the images in bytes.
+    pub sizes: &'a [u64],
+    /// What they must begin with.
+    pub placeholders: &'a Placeholders,
+}
+
 /// A backup's replicas at the beginning of a session.
 pub struct Replicas {
     /// Served to the standby.
@@ -24,20 +36,22 @@ pub struct Replicas {
 }
 
 impl Disks {
-    /// Makes replicas of these sizes ready for a session: the copies that this VM has here, or blank ones.
+    /// Makes replicas ready for a session: the copies that this VM has here, or blank ones. A qcow2 replica begins with a
+    /// placeholder until its contents are there.
     ///
     /// # Errors
     /// If something stands in their place that is not this VM's, or they cannot be made.
     pub fn make_replicas(
         config: &HostConfig,
         vm: &VmName,
-        spec: &VmSpec,
-        sizes: &[u64],
+        described: &Described<'_>,
         (term, session): (Term, Session),
     ) -> Result<Replicas, DiskError> {
+        let &Described { spec, sizes, placeholders } = described;
         if sizes.len() != spec.disks.len() {
             return Err(DiskError::Count { described: spec.disks.len(), sizes: sizes.len() });
         }
+        let headers = placeholders.headers(&spec.disks)?;
         let label = Label::of(config, vm);
         let stamp = label.read()?;
         let paths: Vec<_> = spec.disks.iter().map(|disk| config.disk_path(&disk.image)).collect();
@@ -53,7 +67,7 @@ impl Disks {
         let found = paths.iter().map(|path| size_of(path)).collect::<Result<Vec<_>, _>>()?;
         let kept = stamp.filter(|_| found.iter().zip(sizes).all(|(found, size)| *found == Some(*size)));
         let offer = match kept {
-            Some(stamp) => offer_copies(config, vm, spec, sizes, stamp)?,
+            Some(stamp) => offer_copies(config, vm, described, &headers, stamp)?,
             None => {
                 // Before the images go: a map without them would be believed.
                 differences::remove(config, vm)?;
@@ -62,11 +76,17 @@ impl Disks {
         };
         // Before anything is touched: a replica that is half filled must not pass for a disk.
         label.write(Content::Filling, term, session, Epoch(0))?;
-        let make = |(path, &size): (&PathBuf, &u64)| match offer {
-            Offer::NoDisks | Offer::Blank => blank(path, size).map(Arc::new),
-            Offer::Copies { .. } => Ok(Arc::new(Image::open(path, Access::ReadWrite)?)),
+        let make = |((path, &size), header): ((&PathBuf, &u64), Option<Header>)| {
+            let image = match offer {
+                Offer::NoDisks | Offer::Blank => blank(path, size)?,
+                Offer::Copies { .. } => Image::open(path, Access::ReadWrite)?,
+            };
+            if let Some(header) = &header {
+                image.write_at(0, &header.placeholder())?;
+            }
+            Ok::<_, DiskError>(Formatted { image: Arc::new(image), header })
         };
-        let images = paths.iter().zip(sizes).map(make).collect::<Result<_, _>>()?;
+        let images = paths.iter().zip(sizes).zip(headers).map(make).collect::<Result<_, _>>()?;
         Ok(Replicas { disks: Self::serve(spec, images)?, offer })
     }
 }
@@ -76,17 +96,18 @@ impl Disks {
 fn offer_copies(
     config: &HostConfig,
     vm: &VmName,
-    spec: &VmSpec,
-    sizes: &[u64],
+    described: &Described<'_>,
+    headers: &[Option<Header>],
     stamp: Stamp,
 ) -> Result<Offer, DiskError> {
-    if let Err(error) = finish_journal(config, vm, spec) {
+    if let Err(error) = finish_journal(config, vm, described.spec) {
         tracing::warn!(vm = %vm, %error, "the replicas will be compared whole: their journal cannot be applied");
         // Written down before the session begins: the stamp will not say that the replicas lack something.
         differences::remove(config, vm)?;
         return Ok(Offer::Copies { bases: Vec::new(), marked: Vec::new() });
     }
-    Ok(differences::of_images(config, vm, sizes, Some(&stamp))?.offer())
+    let map = differences::of_images(config, vm, described.sizes, Some(&stamp))?;
+    mark_placeholders(&map, headers)
 }
 
 /// The size of the image in bytes; none if it is not there.
@@ -95,7 +116,11 @@ fn size_of(path: &Path) -> Result<Option<u64>, DiskError> {
 }
 
 fn is_blank(path: &Path) -> Result<bool, DiskError> {
-    let image = Image::open(path, Access::ReadOnly)?;
+    let image = match Image::open(path, Access::ReadOnly) {
+        // Some other file, or a qcow2 image that no agent ever opened.
+        Err(ImageError::Size { .. }) => return Ok(false),
+        opened => opened?,
+    };
     let mut start = vec![0; usize::try_from(image.size()).unwrap_or(BLANK).min(BLANK)];
     image.read_at(0, &mut start)?;
     Ok(start.iter().all(|&byte| byte == 0))
@@ -161,6 +186,15 @@ mod tests {
 
     const SIZE: u64 = 1 << 20;
 
+    /// The header of a disk of 64 KiB, with clusters of 512 bytes.
+    fn header(corner: u8) -> Header {
+        let mut bytes = [0; disk::qcow2::HEAD];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        (bytes[23], bytes[29], bytes[39], bytes[46], bytes[54]) = (9, 1, 2, corner, 2);
+        (bytes[59], bytes[99], bytes[103]) = (1, 4, 112);
+        Header::parse(&bytes).unwrap()
+    }
+
     struct Host {
         _folder: tempfile::TempDir,
         config: HostConfig,
@@ -182,8 +216,13 @@ mod tests {
         }
 
         fn session(&self, size: u64, session: u64) -> Offer {
+            self.session_with(size, session, &Placeholders::default()).unwrap().offer
+        }
+
+        fn session_with(&self, size: u64, session: u64, with: &Placeholders) -> Result<Replicas, DiskError> {
             let place = (Term(1), Session(session));
-            Disks::make_replicas(&self.config, &self.vm, &self.spec, &[size], place).unwrap().offer
+            let described = Described { spec: &self.spec, sizes: &[size], placeholders: with };
+            Disks::make_replicas(&self.config, &self.vm, &described, place)
         }
 
         fn says(&self, content: Content, session: u64) {
@@ -228,13 +267,41 @@ mod tests {
     }
 
     #[test]
+    fn a_qcow2_replica_begins_with_a_header_before_it_has_contents_and_that_is_compared() {
+        let mut host = Host::new();
+        let text = "name = 'web'\nkernel = '/k'\n[[disk]]\nimage = 'web.img'\nformat = 'qcow2'\n";
+        host.spec = VmSpec::parse(text, "a VM file").unwrap();
+        let path = host.config.disk_path(Path::new("web.img"));
+        let head = || std::fs::read(&path).unwrap()[..disk::qcow2::HEAD].to_vec();
+        let placeholders = |corner| Placeholders::of([Some(&header(corner))].into_iter());
+
+        let unsaid = host.session_with(SIZE, 1, &Placeholders::default()).map(|_| ()).unwrap_err();
+        assert!(unsaid.to_string().contains("does not say how it begins"), "{unsaid}");
+        assert!(!path.exists());
+
+        let blank = host.session_with(SIZE, 1, &placeholders(1)).unwrap();
+        assert_eq!((blank.offer, head()), (Offer::Blank, header(1).placeholder().to_vec()));
+        let status = &blank.disks.status()[0];
+        assert_eq!((status.size, status.image_size), (65_536, Some(SIZE)));
+        drop(blank.disks);
+
+        host.says(Content::Epoch, 1);
+        for session in [2, 3] {
+            let again = host.session_with(SIZE, session, &placeholders(2)).unwrap();
+            let base = Base { term: Term(1), session: Session(1) };
+            let marked = vec![Run { disk: 0, offset: 0, len: 65_536 }];
+            assert_eq!(again.offer, Offer::Copies { bases: vec![base], marked }, "session {session}");
+            assert_eq!(head(), header(2).placeholder());
+        }
+    }
+
+    #[test]
     fn a_copy_that_somebody_has_open_is_not_given_up() {
         let host = Host::new();
         host.session(SIZE, 1);
         host.says(Content::Epoch, 1);
         let image = Image::open(&host.config.disk_path(Path::new("web.img")), Access::ReadWrite).unwrap();
-        let place = (Term(1), Session(2));
-        let refused = Disks::make_replicas(&host.config, &host.vm, &host.spec, &[SIZE], place);
+        let refused = host.session_with(SIZE, 2, &Placeholders::default());
         assert!(refused.is_err_and(|error| error.to_string().contains("in use")));
         drop(image);
         assert_eq!(bases(&host.session(SIZE, 2)), [1]);

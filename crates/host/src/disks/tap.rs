@@ -5,7 +5,7 @@
 
 use super::differences::Marker;
 use super::meter::Meter;
-use disk::{Change, FlushUse, Observer, Pace};
+use disk::{Change, FlushUse, Image, Observer, Pace};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -153,9 +153,9 @@ impl Tap {
         self.owed.swap(false, Ordering::SeqCst)
     }
 
-    /// The tap of one of the disks.
-    pub fn of_disk(self: &Arc<Self>, disk: u8) -> DiskTap {
-        DiskTap { tap: Arc::clone(self), disk }
+    /// The tap of one of the disks, whose image this is.
+    pub fn of_disk(self: &Arc<Self>, disk: u8, image: Arc<Image>) -> DiskTap {
+        DiskTap { tap: Arc::clone(self), disk, image, unsynced: AtomicBool::new(false) }
     }
 
     fn keep(&self, change: KeptChange, bytes: u64) -> Pace {
@@ -174,14 +174,36 @@ impl Tap {
 pub struct DiskTap {
     tap: Arc<Tap>,
     disk: u8,
+    image: Arc<Image>,
+    /// A flush was answered at once, and none was done since.
+    unsynced: AtomicBool,
+}
+
+impl DiskTap {
+    /// A write that comes after a flush during our own `stop` relies on it: QEMU's qcow2 driver writes what it has in
+    /// its caches then, reference counts before the tables that need them, with flushes between. What was answered at
+    /// once is made good first.
+    fn keep_order(&self) -> std::io::Result<()> {
+        if self.owes_order() {
+            self.image.flush().map_err(std::io::Error::other)?;
+            self.unsynced.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn owes_order(&self) -> bool {
+        self.tap.stopping.load(Ordering::SeqCst) && self.unsynced.load(Ordering::SeqCst)
+    }
 }
 
 impl Observer for DiskTap {
     fn is_ready(&self, offset: u64, len: u64) -> bool {
-        self.tap.marker().is_none_or(|marker| marker.map().mark_at_once(self.disk, offset, len))
+        let mark = |marker: &Marker| marker.map().mark_at_once(self.disk, offset, len);
+        !self.owes_order() && self.tap.marker().is_none_or(mark)
     }
 
     fn before(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.keep_order()?;
         self.tap.marker().map_or(Ok(()), |marker| marker.before_write(self.disk, offset, len))
     }
 
@@ -208,8 +230,10 @@ impl Observer for DiskTap {
     fn flush(&self) -> FlushUse {
         if self.tap.stopping.load(Ordering::SeqCst) {
             self.tap.owed.store(true, Ordering::SeqCst);
+            self.unsynced.store(true, Ordering::SeqCst);
             FlushUse::AnswerAtOnce
         } else {
+            self.unsynced.store(false, Ordering::SeqCst);
             FlushUse::Sync
         }
     }
@@ -223,14 +247,19 @@ mod tests {
         Change::Data { offset, bytes: &[7; 512] }
     }
 
+    fn image(folder: &tempfile::TempDir, name: &str) -> Arc<Image> {
+        Arc::new(Image::create(&folder.path().join(name), 1 << 20).unwrap())
+    }
+
     fn offsets(changes: &[KeptChange]) -> Vec<u64> {
         changes.iter().map(|change| change.offset).collect()
     }
 
     #[test]
     fn changes_belong_to_the_cut_after_them_and_come_back_first() {
+        let folder = tempfile::tempdir().unwrap();
         let tap = Arc::new(Tap::default());
-        let (one, two) = (tap.of_disk(0), tap.of_disk(1));
+        let (one, two) = (tap.of_disk(0, image(&folder, "a")), tap.of_disk(1, image(&folder, "b")));
         one.written(data(0));
         assert_eq!(tap.take(), [], "nobody wants them");
         tap.begin();
@@ -250,7 +279,8 @@ mod tests {
     #[test]
     fn past_many_bytes_the_guest_is_slowed_until_they_are_taken() {
         let tap = Arc::new(Tap::default());
-        let disk = tap.of_disk(0);
+        let folder = tempfile::tempdir().unwrap();
+        let disk = tap.of_disk(0, image(&folder, "a"));
         let many = vec![7; MANY_BYTES];
         let write = || disk.written(Change::Data { offset: 0, bytes: &many });
         assert_eq!(write(), Pace::Full, "nobody wants them");
@@ -265,8 +295,9 @@ mod tests {
 
     #[test]
     fn a_flush_of_our_own_stop_is_owed_and_one_of_the_guest_is_done() {
+        let folder = tempfile::tempdir().unwrap();
         let tap = Arc::new(Tap::default());
-        let disk = tap.of_disk(0);
+        let disk = tap.of_disk(0, image(&folder, "a"));
         assert_eq!(disk.flush(), FlushUse::Sync);
         assert!(!tap.stop_ends());
         tap.stop_begins();
@@ -274,5 +305,24 @@ mod tests {
         assert!(tap.stop_ends(), "somebody must bring it to the medium");
         assert!(!tap.stop_ends(), "once");
         assert_eq!(disk.flush(), FlushUse::Sync);
+    }
+
+    #[test]
+    fn a_write_behind_a_flush_of_our_own_stop_waits_for_the_medium() {
+        let folder = tempfile::tempdir().unwrap();
+        let tap = Arc::new(Tap::default());
+        let disk = tap.of_disk(0, image(&folder, "a"));
+        let unsynced = || disk.unsynced.load(Ordering::SeqCst);
+        tap.stop_begins();
+        disk.flush();
+        assert!(unsynced());
+        disk.before(0, 512).unwrap();
+        assert!(!unsynced(), "what was answered at once is made good");
+        disk.flush();
+        assert!(tap.stop_ends() && unsynced());
+        disk.before(0, 512).unwrap();
+        assert!(unsynced(), "the guest's own writes do not wait");
+        disk.flush();
+        assert!(!unsynced());
     }
 }

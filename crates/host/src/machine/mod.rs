@@ -10,7 +10,7 @@ pub use events::MachineEvent;
 pub use standby::{Image, StandbyMachine};
 
 use crate::context::Context;
-use crate::disks::Disks;
+use crate::disks::{Disks, Placeholders};
 use crate::link::Outbox;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
@@ -35,6 +35,9 @@ struct Description {
     fingerprint: Fingerprint,
     arbiter: String,
     disk_sizes: Vec<u64>,
+    /// None in what agents of versions say that know raw disks only.
+    #[serde(default)]
+    placeholders: Placeholders,
 }
 
 /// A VM that runs, or is about to.
@@ -155,8 +158,13 @@ impl Machine {
     pub fn describe(&self, arbiter: &str) -> Result<Vec<u8>, MachineError> {
         let resolved = self.qemu.resolved().clone();
         let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
-        let (arbiter, disk_sizes) = (arbiter.to_owned(), self.disks.sizes());
-        Ok(serde_json::to_vec(&Description { resolved, fingerprint, arbiter, disk_sizes })?)
+        Ok(serde_json::to_vec(&Description {
+            resolved,
+            fingerprint,
+            arbiter: arbiter.to_owned(),
+            disk_sizes: self.disks.sizes(),
+            placeholders: self.disks.placeholders(),
+        })?)
     }
 
     /// What does not change while it lives.

@@ -4,7 +4,7 @@ use super::events::{MachineEvent, watch};
 use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, facts};
 use crate::context::Context;
-use crate::disks::{self, DiskError, Disks, Replicas};
+use crate::disks::{self, Described, DiskError, Disks, Replicas};
 use crate::ram::{ApplyError, GuestRam};
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
@@ -66,9 +66,12 @@ impl StandbyMachine {
             &description.fingerprint,
             &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
         )?;
-        let sizes = &description.disk_sizes;
-        let Replicas { disks, offer } =
-            Disks::make_replicas(&context.config, name, &resolved.spec, sizes, session)?;
+        let described = Described {
+            spec: &resolved.spec,
+            sizes: &description.disk_sizes,
+            placeholders: &description.placeholders,
+        };
+        let Replicas { disks, offer } = Disks::make_replicas(&context.config, name, &described, session)?;
         let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
         let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, disks.connect()?)?;
         let layout = standby.qemu().ram().layout();

@@ -7,6 +7,7 @@ use super::Role;
 use crate::accel::Accel;
 use crate::install::ResolvedSpec;
 use crate::spec::{DiskModel, NicModel};
+use serde_json::json;
 use std::os::fd::RawFd;
 
 /// Name of the main memory's block.
@@ -133,15 +134,34 @@ fn disks(args: &mut Arguments, resolved: &ResolvedSpec, fds: &[RawFd]) {
             DiskModel::VirtioLegacy => "virtio-blk-pci,disable-modern=on,vectors=0",
         };
         let read_only = if disk.read_only { "on" } else { "off" };
+        let bytes = if disk.is_qcow2() { format!("disk{index}-bytes") } else { format!("disk{index}") };
         args.pair(
             "-blockdev",
             format!(
-                "driver=nbd,node-name=disk{index},server.type=fd,server.str={fd},export={},read-only={read_only},discard=unmap",
+                "driver=nbd,node-name={bytes},server.type=fd,server.str={fd},export={},read-only={read_only},discard=unmap",
                 disk_export(index)
             ),
         );
+        if disk.is_qcow2() {
+            args.pair("-blockdev", qcow2(index, &bytes, disk.read_only));
+        }
         args.pair("-device", format!("{device},id=disk{index}-dev,drive=disk{index},write-cache=on"));
     }
+}
+
+/// QEMU's own driver over the bytes that the agent serves. Whatever the header says, no other file is opened for it; and
+/// reference counts are kept at all times, or QEMU would go through the whole image when a standby takes it into use.
+fn qcow2(index: usize, bytes: &str, read_only: bool) -> String {
+    json!({
+        "driver": "qcow2",
+        "node-name": format!("disk{index}"),
+        "file": bytes,
+        "backing": null,
+        "lazy-refcounts": false,
+        "read-only": read_only,
+        "discard": "unmap",
+    })
+    .to_string()
 }
 
 /// The name under which QEMU asks for the disk at `index`.
@@ -219,6 +239,23 @@ mod tests {
         assert!(args.contains("-device virtio-blk-pci,id=disk0-dev,drive=disk0"));
         let lean = format!("{BASE}profile = \"lean\"\n[[disk]]\nimage = \"a.img\"\n");
         assert!(build_for(&lean, Role::Primary).contains("virtio-blk-pci,disable-modern=on,vectors=0"));
+    }
+
+    #[test]
+    fn qcow2_is_stacked_on_what_is_served_and_never_guessed() {
+        let disk =
+            |more: &str| build_for(&format!("{BASE}[[disk]]\nimage = \"a.qcow2\"\n{more}"), Role::Primary);
+        let args = disk("format = \"qcow2\"\n");
+        assert!(args.contains("driver=nbd,node-name=disk0-bytes,server.type=fd"));
+        assert!(args.contains(r#""file":"disk0-bytes""#) && args.contains(r#""node-name":"disk0""#));
+        assert!(args.contains(r#""backing":null"#) && args.contains(r#""lazy-refcounts":false"#));
+        assert!(args.contains(r#""read-only":false"#) && args.contains("id=disk0-dev,drive=disk0,"));
+        assert!(
+            disk("format = \"qcow2\"\nread_only = true\n").contains(r#""read-only":true"#),
+            "both layers"
+        );
+        assert_eq!(disk(""), disk("format = \"raw\"\n"));
+        assert!(!disk("").contains("qcow2\""));
     }
 
     #[test]

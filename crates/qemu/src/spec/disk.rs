@@ -11,15 +11,49 @@ pub const MOST_DISKS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
-    /// The raw image: a file, or a block device. A relative path is one in the directory of disks of whichever host
+    /// The image: a file, or a block device. A relative path is one in the directory of disks of whichever host
     /// runs the VM or stands by for it; an absolute one is the same on all of them.
     pub image: PathBuf,
+    /// The image's format; raw if it is not said. It is never guessed: the guest of a raw disk can write whatever it
+    /// likes at its beginning, such as a qcow2 header that names one of the host's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
     /// Whether the guest may only read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
     /// The controller; by default modern virtio, legacy virtio in the lean profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<DiskModel>,
+}
+
+/// How an image holds a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// Byte for byte.
+    #[default]
+    Raw,
+    /// QEMU's own format, with QEMU's own driver.
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// As the VM file says it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+impl DiskSpec {
+    /// Whether QEMU reads the image as qcow2.
+    #[must_use]
+    pub fn is_qcow2(&self) -> bool {
+        self.format == Some(DiskFormat::Qcow2)
+    }
 }
 
 /// A disk controller that QEMU can play.
@@ -48,7 +82,7 @@ pub(super) fn problem(disks: &[DiskSpec], microvm: bool) -> Option<String> {
         return Some(format!("a VM has at most {MOST_DISKS} disks, not {}", disks.len()));
     }
     if disks.iter().any(|disk| disk.image.as_os_str().is_empty()) {
-        return Some("`image` is empty; name a raw image file or a block device".to_string());
+        return Some("`image` is empty; name an image file or a block device".to_string());
     }
     let climbs = |disk: &&DiskSpec| disk.image.components().any(|part| part == Component::ParentDir);
     if let Some(disk) = disks.iter().find(climbs) {

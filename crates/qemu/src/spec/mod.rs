@@ -14,7 +14,8 @@
 //! bridge = "br0"
 //!
 //! [[disk]]
-//! image = "web.img"           # raw: a file in the host's directory of disks, or a block device
+//! image = "web.qcow2"         # a file in the host's directory of disks, or a block device
+//! format = "qcow2"            # or "raw", the default; never guessed
 //! ```
 //!
 //! What the file asks for is checked twice: [`VmSpec::parse`] refuses what makes no sense, and
@@ -25,7 +26,7 @@ mod nic;
 mod refuse;
 mod size;
 
-pub use disk::{DiskModel, DiskSpec};
+pub use disk::{DiskFormat, DiskModel, DiskSpec};
 pub use nic::{Mac, NicModel, NicSpec};
 pub use refuse::{Reason, Refusal};
 pub use size::MemorySize;
