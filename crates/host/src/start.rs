@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::primary::Engine;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use protocol::asking::Claimant;
 use protocol::journal::stamp::Content;
 use protocol::{Epoch, Grant, Session, Term, VmName};
@@ -53,15 +53,19 @@ pub fn start(
     let accepted =
         Accepted { last_owner_is_dead: request.last_owner_is_dead, older_disk: request.accept_older_disk };
     let body = move || {
-        let ready = prepare(&context_too, &handle_too, spec, accepted);
-        let engine = report(ready, &started);
+        let engine = match prepare(&context_too, &handle_too, spec, accepted) {
+            Ok(engine) => engine,
+            Err(error) => {
+                // Before the operator hears of it: he may try again at once.
+                table_too.remove(&handle_too);
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(()));
         drop(inputs.1);
-        if let Some(engine) = engine {
-            let ended = engine.run(&requests.1);
-            table_too.end(&context_too, &handle_too, &ended);
-        } else {
-            table_too.remove(&handle_too);
-        }
+        let ended = engine.run(&requests.1);
+        table_too.end(&context_too, &handle_too, &ended);
     };
     // QEMU dies with the thread that started it, so this thread is the VM's loop.
     let spawned = std::thread::Builder::new().name(format!("vm-{name}")).spawn(body);
@@ -74,15 +78,6 @@ pub fn start(
         Ok(result) => result.map(|()| handle.status()),
         Err(_) => Err(failed(format!("VM {name} has not started within {} s", START_WITHIN.as_secs()))),
     }
-}
-
-fn report(ready: Result<Engine, ApiError>, started: &Sender<Result<(), ApiError>>) -> Option<Engine> {
-    let (told, engine) = match ready {
-        Ok(engine) => (Ok(()), Some(engine)),
-        Err(error) => (Err(error), None),
-    };
-    let _ = started.send(told);
-    engine
 }
 
 fn read_spec(request: &StartRequest) -> Result<(VmName, VmSpec), ApiError> {

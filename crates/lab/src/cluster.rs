@@ -166,6 +166,14 @@ impl VmFile {
         self
     }
 
+    /// The same with a qcow2 image, made by [`Cluster::make_qcow2_disk`].
+    #[must_use]
+    pub fn on_qcow2_disk(self, image: &str) -> Self {
+        let mut this = self.on_disk(image);
+        this.toml.push_str("format = \"qcow2\"\n");
+        this
+    }
+
     /// A bare-metal guest: firmware that counts and speaks on the serial line.
     ///
     /// # Errors
@@ -385,6 +393,19 @@ impl Cluster {
         let mut copy = std::process::Command::new("cp");
         copy.args(["--sparse=always", "--reflink=auto", "--no-clobber"]).arg(from).arg(&path);
         crate::command::run(&mut copy)?;
+        Ok(path)
+    }
+
+    /// The same as a qcow2 image, with no more clusters than the empty file system needs.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make_qcow2_disk(&self, host: &str, image: &str, mib: u64) -> Result<PathBuf, ClusterError> {
+        let raw = self.make_disk(host, &format!("{image}.raw"), mib)?;
+        let path = self.disk(host, image);
+        let mut convert = std::process::Command::new("qemu-img");
+        crate::command::run(convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &path]))?;
+        std::fs::remove_file(&raw).map_err(|source| ClusterError::File { path: raw, source })?;
         Ok(path)
     }
 

@@ -43,6 +43,11 @@ pub const NEEDED: &[Package] = &[
         file: "usr/bin/tcpdump",
         why: "shows in the tests that a fenced host says nothing",
     },
+    Package {
+        name: "qemu-utils",
+        file: "usr/bin/qemu-img",
+        why: "makes and checks qcow2 images of the guests' disks",
+    },
     Package { name: "e2fsprogs", file: "sbin/mkfs.ext4", why: "makes the file systems of the guests' disks" },
     Package { name: "gcc", file: "usr/bin/cc", why: "links Rust programs" },
     Package {

@@ -155,7 +155,7 @@ impl Tap {
 
     /// The tap of one of the disks, whose image this is.
     pub fn of_disk(self: &Arc<Self>, disk: u8, image: Arc<Image>) -> DiskTap {
-        DiskTap { tap: Arc::clone(self), disk, image, unsynced: AtomicBool::new(false) }
+        DiskTap { tap: Arc::clone(self), disk, image, unsynced: Mutex::new(false) }
     }
 
     fn keep(&self, change: KeptChange, bytes: u64) -> Pace {
@@ -175,8 +175,8 @@ pub struct DiskTap {
     tap: Arc<Tap>,
     disk: u8,
     image: Arc<Image>,
-    /// A flush was answered at once, and none was done since.
-    unsynced: AtomicBool,
+    /// A flush was answered at once, and none was done since. Held while it is made good.
+    unsynced: Mutex<bool>,
 }
 
 impl DiskTap {
@@ -184,22 +184,31 @@ impl DiskTap {
     /// its caches then, reference counts before the tables that need them, with flushes between. What was answered at
     /// once is made good first.
     fn keep_order(&self) -> std::io::Result<()> {
-        if self.owes_order() {
-            self.image.flush().map_err(std::io::Error::other)?;
-            self.unsynced.store(false, Ordering::SeqCst);
+        if self.tap.stopping.load(Ordering::SeqCst) {
+            let mut unsynced = self.unsynced();
+            if *unsynced {
+                self.image.flush().map_err(std::io::Error::other)?;
+                *unsynced = false;
+            }
         }
         Ok(())
     }
 
-    fn owes_order(&self) -> bool {
-        self.tap.stopping.load(Ordering::SeqCst) && self.unsynced.load(Ordering::SeqCst)
+    /// Whether [`keep_order`](Self::keep_order) has nothing to do, nor to wait for.
+    fn in_order(&self) -> bool {
+        let unsynced = || self.unsynced.try_lock().map_or(true, |unsynced| *unsynced);
+        !self.tap.stopping.load(Ordering::SeqCst) || !unsynced()
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, bool> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Observer for DiskTap {
     fn is_ready(&self, offset: u64, len: u64) -> bool {
         let mark = |marker: &Marker| marker.map().mark_at_once(self.disk, offset, len);
-        !self.owes_order() && self.tap.marker().is_none_or(mark)
+        self.in_order() && self.tap.marker().is_none_or(mark)
     }
 
     fn before(&self, offset: u64, len: u64) -> std::io::Result<()> {
@@ -230,10 +239,11 @@ impl Observer for DiskTap {
     fn flush(&self) -> FlushUse {
         if self.tap.stopping.load(Ordering::SeqCst) {
             self.tap.owed.store(true, Ordering::SeqCst);
-            self.unsynced.store(true, Ordering::SeqCst);
+            *self.unsynced() = true;
             FlushUse::AnswerAtOnce
         } else {
-            self.unsynced.store(false, Ordering::SeqCst);
+            // The server does it now; QEMU waits for it before it stops.
+            *self.unsynced() = false;
             FlushUse::Sync
         }
     }

@@ -5,6 +5,7 @@
 use os::{Memory, Range, Tracker};
 use qemu::{Channels, DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, VmSpec};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -106,7 +107,11 @@ impl Bench {
     }
 
     pub fn primary(&self) -> (Qemu, Channels) {
-        Qemu::launch(&self.installation, &self.resolved, Role::Primary, self.memory(), Vec::new()).unwrap()
+        self.primary_with(Vec::new())
+    }
+
+    pub fn primary_with(&self, disks: Vec<OwnedFd>) -> (Qemu, Channels) {
+        Qemu::launch(&self.installation, &self.resolved, Role::Primary, self.memory(), disks).unwrap()
     }
 }
 
@@ -163,8 +168,12 @@ pub struct Replica {
 
 impl Replica {
     pub fn new(bench: &Bench, qemu: &Qemu) -> Self {
+        Self::into_memory(qemu, bench.memory())
+    }
+
+    pub fn into_memory(qemu: &Qemu, memory: Arc<Memory>) -> Self {
         Self {
-            memory: bench.memory(),
+            memory,
             state: DeviceState::default(),
             roms: qemu.read_roms().unwrap(),
             tracker: Tracker::attach(qemu.pid(), &qemu.ram().tracked_ranges()).unwrap(),

@@ -12,6 +12,7 @@ mod lifecycle;
 mod links;
 mod planned;
 mod postgres;
+mod qcow2;
 mod reboot;
 mod refusals;
 mod resync;
