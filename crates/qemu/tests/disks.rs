@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
-/// A server of one image; it ends with its client.
+/// A server of one image, for one client.
 struct Server {
     process: Child,
-    stream: UnixStream,
+    socket: PathBuf,
 }
 
 impl Server {
@@ -25,19 +25,19 @@ impl Server {
         let socket = image.with_extension("sock");
         let mut server = Command::new("qemu-nbd");
         server.args(["-f", "raw", "-x", "disk0", "--discard=unmap", "-k"]).arg(&socket).arg(image);
-        let process = server.spawn().unwrap();
+        Self { process: server.spawn().unwrap(), socket }
+    }
+
+    /// The client's end.
+    fn client(&self) -> Vec<OwnedFd> {
         let until = Instant::now() + common::PATIENCE;
         loop {
-            if let Ok(stream) = UnixStream::connect(&socket) {
-                return Self { process, stream };
+            if let Ok(stream) = UnixStream::connect(&self.socket) {
+                return vec![stream.into()];
             }
             assert!(Instant::now() < until, "qemu-nbd does not listen");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-    }
-
-    fn client(&self) -> Vec<OwnedFd> {
-        vec![self.stream.try_clone().unwrap().into()]
     }
 }
 

@@ -322,11 +322,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tap = Arc::new(Tap::default());
         let disk = tap.of_disk(0, image(&folder, "a"));
-        let unsynced = || disk.unsynced.load(Ordering::SeqCst);
+        let unsynced = || *disk.unsynced();
         tap.stop_begins();
         disk.flush();
-        assert!(unsynced());
+        assert!(unsynced() && !disk.is_ready(0, 512));
         disk.before(0, 512).unwrap();
+        assert!(disk.is_ready(0, 512));
         assert!(!unsynced(), "what was answered at once is made good");
         disk.flush();
         assert!(tap.stop_ends() && unsynced());

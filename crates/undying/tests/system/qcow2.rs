@@ -55,7 +55,7 @@ fn what_was_answered_is_in_the_image_after_the_primary_host_died() {
     for host in ["alpha", "beta"] {
         let disk = the_disk(&guest, host);
         assert_eq!((disk.format, disk.size), (DiskFormat::Qcow2, MIB << 20), "at {host}");
-        assert!(disk.image_size.is_some_and(|bytes| bytes > 2 * MIB << 20), "room to grow: {disk:?}");
+        assert!(disk.image_size.is_some_and(|bytes| bytes > (2 * MIB) << 20), "room to grow: {disk:?}");
     }
     let loaded = guest.load("first");
     loaded.progress();
