@@ -60,6 +60,14 @@ pub enum ClusterError {
     /// The guest did not say what was expected.
     #[error(transparent)]
     Console(#[from] console::ConsoleError),
+    /// QEMU.
+    #[error("the VM's QEMU at {host} cannot be killed: {source}")]
+    Kill {
+        /// The host.
+        host: String,
+        /// The error.
+        source: std::io::Error,
+    },
     /// Something did not happen in time.
     #[error("{what} did not happen within {} s; last seen: {last}", .waited.as_secs())]
     Late {

@@ -10,6 +10,8 @@
 //! | [`arbiters`] | the cluster's arbiter: a directory, three etcd members, a witness |
 //! | [`plain`] | a guest in a QEMU without an agent |
 //! | [`client`] | clients that write, ask and verify, and note what they saw |
+//! | [`history`] | what clients asked of registers and were told, and whether it is linearizable |
+//! | [`nemesis`] | what is done to the host of a VM, and how it is made well again; chance by seed |
 //! | [`report`] | `result.json` and `report.html` |
 //! | [`stats`] | minimum, median, 99th percentile |
 //! | [`command`] | running other programs |
@@ -20,6 +22,8 @@ pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod guest;
+pub mod history;
+pub mod nemesis;
 pub mod packages;
 pub mod plain;
 pub mod report;

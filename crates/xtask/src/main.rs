@@ -1,10 +1,11 @@
-//! What a developer runs: the demonstration, the torture, the benchmark, tests and checks, the simulator. `cargo xtask test` is what CI runs.
+//! What a developer runs: the demonstration, the torture, the check of histories, the benchmark, tests and checks, the simulator. `cargo xtask test` is what CI runs.
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod demo;
 mod hygiene;
+mod jepsen;
 mod process;
 mod simulate;
 mod stage;
@@ -29,6 +30,7 @@ struct Cli {
 enum Task {
     Demo(demo::DemoArgs),
     Torture(torture::TortureArgs),
+    Jepsen(jepsen::JepsenArgs),
     /// Measure what protection costs, beside its absence
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Torture(args) => torture::run(&args),
+        Task::Jepsen(args) => jepsen::run(&args),
         Task::Bench(bench) => bench::run(&bench),
         Task::Test => test::run().map(|()| ExitCode::SUCCESS),
         Task::Tiers => tiers::run().map(|()| ExitCode::SUCCESS),

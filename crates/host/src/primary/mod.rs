@@ -62,6 +62,20 @@ pub struct Engine {
     ended: Option<Ended>,
 }
 
+#[cfg(not(feature = "release-early"))]
+fn protocol_machine(claimant: Claimant, grant: Grant) -> Primary {
+    Primary::new(claimant, grant)
+}
+
+/// The machine with a bug, to show that a test of the whole system finds it.
+#[cfg(feature = "release-early")]
+fn protocol_machine(claimant: Claimant, grant: Grant) -> Primary {
+    tracing::error!("THIS BUILD HAS A PLANTED BUG: output is released one epoch early");
+    let mut machine = Primary::new(claimant, grant);
+    machine.plant(protocol::Planted { release_early: true, ..protocol::Planted::default() });
+    machine
+}
+
 impl Engine {
     /// Takes over a machine that runs, or is about to, under this grant.
     #[must_use]
@@ -77,7 +91,7 @@ impl Engine {
         Self {
             context,
             handle,
-            protocol: Primary::new(claimant, grant),
+            protocol: protocol_machine(claimant, grant),
             checkpointer,
             machine,
             done,

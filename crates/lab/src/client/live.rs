@@ -1,4 +1,4 @@
-//! Owns what can be seen of the writers while they write: for a display, and for runs too long to keep every reply.
+//! Owns what can be seen of clients while they are at work: for a display, and for runs too long to keep every reply.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,9 +11,9 @@ const KEEP: usize = 1 << 16;
 /// Where one connection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Its list on the server.
+    /// Its list on the server, or the client's name.
     pub key: String,
-    /// The highest number that was acknowledged.
+    /// The highest number that was acknowledged, or how many operations were.
     pub acknowledged: u64,
     /// When its last reply arrived, on `os::clock`; 0 before the first.
     pub last_reply_us: u64,
@@ -26,6 +26,39 @@ pub struct Recent {
     pub samples: Vec<Sample>,
     /// The longest time that any one connection waited for a reply that has now arrived.
     pub longest_wait: Option<Gap>,
+}
+
+/// What the clients have done so far, for a progress line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Operations that were acknowledged.
+    pub acknowledged: u64,
+    /// Connections that broke.
+    pub broken: u64,
+    /// When the last reply arrived on any connection, on `os::clock`; 0 before the first.
+    pub last_reply_us: u64,
+}
+
+/// Clients that can be looked at while they are at work.
+pub trait Clients: Sync {
+    /// Where every connection stands.
+    fn standings(&self) -> Vec<Standing>;
+
+    /// What arrived since this was asked last: one who asks takes it away from all others.
+    fn recent(&self) -> Recent;
+
+    /// How many connections broke so far.
+    fn broken(&self) -> u64;
+
+    /// What was done so far.
+    fn progress(&self) -> Progress {
+        let standings = self.standings();
+        Progress {
+            acknowledged: standings.iter().map(|line| line.acknowledged).sum(),
+            broken: self.broken(),
+            last_reply_us: standings.iter().map(|line| line.last_reply_us).max().unwrap_or(0),
+        }
+    }
 }
 
 #[derive(Debug)]

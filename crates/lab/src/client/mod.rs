@@ -2,7 +2,8 @@
 //!
 //! - [`writers`]: connections that stay open and write increasing numbers, each reply checked at once;
 //! - [`mod@server`]: the servers that they can write to, by `pipelined` writes (Redis) or `transactions` (PostgreSQL);
-//! - [`live`]: what can be seen of the writers while they write;
+//! - [`mod@registers`]: clients that read, write and compare-and-set at random, whose view is checked afterwards;
+//! - [`live`]: what can be seen of clients while they are at work;
 //! - [`pinger`]: one request at a time, every latency kept;
 //! - [`mod@verify`]: what the writers wrote, compared with what is there; read from lists (Redis) or `rows` (PostgreSQL);
 //! - [`benchmark`]: runs `redis-benchmark` and reads its table;
@@ -17,6 +18,7 @@ pub mod live;
 pub mod pgbench;
 pub mod pinger;
 mod pipelined;
+pub mod registers;
 pub mod resp;
 mod rows;
 pub mod server;
@@ -27,9 +29,10 @@ pub mod verify;
 pub mod writers;
 
 pub use benchmark::{BenchmarkRow, redis_benchmark};
-pub use live::{Recent, Standing};
+pub use live::{Clients, Progress, Recent, Standing};
 pub use pgbench::{Accounts, Length, Pgbench, PgbenchConfig, PgbenchReport, pgbench};
 pub use pinger::{PingReport, Pinger};
+pub use registers::{Registers, RegistersConfig, RegistersReport};
 pub use server::Server;
 pub use timeline::{Bucket, Gap, Sample};
 pub use verify::{Verification, spot_check, verify};

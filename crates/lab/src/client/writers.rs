@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::live::{Board, Recent, Standing};
+use super::live::{Board, Clients, Progress, Recent, Standing};
 use super::timeline::{self, Bucket, Gap, Sample};
 use super::{ClientError, Server};
 use crate::stats::Summary;
@@ -69,17 +69,6 @@ struct Shared {
     board: Board,
 }
 
-/// What the writers have done so far, for a progress line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Writes that were acknowledged.
-    pub acknowledged: u64,
-    /// Connections that broke.
-    pub broken: u64,
-    /// When the last reply arrived on any connection, on `os::clock`; 0 before the first.
-    pub last_reply_us: u64,
-}
-
 /// What one connection saw.
 #[derive(Clone, Debug)]
 pub struct WriterReport {
@@ -134,12 +123,7 @@ impl Writers {
 
     /// What was done so far.
     pub fn progress(&self) -> Progress {
-        let standings = self.standings();
-        Progress {
-            acknowledged: standings.iter().map(|list| list.acknowledged).sum(),
-            broken: self.shared.broken.load(Relaxed),
-            last_reply_us: standings.iter().map(|list| list.last_reply_us).max().unwrap_or(0),
-        }
+        Clients::progress(self)
     }
 
     /// Where every connection stands.
@@ -168,6 +152,20 @@ impl Writers {
             })?);
         }
         Ok(WritersReport { writers, started_us: self.started_us, ended_us: os::clock::now_us() })
+    }
+}
+
+impl Clients for Writers {
+    fn standings(&self) -> Vec<Standing> {
+        Writers::standings(self)
+    }
+
+    fn recent(&self) -> Recent {
+        Writers::recent(self)
+    }
+
+    fn broken(&self) -> u64 {
+        self.shared.broken.load(Relaxed)
     }
 }
 

@@ -151,7 +151,7 @@ impl Primary {
         let Some(pipeline) = self.pipeline_mut() else { return };
         let epoch = pipeline.ledger.releasable(now);
         #[cfg(feature = "planted")]
-        let epoch = if early { epoch.map(Epoch::next) } else { epoch };
+        let epoch = if early { Some(pipeline.ledger.acked().next()) } else { epoch };
         if let Some(epoch) = epoch {
             out.push(Action::Release(epoch));
         }

@@ -6,6 +6,7 @@ mod counter;
 mod disks;
 mod failover;
 mod frozen;
+mod histories;
 mod hostile;
 mod kit;
 mod lifecycle;

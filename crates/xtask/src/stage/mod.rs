@@ -1,7 +1,8 @@
 //! Owns what the demo and the torture begin with: everything needed is there and built, two hosts run, and a VM
 //! with a server runs on one of them.
 
-mod build;
+pub mod build;
+pub mod field;
 pub mod moments;
 pub mod screen;
 pub mod watch;
@@ -102,6 +103,11 @@ pub fn postgres(screen: &mut Screen) -> Result<PostgresGuest> {
 
 /// Installs what is missing (after saying so), builds the program and the guest.
 pub fn gather(screen: &mut Screen) -> Result<Props> {
+    gather_with(screen, build::undying)
+}
+
+/// The same with another program, which is built by `build`.
+pub fn gather_with(screen: &mut Screen, build: impl FnOnce(&mut Screen) -> Result<PathBuf>) -> Result<Props> {
     let missing = lab::packages::missing();
     if missing.is_empty() {
         screen.done("all Debian packages that are needed are installed");
@@ -117,7 +123,7 @@ pub fn gather(screen: &mut Screen) -> Result<Props> {
             start.elapsed().as_secs_f64()
         ));
     }
-    let binary = build::undying(screen)?;
+    let binary = build(screen)?;
     let start = Instant::now();
     screen.live("the guest: Debian's kernel and Redis, packed into an initramfs (kept for the next time)");
     let guest = RedisGuest::build(&Cache::open()?)?;

@@ -2,6 +2,7 @@
 //!
 //! On a terminal the living line is redrawn in place; elsewhere (a log file, CI) it is printed now and then.
 
+use lab::stats::Summary;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,16 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Durations in one line.
+pub fn spread(found: Option<Summary>) -> String {
+    found.map_or("none".into(), |found| {
+        format!(
+            "min {:.1}, median {:.1}, p99 {:.1}, max {:.1} ms",
+            found.min, found.median, found.p99, found.max
+        )
+    })
 }
 
 /// A count with a thin gap between thousands.

@@ -6,7 +6,7 @@ use super::Stage;
 use super::screen::{Screen, count};
 use anyhow::{Result, bail};
 use host::api::types::{EpochRecord, EventRecord, Role, Summary as ApiSummary, VmStatus};
-use lab::client::{Gap, Sample, Standing, Writers};
+use lab::client::{Clients, Gap, Sample, Standing};
 use lab::stats::Summary;
 use std::collections::{BTreeMap, VecDeque};
 use std::thread;
@@ -26,7 +26,7 @@ const SILENCE_US: u64 = 150_000;
 /// Somebody who looks on.
 pub struct Watch<'a> {
     stage: &'a Stage,
-    writers: &'a Writers,
+    clients: &'a dyn Clients,
     screen: &'a mut Screen,
     label: String,
     window: VecDeque<Sample>,
@@ -54,10 +54,10 @@ pub struct Seen {
 
 impl<'a> Watch<'a> {
     /// Looks on at these hosts.
-    pub fn new(stage: &'a Stage, writers: &'a Writers, screen: &'a mut Screen) -> Self {
+    pub fn new(stage: &'a Stage, clients: &'a dyn Clients, screen: &'a mut Screen) -> Self {
         Self {
             stage,
-            writers,
+            clients,
             screen,
             label: String::new(),
             window: VecDeque::new(),
@@ -95,7 +95,7 @@ impl<'a> Watch<'a> {
 
     /// Checks where the writers stand now with `check`, and looks on meanwhile.
     pub fn spot_check<T: Send>(&mut self, check: impl FnOnce(&[Standing]) -> T + Send) -> T {
-        let standings = self.writers.standings();
+        let standings = self.clients.standings();
         self.during("some of the lists are read back", || check(&standings))
     }
 
@@ -133,17 +133,17 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Looks on until every connection has got a reply after `since_us` (on `os::clock`), or one is broken.
+    /// Looks on until every connection has got a reply after `since_us` (on `os::clock`), or one more is broken.
     pub fn until_all_answered(&mut self, label: &str, since_us: u64, patience: Duration) -> Result<()> {
         label.clone_into(&mut self.label);
-        let until = Instant::now() + patience;
-        let answered = || self.writers.standings().iter().all(|list| list.last_reply_us > since_us);
-        while !answered() && self.writers.progress().broken == 0 {
+        let (until, broken) = (Instant::now() + patience, self.clients.broken());
+        let answered = || self.clients.standings().iter().all(|list| list.last_reply_us > since_us);
+        while !answered() && self.clients.broken() == broken {
             if Instant::now() > until {
                 bail!(
                     "not every client got a reply within {} s: {:?}",
                     patience.as_secs(),
-                    self.writers.standings()
+                    self.clients.standings()
                 );
             }
             self.look();
@@ -190,7 +190,7 @@ impl<'a> Watch<'a> {
     }
 
     fn take_replies(&mut self) {
-        let recent = self.writers.recent();
+        let recent = self.clients.recent();
         self.window.extend(recent.samples);
         let longest = [self.seen.longest_wait, recent.longest_wait].into_iter().flatten();
         self.seen.longest_wait = longest.max_by_key(|gap| gap.duration_us);
@@ -236,11 +236,11 @@ impl<'a> Watch<'a> {
     }
 
     fn line(&self) -> String {
-        let broken = self.writers.progress().broken;
+        let broken = self.clients.progress().broken;
         if broken > 0 {
             return format!("{} │ {broken} of the clients' connections BROKE", self.label);
         }
-        let silent = os::clock::now_us().saturating_sub(self.writers.progress().last_reply_us);
+        let silent = os::clock::now_us().saturating_sub(self.clients.progress().last_reply_us);
         if silent > SILENCE_US {
             return format!(
                 "{} │ the clients have heard nothing for {:.2} s",

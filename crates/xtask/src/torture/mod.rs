@@ -1,26 +1,26 @@
 //! Owns `cargo xtask torture`: kill, verify, protect in the other direction, again and again, under the same clients.
 //!
-//! [`round`] is one kill and what follows; [`chance`] makes a seed into a sequence of them; [`bank`] is `pgbench` beside
-//! the writers of a PostgreSQL; [`result`] sums up.
+//! [`round`] is one kill and what follows; [`bank`] is `pgbench` beside the writers of a PostgreSQL; [`result`] sums up.
+//! A seed makes a sequence of them.
 
 mod bank;
-mod chance;
 mod result;
 mod round;
 
 use crate::demo::{Output, interval};
+use crate::stage::field::Field;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
-use crate::stage::{self, HOSTS, Load, Stage};
+use crate::stage::{self, Load, Stage};
 use crate::workspace;
 use anyhow::{Result, bail};
 use bank::Bank;
-use chance::Chance;
 use clap::{Args, ValueEnum};
 use lab::client::{Server, WriterConfig, Writers};
 use lab::guest::postgres::PostgresGuest;
+use lab::nemesis::{Blow, Chance};
 use result::TortureResult;
-use round::{Blow, Field, Round};
+use round::Round;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -171,14 +171,13 @@ fn all_rounds<'g>(
     args: &TortureArgs,
     seed: u64,
     stage: &Stage,
-    (writers, bank): (&Writers, Option<Bank<'g>>),
+    (writers, mut bank): (&Writers, Option<Bank<'g>>),
     screen: &mut Screen,
     rounds: &mut Vec<Round>,
 ) -> Result<(&'static str, Option<Bank<'g>>)> {
     let mut chance = Chance::new(seed);
-    let watch = Watch::new(stage, writers, screen);
-    let mut field = Field { stage, watch, home: HOSTS[0], interval: args.interval, bank };
-    field.protect(stage::other(HOSTS[0]))?;
+    let mut field = Field::new(stage, Watch::new(stage, writers, screen), args.interval);
+    field.protect()?;
     for number in 1..=args.kills {
         let blow = match args.mode {
             Mode::Kill => Blow::Kill,
@@ -188,7 +187,7 @@ fn all_rounds<'g>(
             Mode::Mix => chance.pick(&Blow::ALL),
         };
         let rest = Duration::from_micros(chance.between(300_000, 1_200_000));
-        let round = field.round(number, blow, rest)?;
+        let round = round::play(&mut field, bank.as_mut(), (number, blow, rest))?;
         let progress = writers.progress();
         let after = format!("{} writes acknowledged", count(progress.acknowledged));
         field.watch.screen().block(&format!("{}, {after}", round.line(args.kills)));
@@ -201,5 +200,5 @@ fn all_rounds<'g>(
             );
         }
     }
-    Ok((field.home, field.bank))
+    Ok((field.home, bank))
 }

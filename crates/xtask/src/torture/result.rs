@@ -3,7 +3,7 @@
 use super::TortureArgs;
 use super::bank::Ledger;
 use super::round::Round;
-use crate::stage::screen::{Screen, count};
+use crate::stage::screen::{Screen, count, spread};
 use lab::client::{Server, Verification, WritersReport};
 use lab::stats::Summary;
 use serde::Serialize;
@@ -65,9 +65,9 @@ impl TortureResult {
             lost_acknowledged_writes: lost(&verification).max(on_disk.as_ref().map_or(0, lost)),
             connections: report.writers.len() as u64,
             connections_broken: report.broken(),
-            outage_ms: Summary::of(rounds.iter().map(|round| round.outage_ms)),
-            detection_ms: Summary::of(rounds.iter().filter_map(|round| round.detection_ms)),
-            promotion_ms: Summary::of(rounds.iter().filter_map(|round| round.promotion_ms)),
+            outage_ms: Summary::of(rounds.iter().filter_map(|round| round.survived.outage_ms)),
+            detection_ms: Summary::of(rounds.iter().filter_map(|round| round.survived.detection_ms)),
+            promotion_ms: Summary::of(rounds.iter().filter_map(|round| round.survived.promotion_ms)),
             verification,
             on_disk,
             pgbench,
@@ -126,13 +126,4 @@ impl TortureResult {
         let verdict = if self.held() { "HELD: every kill survived, nothing lost." } else { "BROKEN." };
         screen.strong(verdict, self.held());
     }
-}
-
-fn spread(found: Option<Summary>) -> String {
-    found.map_or("none".into(), |found| {
-        format!(
-            "min {:.1}, median {:.1}, p99 {:.1}, max {:.1} ms",
-            found.min, found.median, found.p99, found.max
-        )
-    })
 }

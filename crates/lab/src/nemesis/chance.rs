@@ -1,4 +1,4 @@
-//! Owns chance: one seeded generator, so that a seed tells when and how is killed.
+//! Owns chance: one seeded generator, so that a seed tells what is done, and when.
 
 /// SplitMix64.
 #[derive(Debug)]
@@ -6,6 +6,7 @@ pub struct Chance(u64);
 
 impl Chance {
     /// The sequence of this seed.
+    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -18,11 +19,17 @@ impl Chance {
     }
 
     /// A number in `low..=high`.
+    ///
+    /// # Panics
+    /// If there is none, or all there are.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 
     /// One of them.
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.between(0, from.len() as u64 - 1) as usize]
     }

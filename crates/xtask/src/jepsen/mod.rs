@@ -1,0 +1,156 @@
+//! Owns `cargo xtask jepsen`: concurrent clients of a protected VM, a nemesis, and the question whether what the
+//! clients were told can be true of registers that do one thing at a time.
+//!
+//! [`result`] sums up; the operations are [`lab::client::registers`]'s, the verdict is [`lab::history`]'s.
+
+mod result;
+
+use crate::demo::{Output, interval};
+use crate::stage::build::{self, Planted};
+use crate::stage::field::Field;
+use crate::stage::screen::{Screen, count};
+use crate::stage::watch::Watch;
+use crate::stage::{self, Load, Stage};
+use crate::workspace;
+use anyhow::{Context, Result};
+use clap::Args;
+use lab::client::{Registers, RegistersConfig, RegistersReport};
+use lab::history::{self, Limits, Verdict};
+use lab::nemesis::{Blow, Chance};
+use result::{JepsenResult, Played, Round};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A client gives an operation up after so long where a bug is planted: connections are lost there, and waiting for
+/// what never comes would be most of the run.
+const PLANTED_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Check what concurrent clients saw while the hosts of their VM were killed, frozen and cut off
+///
+/// Clients read, write and compare-and-set a few registers of a Redis in a protected VM. Meanwhile, by seed, the host
+/// is killed, its agent frozen, the link cut or QEMU killed; the VM goes on, the host is made whole, the VM is
+/// protected in the other direction, until the time is over. Then the history of all operations is checked for
+/// linearizability, key by key. The exit status is 0 only if it was linearizable and every blow survived; with a
+/// planted bug, only if the bug was found.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask jepsen --seconds 600 --seed 7\n  cargo xtask jepsen --seconds 120 --planted release-early"
+)]
+pub struct JepsenArgs {
+    /// How long new blows are dealt; the last one is played to its end
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=14_400))]
+    seconds: u64,
+    /// Decides what is done, when, and what clients ask [default: a new one, which is printed]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Time from one checkpoint to the next
+    #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
+    interval: Duration,
+    /// Build undying with this bug, which must be found; such a build lies in target/planted
+    #[arg(long, value_enum)]
+    planted: Option<Planted>,
+    /// Folder for the history, the agents' logs, and what is not linearizable [default: target/jepsen]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If it could not be carried out at all; a blow that was not survived is part of the result.
+pub fn run(args: &JepsenArgs) -> Result<ExitCode> {
+    let mut screen = Screen::new(args.output == Output::Json);
+    let seed = args.seed.unwrap_or_else(|| os::clock::realtime_us() % 1_000_000);
+    screen.chapter("Getting ready");
+    let props = stage::gather_with(&mut screen, |screen| match args.planted {
+        Some(planted) => build::with_bug(screen, planted),
+        None => build::undying(screen),
+    })?;
+    let stage = Stage::raise(&props, "jepsen", Load::Memory, &mut screen)?;
+    let out = args.out.clone().unwrap_or_else(|| workspace::target().join("jepsen"));
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let mut config = RegistersConfig::new(stage.target, seed);
+    if args.planted.is_some() {
+        config.patience = PLANTED_PATIENCE;
+    }
+    screen.chapter(&format!("{} seconds of blows, seed {seed}", args.seconds));
+    let registers =
+        Registers::start(stage.cluster.lab.client(), config).context("the clients cannot begin")?;
+    screen.say(&format!(
+        "{} clients read, write and compare-and-set {} registers, one operation at a time each, every one noted. \
+         \"outage\" is the longest wait of the unluckiest of them.",
+        config.clients, config.keys
+    ));
+    let played = play(args, seed, &stage, &registers, &mut screen);
+    screen.live("the clients end their operations");
+    let report = registers.stop()?;
+    stage.keep_logs(&out)?;
+    let (verdict, check_seconds) = judge(&report, &out, &mut screen)?;
+    let result =
+        JepsenResult::of((args.seconds, seed, args.planted), played, &report, (verdict, check_seconds));
+    result.show(&out, &mut screen);
+    if args.output == Output::Json {
+        println!("{:#}", serde_json::to_value(&result)?);
+    }
+    Ok(if result.is_as_it_should_be() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Deals blows until the time is over, or one is not survived.
+fn play(args: &JepsenArgs, seed: u64, stage: &Stage, registers: &Registers, screen: &mut Screen) -> Played {
+    let mut field = Field::new(stage, Watch::new(stage, registers, screen), args.interval);
+    let mut rounds = Vec::new();
+    let ended = all_rounds(args, seed, &mut field, &mut rounds);
+    if let Err(error) = &ended {
+        screen.bad(&format!("blow {} was not survived: {error:#}", rounds.len() + 1));
+    }
+    Played { rounds, not_survived: ended.err().map(|error| format!("{error:#}")) }
+}
+
+fn all_rounds(args: &JepsenArgs, seed: u64, field: &mut Field<'_>, rounds: &mut Vec<Round>) -> Result<()> {
+    let mut chance = Chance::new(seed);
+    let start = Instant::now();
+    field.protect()?;
+    while start.elapsed() < Duration::from_secs(args.seconds) {
+        let blow = chance.pick(&Blow::ALL);
+        field.rest(Duration::from_micros(chance.between(300_000, 1_200_000)));
+        let at_seconds = start.elapsed().as_secs_f64();
+        let survived = field.blow(blow)?;
+        let protected_after_ms = field.protect()?;
+        let round = Round { number: rounds.len() + 1, at_seconds, survived, protected_after_ms };
+        field.watch.screen().block(&round.line());
+        rounds.push(round);
+    }
+    Ok(())
+}
+
+/// Writes the history down and checks it; how long that took, in seconds.
+fn judge(report: &RegistersReport, out: &Path, screen: &mut Screen) -> Result<(Verdict, f64)> {
+    let mut history = report.history.clone();
+    history.sort_by_key(|operation| operation.called_us);
+    let mut text = Vec::new();
+    for operation in &history {
+        serde_json::to_writer(&mut text, operation)?;
+        text.push(b'\n');
+    }
+    write(&out.join("history.jsonl"), &text)?;
+    screen.live(&format!("{} operations are checked", count(history.len() as u64)));
+    let start = Instant::now();
+    let verdict = history::check(&history, Limits::default());
+    let seconds = start.elapsed().as_secs_f64();
+    let began_us = history.first().map_or(0, |operation| operation.called_us);
+    for violation in &verdict.violations {
+        write(
+            &out.join(result::violation_file(violation.key)),
+            result::explain(violation, began_us).as_bytes(),
+        )?;
+    }
+    Ok((verdict, seconds))
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
