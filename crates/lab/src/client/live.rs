@@ -41,6 +41,9 @@ pub struct Progress {
 
 /// Clients that can be looked at while they are at work.
 pub trait Clients: Sync {
+    /// What is acknowledged to them, in the plural.
+    fn what(&self) -> &'static str;
+
     /// Where every connection stands.
     fn standings(&self) -> Vec<Standing>;
 

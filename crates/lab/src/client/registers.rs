@@ -141,6 +141,10 @@ impl Registers {
 }
 
 impl Clients for Registers {
+    fn what(&self) -> &'static str {
+        "operations"
+    }
+
     fn standings(&self) -> Vec<Standing> {
         self.shared.board.standings()
     }

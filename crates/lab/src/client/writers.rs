@@ -156,6 +156,10 @@ impl Writers {
 }
 
 impl Clients for Writers {
+    fn what(&self) -> &'static str {
+        "writes"
+    }
+
     fn standings(&self) -> Vec<Standing> {
         Writers::standings(self)
     }

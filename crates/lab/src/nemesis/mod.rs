@@ -12,12 +12,19 @@ use host::api::types::{ErrorCode, Role};
 use protocol::VmName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Phase of a VM that runs alone.
 const ALONE: &str = "unprotected";
 /// A frozen host sleeps on for so long after it was replaced, while the clients go on.
 const SLEEP_ON: Duration = Duration::from_millis(500);
+
+/// A dying host lives on for so long after its link was cut: longer than a checkpoint interval, and much shorter than
+/// it takes to ask the arbiter for sole ownership.
+const DYING: Duration = Duration::from_millis(30);
+/// On a busy machine that may have taken longer. After so long the host might already own the VM alone, and its death
+/// be the second failure, which nobody survives.
+const TOO_LATE_TO_DIE: Duration = Duration::from_millis(100);
 
 /// What is done to the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,11 +38,16 @@ pub enum Blow {
     Link,
     /// Its QEMU dies.
     Qemu,
+    /// It loses its backup from sight, as by [`Blow::Link`], and dies a moment later: what it said in between must not
+    /// have been heard by anybody.
+    Dying,
 }
 
 impl Blow {
+    /// Those that are a single fault.
+    pub const SINGLE: [Self; 4] = [Self::Kill, Self::Freeze, Self::Link, Self::Qemu];
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Kill, Self::Freeze, Self::Link, Self::Qemu];
+    pub const ALL: [Self; 5] = [Self::Kill, Self::Freeze, Self::Link, Self::Qemu, Self::Dying];
 
     /// Its name, for people.
     #[must_use]
@@ -45,6 +57,7 @@ impl Blow {
             Self::Freeze => "freeze",
             Self::Link => "link",
             Self::Qemu => "qemu",
+            Self::Dying => "dying",
         }
     }
 
@@ -85,7 +98,8 @@ impl Nemesis<'_> {
         if host == self.hosts[0] { self.hosts[1] } else { self.hosts[0] }
     }
 
-    /// Hits the VM's home, where it is protected, and waits until the VM goes on somewhere, unprotected.
+    /// Hits the VM's home, where it is protected, and waits until the VM goes on somewhere, unprotected. A host that was to
+    /// die a moment after its link was cut, and could not in time, is left with its link cut: [`Hit::blow`] tells.
     ///
     /// # Errors
     /// If it goes on nowhere, or the blow cannot be dealt.
@@ -100,6 +114,15 @@ impl Nemesis<'_> {
                 lab.cut_link(Link::Replication(home))?;
                 return Ok(Hit { to: self.sole_owner()?, ..hit });
             }
+            Blow::Dying => {
+                let cut_at = Instant::now();
+                lab.cut_link(Link::Replication(home))?;
+                std::thread::sleep(DYING);
+                if cut_at.elapsed() > TOO_LATE_TO_DIE {
+                    return Ok(Hit { to: self.sole_owner()?, blow: Blow::Link, ..hit });
+                }
+                lab.kill_host(home)?;
+            }
         }
         self.cluster.wait_primary(to, self.vm, &[ALONE])?;
         Ok(hit)
@@ -111,7 +134,7 @@ impl Nemesis<'_> {
     /// If it does not come back, or keeps its old copy.
     pub fn heal(&self, hit: Hit) -> Result<(), ClusterError> {
         match hit.blow {
-            Blow::Kill => self.cluster.revive(hit.from),
+            Blow::Kill | Blow::Dying => self.cluster.revive(hit.from),
             Blow::Freeze => {
                 std::thread::sleep(SLEEP_ON);
                 self.cluster.lab.thaw(hit.from)?;

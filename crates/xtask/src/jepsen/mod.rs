@@ -14,10 +14,12 @@ use crate::stage::{self, Load, Stage};
 use crate::workspace;
 use anyhow::{Context, Result};
 use clap::Args;
-use lab::client::{Registers, RegistersConfig, RegistersReport};
-use lab::history::{self, Limits, Verdict};
+use lab::client::{Registers, RegistersConfig};
+use lab::history::{self, Limits, Operation, Verdict};
 use lab::nemesis::{Blow, Chance};
 use result::{JepsenResult, Played, Round};
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -29,17 +31,18 @@ const PLANTED_PATIENCE: Duration = Duration::from_secs(3);
 /// Check what concurrent clients saw while the hosts of their VM were killed, frozen and cut off
 ///
 /// Clients read, write and compare-and-set a few registers of a Redis in a protected VM. Meanwhile, by seed, the host
-/// is killed, its agent frozen, the link cut or QEMU killed; the VM goes on, the host is made whole, the VM is
-/// protected in the other direction, until the time is over. Then the history of all operations is checked for
-/// linearizability, key by key. The exit status is 0 only if it was linearizable and every blow survived; with a
-/// planted bug, only if the bug was found.
+/// is killed (sometimes a moment after its link was cut), its agent frozen, the link cut or QEMU killed; the VM goes
+/// on, the host is made whole, the VM is protected in the other direction, until the time is over. Then the history of
+/// all operations is checked for linearizability, key by key. The exit status is 0 only if it was linearizable and
+/// every blow survived; with a planted bug, only if the bug was found.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  cargo xtask jepsen --seconds 600 --seed 7\n  cargo xtask jepsen --seconds 120 --planted release-early"
 )]
 pub struct JepsenArgs {
-    /// How long new blows are dealt; the last one is played to its end
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=14_400))]
+    /// How long new blows are dealt; the last one is played to its end. The history takes some 300 bytes an operation in
+    /// memory and on the disk, and there are thousands a second
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=3_600))]
     seconds: u64,
     /// Decides what is done, when, and what clients ask [default: a new one, which is printed]
     #[arg(long, value_name = "S")]
@@ -87,9 +90,10 @@ pub fn run(args: &JepsenArgs) -> Result<ExitCode> {
     ));
     let played = play(args, seed, &stage, &registers, &mut screen);
     screen.live("the clients end their operations");
-    let report = registers.stop()?;
+    let mut report = registers.stop()?;
+    report.history.sort_by_key(|operation| operation.called_us);
     stage.keep_logs(&out)?;
-    let (verdict, check_seconds) = judge(&report, &out, &mut screen)?;
+    let (verdict, check_seconds) = judge(&report.history, &out, &mut screen)?;
     let result =
         JepsenResult::of((args.seconds, seed, args.planted), played, &report, (verdict, check_seconds));
     result.show(&out, &mut screen);
@@ -127,30 +131,32 @@ fn all_rounds(args: &JepsenArgs, seed: u64, field: &mut Field<'_>, rounds: &mut 
     Ok(())
 }
 
-/// Writes the history down and checks it; how long that took, in seconds.
-fn judge(report: &RegistersReport, out: &Path, screen: &mut Screen) -> Result<(Verdict, f64)> {
-    let mut history = report.history.clone();
-    history.sort_by_key(|operation| operation.called_us);
-    let mut text = Vec::new();
-    for operation in &history {
-        serde_json::to_writer(&mut text, operation)?;
-        text.push(b'\n');
-    }
-    write(&out.join("history.jsonl"), &text)?;
+/// Writes the history down, which is in the order of calls, and checks it; how long that took, in seconds.
+fn judge(history: &[Operation], out: &Path, screen: &mut Screen) -> Result<(Verdict, f64)> {
+    screen.live("the history is written down");
+    keep(history, &out.join("history.jsonl"))?;
     screen.live(&format!("{} operations are checked", count(history.len() as u64)));
     let start = Instant::now();
-    let verdict = history::check(&history, Limits::default());
+    let verdict = history::check(history, Limits::default());
     let seconds = start.elapsed().as_secs_f64();
     let began_us = history.first().map_or(0, |operation| operation.called_us);
     for violation in &verdict.violations {
-        write(
-            &out.join(result::violation_file(violation.key)),
-            result::explain(violation, began_us).as_bytes(),
-        )?;
+        let path = out.join(result::violation_file(violation.key));
+        std::fs::write(&path, result::explain(violation, began_us))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok((verdict, seconds))
 }
 
-fn write(path: &Path, text: &[u8]) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+/// One operation a line.
+fn keep(history: &[Operation], path: &Path) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        for operation in history {
+            serde_json::to_writer(&mut file, operation)?;
+            file.write_all(b"\n")?;
+        }
+        file.flush()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -91,6 +91,7 @@ impl<'a> Field<'a> {
             Blow::Freeze => format!("{from} is frozen"),
             Blow::Link => "the replication link is cut".into(),
             Blow::Qemu => format!("QEMU at {from} is dead"),
+            Blow::Dying => format!("{from} has lost its link and is dead"),
         };
         let hit = self.watch.during(&what, || nemesis.strike(from, blow))?;
         self.home = hit.to;
@@ -101,7 +102,7 @@ impl<'a> Field<'a> {
         let outage = self.watch.take_longest_wait();
         self.watch.during(&format!("{from} is made whole"), || nemesis.heal(hit))?;
         Ok(Survived {
-            blow,
+            blow: hit.blow,
             from,
             to: hit.to,
             outage_ms: outage.map(|gap| gap.duration_us as f64 / 1e3),

@@ -155,7 +155,7 @@ impl<'a> Watch<'a> {
     /// What the clients got in the last second, in words.
     pub fn rate(&mut self) -> String {
         self.take_replies();
-        let rate = format!("{} writes/s", count(self.window.len() as u64));
+        let rate = format!("{} {}/s", count(self.window.len() as u64), self.clients.what());
         let latency = Summary::of_us_in_ms(self.window.iter().map(|sample| sample.latency_us));
         latency.map_or(rate.clone(), |found| {
             format!("{rate}, median {:.1} ms, p99 {:.1} ms a write", found.median, found.p99)
@@ -248,7 +248,8 @@ impl<'a> Watch<'a> {
                 silent as f64 / 1e6
             );
         }
-        let mut line = format!("{} │ {} writes/s", self.label, count(self.window.len() as u64));
+        let rate = count(self.window.len() as u64);
+        let mut line = format!("{} │ {rate} {}/s", self.label, self.clients.what());
         if let Some(latency) = Summary::of_us_in_ms(self.window.iter().map(|sample| sample.latency_us)) {
             line.push_str(&format!(" │ p50 {:.1} ms, p99 {:.1} ms", latency.median, latency.p99));
         }

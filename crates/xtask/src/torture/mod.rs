@@ -184,7 +184,7 @@ fn all_rounds<'g>(
             Mode::Freeze => Blow::Freeze,
             Mode::Link => Blow::Link,
             Mode::Qemu => Blow::Qemu,
-            Mode::Mix => chance.pick(&Blow::ALL),
+            Mode::Mix => chance.pick(&Blow::SINGLE),
         };
         let rest = Duration::from_micros(chance.between(300_000, 1_200_000));
         let round = round::play(&mut field, bank.as_mut(), (number, blow, rest))?;
