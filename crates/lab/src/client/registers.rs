@@ -3,7 +3,13 @@
 //!
 //! An operation without an answer has an unknown outcome: its process ends with it, and the client goes on as a new
 //! process on a new connection. Every value is written once, so that a read tells whose write it saw.
+//!
+//! The server chooses a part of each value by its clock. A guest that goes on from an earlier moment is given the same
+//! requests again (input replay, and TCP's own repetitions) and would do the same writes once more: what clients had
+//! been told too early would come true after all, and nobody could see it. With a clock in the value it comes out
+//! different, and who was told the first one is contradicted.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -25,10 +31,16 @@ const FIRST_CONNECT: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(2);
 /// Between two tries of that.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
-/// Redis runs a script as one operation. It answers OK if it was done, and what is there if not.
-const COMPARE_AND_SET: &str = "local held = redis.call('GET', KEYS[1]) or '0'; \
-    if held ~= ARGV[1] then return held end; \
-    return redis.call('SET', KEYS[1], ARGV[2])";
+/// Bits of a value that the server chooses; the others are a number that the client gives once.
+const CHOSEN_BITS: u32 = 20;
+/// Redis runs a script as one operation. It writes, if the register holds the second argument or there is none, the
+/// number in the first with the microseconds of the server's clock behind it, and answers with a list of what it
+/// wrote; or else with what is there. (The shift is CHOSEN_BITS; Lua's numbers are exact up to 53 bits.)
+const WRITE: &str = "local held = redis.call('GET', KEYS[1]) or '0'; \
+    if ARGV[2] and ARGV[2] ~= held then return held end; \
+    local value = string.format('%.0f', ARGV[1] * 1048576 + redis.call('TIME')[2]); \
+    redis.call('SET', KEYS[1], value); \
+    return {value}";
 
 /// What the clients shall do.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +147,7 @@ impl Registers {
                 source,
             })?);
         }
+        find_out_what_was_chosen(&mut history);
         let first_trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(RegistersReport { history, broken: self.shared.broken.load(Relaxed), first_trouble })
     }
@@ -202,7 +215,7 @@ impl Seat {
             let called_us = os::clock::now_us();
             let answer = put(&mut connection, key, ask);
             let returned_us = os::clock::now_us();
-            let outcome = *answer.as_ref().unwrap_or(&Outcome::Unknown);
+            let (ask, outcome) = *answer.as_ref().unwrap_or(&(ask, Outcome::Unknown));
             self.history.push(Operation { process, key, ask, called_us, returned_us, outcome });
             match answer {
                 Ok(_) => {
@@ -223,7 +236,7 @@ impl Seat {
     }
 
     fn choose(&mut self, key: u32) -> Ask {
-        let new = |shared: &Shared| shared.written.fetch_add(1, Relaxed) + 1;
+        let new = |shared: &Shared| (shared.written.fetch_add(1, Relaxed) + 1) << CHOSEN_BITS;
         match self.chance.between(0, 9) {
             0..=3 => Ask::Read,
             4..=6 => Ask::Write(new(&self.shared)),
@@ -244,15 +257,15 @@ impl Seat {
     }
 }
 
-/// Asks a Redis, and says what it answered.
-fn put(connection: &mut Connection, key: u32, ask: Ask) -> io::Result<Outcome> {
+/// Asks a Redis; what was asked, with what the server chose, and what came of it.
+fn put(connection: &mut Connection, key: u32, ask: Ask) -> io::Result<(Ask, Outcome)> {
     let key = format!("register:{key}");
+    let number = |value: u64| (value >> CHOSEN_BITS).to_string();
     let reply = match ask {
         Ask::Read => connection.ask(&["GET", &key])?,
-        Ask::Write(value) => connection.ask(&["SET", &key, &value.to_string()])?,
+        Ask::Write(value) => connection.ask(&["EVAL", WRITE, "1", &key, &number(value)])?,
         Ask::CompareAndSet { expected, new } => {
-            let words = ["EVAL", COMPARE_AND_SET, "1", &key, &expected.to_string(), &new.to_string()];
-            connection.ask(&words)?
+            connection.ask(&["EVAL", WRITE, "1", &key, &number(new), &expected.to_string()])?
         }
     };
     understand(ask, &reply).ok_or_else(|| {
@@ -260,16 +273,46 @@ fn put(connection: &mut Connection, key: u32, ask: Ask) -> io::Result<Outcome> {
     })
 }
 
-fn understand(ask: Ask, reply: &Reply) -> Option<Outcome> {
-    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-    match (ask, reply) {
-        (Ask::Read, Reply::Bulk(None)) => Some(Outcome::Found(NEVER_WRITTEN)),
-        (Ask::Read, Reply::Bulk(Some(text))) => number(text).map(Outcome::Found),
-        (Ask::CompareAndSet { .. }, Reply::Bulk(Some(text))) => number(text).map(Outcome::Refused),
-        (Ask::Write(_) | Ask::CompareAndSet { .. }, Reply::Simple(text)) if text == "OK" => {
-            Some(Outcome::Done)
-        }
+fn understand(ask: Ask, reply: &Reply) -> Option<(Ask, Outcome)> {
+    let number = |reply: &Reply| match reply {
+        Reply::Bulk(Some(text)) => std::str::from_utf8(text).ok()?.parse::<u64>().ok(),
         _ => None,
+    };
+    let written = |wish: u64| match reply {
+        Reply::Array(items) => items.first().and_then(number).filter(|&value| is_from(value, wish)),
+        _ => None,
+    };
+    match ask {
+        Ask::Read if *reply == Reply::Bulk(None) => Some((ask, Outcome::Found(NEVER_WRITTEN))),
+        Ask::Read => Some((ask, Outcome::Found(number(reply)?))),
+        Ask::Write(wish) => Some((Ask::Write(written(wish)?), Outcome::Done)),
+        Ask::CompareAndSet { expected, new } => match number(reply) {
+            Some(held) => Some((ask, Outcome::Refused(held))),
+            None => Some((Ask::CompareAndSet { expected, new: written(new)? }, Outcome::Done)),
+        },
+    }
+}
+
+/// Whether a value is what the server made of this wish.
+fn is_from(value: u64, wish: u64) -> bool {
+    value >> CHOSEN_BITS == wish >> CHOSEN_BITS
+}
+
+/// Nobody was told what the server chose for a write without an answer, unless somebody saw it later. It chose once: a
+/// second value of the same wish has no writer, and is a violation.
+fn find_out_what_was_chosen(history: &mut [Operation]) {
+    let mut seen: HashMap<u64, (u64, u64)> = HashMap::new();
+    for operation in history.iter() {
+        if let Outcome::Found(value) | Outcome::Refused(value) = operation.outcome {
+            let first = seen.entry(value >> CHOSEN_BITS).or_insert((operation.returned_us, value));
+            *first = (*first).min((operation.returned_us, value));
+        }
+    }
+    for operation in history.iter_mut().filter(|operation| !operation.is_known()) {
+        let (Ask::Write(wish) | Ask::CompareAndSet { new: wish, .. }) = &mut operation.ask else { continue };
+        if let Some(&(_, value)) = seen.get(&(*wish >> CHOSEN_BITS)) {
+            *wish = value;
+        }
     }
 }
 
@@ -277,22 +320,55 @@ fn understand(ask: Ask, reply: &Reply) -> Option<Outcome> {
 mod tests {
     use super::*;
 
+    const WISH: u64 = 7 << CHOSEN_BITS;
+    const CHOSEN: u64 = WISH + 123_456;
+
+    fn bulk(value: u64) -> Reply {
+        Reply::Bulk(Some(value.to_string().into_bytes()))
+    }
+
     #[test]
     fn only_what_fits_the_question_is_an_answer() {
-        let (ok, nine) = (Reply::Simple("OK".into()), Reply::Bulk(Some(b"9".to_vec())));
-        let set = Ask::CompareAndSet { expected: 1, new: 2 };
-        assert_eq!(understand(Ask::Read, &nine), Some(Outcome::Found(9)));
-        assert_eq!(understand(Ask::Read, &Reply::Bulk(None)), Some(Outcome::Found(NEVER_WRITTEN)));
-        assert_eq!(understand(Ask::Write(3), &ok), Some(Outcome::Done));
-        assert_eq!(understand(set, &ok), Some(Outcome::Done));
-        assert_eq!(understand(set, &nine), Some(Outcome::Refused(9)));
+        let (chosen, other) = (Reply::Array(vec![bulk(CHOSEN)]), Reply::Array(vec![bulk(9 << CHOSEN_BITS)]));
+        let (write, set) = (Ask::Write(WISH), Ask::CompareAndSet { expected: 1, new: WISH });
+        assert_eq!(understand(Ask::Read, &bulk(9)), Some((Ask::Read, Outcome::Found(9))));
+        assert_eq!(
+            understand(Ask::Read, &Reply::Bulk(None)),
+            Some((Ask::Read, Outcome::Found(NEVER_WRITTEN)))
+        );
+        assert_eq!(understand(write, &chosen), Some((Ask::Write(CHOSEN), Outcome::Done)));
+        let done = Ask::CompareAndSet { expected: 1, new: CHOSEN };
+        assert_eq!(understand(set, &chosen), Some((done, Outcome::Done)));
+        assert_eq!(understand(set, &bulk(9)), Some((set, Outcome::Refused(9))));
         for (ask, reply) in [
-            (Ask::Read, ok),
-            (Ask::Write(3), nine),
+            (Ask::Read, chosen),
+            (write, bulk(9)),
+            (write, other.clone()),
+            (set, other),
             (set, Reply::Error("ERR".into())),
             (Ask::Read, Reply::Bulk(Some(b"x".to_vec()))),
         ] {
             assert_eq!(understand(ask, &reply), None);
         }
+    }
+
+    #[test]
+    fn what_the_server_chose_for_a_write_without_an_answer_is_told_by_who_saw_it() {
+        let operation = |ask, outcome, at: u64| Operation {
+            process: 0,
+            key: 0,
+            ask,
+            called_us: at,
+            returned_us: at + 1,
+            outcome,
+        };
+        let mut history = [
+            operation(Ask::Write(WISH), Outcome::Unknown, 1),
+            operation(Ask::Write(8 << CHOSEN_BITS), Outcome::Unknown, 2),
+            operation(Ask::Read, Outcome::Found(CHOSEN), 3),
+        ];
+        find_out_what_was_chosen(&mut history);
+        assert_eq!((history[0].ask, history[1].ask), (Ask::Write(CHOSEN), Ask::Write(8 << CHOSEN_BITS)));
+        assert!(crate::history::check(&history, crate::history::Limits::default()).holds());
     }
 }

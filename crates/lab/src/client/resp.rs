@@ -120,7 +120,14 @@ impl Connection {
     /// The connection is broken or closed; `WouldBlock` if the patience is over.
     pub fn fill(&mut self) -> io::Result<()> {
         let mut chunk = [0; 16 << 10];
-        match self.stream.read(&mut chunk)? {
+        let read = loop {
+            match self.stream.read(&mut chunk) {
+                // A read with a time-out is not begun again by the kernel when the machine was suspended.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        match read {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             length => {
                 self.unread.extend_from_slice(&chunk[..length]);
