@@ -10,7 +10,7 @@ use crate::timing::Timing;
 use alloc::string::String;
 
 /// What became of one question to the arbiter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClaimAnswer {
     /// The record that stands for the claimed term, or the newest one if that is higher.
     Record(TermRecord),
@@ -37,7 +37,7 @@ pub enum Decision {
 }
 
 /// One claim, from the first question to the decision.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Asking {
     claim: Claim,
     /// When to ask again; none while a question is on its way.
@@ -105,7 +105,7 @@ impl Asking {
 }
 
 /// Makes the claims of one process: a nonce that is stable for a term and differs between processes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claimant {
     vm: crate::VmName,
     host: HostName,

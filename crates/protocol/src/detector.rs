@@ -5,7 +5,7 @@
 use crate::time::{Instant, Micros};
 
 /// Watches one direction of a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Detector {
     heard: Instant,
     timeout: Micros,

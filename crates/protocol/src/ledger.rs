@@ -29,7 +29,7 @@ pub enum LedgerError {
 }
 
 /// The epochs of one session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ledger {
     lease: Micros,
     /// Cut and sent, not yet acknowledged, oldest first, with the time of the cut.

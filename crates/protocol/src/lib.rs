@@ -32,7 +32,7 @@ pub use timing::Timing;
 
 /// Bugs that can be planted, to show that the simulator's checkers find them. Only in test builds of `sim`.
 #[cfg(feature = "planted")]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Planted {
     /// Output is released one epoch before its acknowledgement.
     pub release_early: bool,

@@ -9,7 +9,7 @@ use crate::ids::{HostName, Term, VmName};
 use serde::{Deserialize, Serialize};
 
 /// A wish to own `vm` in `term`, made by one host, once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// The VM.
     pub vm: VmName,
@@ -23,14 +23,16 @@ pub struct Claim {
 }
 
 /// What the arbiter keeps for one term of one VM. Written once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TermRecord {
     /// The winner's claim.
     pub claim: Claim,
 }
 
-/// Permission to run a VM in a term. Not `Clone`: there is one per won claim.
+/// Permission to run a VM in a term. Not `Clone`: there is one per won claim. (The exhaustive model clones whole hosts; its
+/// feature is in nothing that is shipped.)
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "model", derive(Clone, Hash))]
 pub struct Grant {
     vm: VmName,
     term: Term,

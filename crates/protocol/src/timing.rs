@@ -4,7 +4,7 @@ use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 
 /// Times and bounds of a session. The primary's decide, both sides go by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timing {
     /// From the start of one checkpoint to the start of the next.
     pub interval: Micros,

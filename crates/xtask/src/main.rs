@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod hygiene;
 mod jepsen;
+mod model;
 mod process;
 mod simulate;
 mod stage;
@@ -42,6 +43,9 @@ enum Task {
     Hygiene,
     /// Run the protocol in the simulator, many seeds at a time
     Sim(simulate::SimArgs),
+    /// Check every behaviour of the ownership protocol within bounds
+    #[command(disable_help_flag = true)]
+    Model(model::ModelArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Tiers => tiers::run().map(|()| ExitCode::SUCCESS),
         Task::Hygiene => hygiene::run().map(|()| ExitCode::SUCCESS),
         Task::Sim(args) => simulate::run(&args),
+        Task::Model(args) => model::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 
 /// An epoch that came whole and is not committed.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct Received {
     pub(super) epoch: Epoch,
     /// The gate's memory of it.

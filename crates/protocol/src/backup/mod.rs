@@ -156,7 +156,7 @@ pub enum PhaseName {
 }
 
 /// What is staged of the open epoch.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Staged {
     frames: u64,
     bytes: u64,
@@ -166,6 +166,7 @@ struct Staged {
 
 /// What the backup knows of its primary.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 struct Primary {
     host: HostName,
     term: Term,
@@ -192,6 +193,7 @@ struct Primary {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 enum Phase {
     Empty,
     Preparing(Primary),
@@ -204,6 +206,7 @@ enum Phase {
 
 /// The state machine of a VM at the host that stands by.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub struct Backup {
     claimant: Claimant,
     phase: Phase,

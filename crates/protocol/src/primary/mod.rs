@@ -188,6 +188,7 @@ pub enum PhaseName {
 
 /// One session's connection.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 struct Link {
     session: Session,
     peer: HostName,
@@ -198,6 +199,7 @@ struct Link {
 
 /// Checkpointing in the Protected and HandingOver phases.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 struct Pipeline {
     ledger: Ledger,
     next_at: Instant,
@@ -209,13 +211,14 @@ struct Pipeline {
 }
 
 /// Why a protected VM leaves its protection on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Purpose {
     Unprotect,
     Stop,
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 enum Phase {
     Unprotected,
     Opening(Link),
@@ -232,6 +235,7 @@ enum Phase {
 
 /// The state machine of a VM at the host that owns it.
 #[derive(Debug)]
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub struct Primary {
     claimant: Claimant,
     grant: Grant,

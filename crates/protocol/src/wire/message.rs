@@ -22,7 +22,7 @@ pub enum MessageError {
 }
 
 /// Opens a session: everything that the backup must know to start the standby.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// The VM.
     pub vm: VmName,
@@ -35,7 +35,7 @@ pub struct Hello {
 }
 
 /// The end of a checkpoint: what was sent for it, so that a partial epoch cannot pass for a whole one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Commit {
     /// Bulk frames (Pages, Device, Console, Disk) of the epoch.
     pub frames: u64,
@@ -48,7 +48,7 @@ pub struct Commit {
 }
 
 /// Why a primary hands over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum YieldReason {
     /// The operator asked for it.
     Planned,
@@ -57,7 +57,7 @@ pub enum YieldReason {
 }
 
 /// Why protection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
     /// The operator unprotected the VM.
     Unprotected,
@@ -66,7 +66,7 @@ pub enum EndReason {
 }
 
 /// Why a backup will not stand by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Refusal {
     /// The host runs this VM itself, or stands by for another owner of it, in this or a higher term.
     Busy {
@@ -81,7 +81,7 @@ pub enum Refusal {
 }
 
 /// What a primary says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ToBackup {
     /// Opens the session.
     Hello(Hello),
@@ -99,7 +99,7 @@ pub enum ToBackup {
 }
 
 /// An acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AckBody {
     /// The newest clock reading that came from the primary: the backup has promised not to claim before its
     /// time-out has passed since it heard that.
@@ -107,7 +107,7 @@ pub struct AckBody {
 }
 
 /// What a backup says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ToPrimary {
     /// The standby is there, send memory, and of the disks what these copies lack.
     Accept(Offer),

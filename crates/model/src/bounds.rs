@@ -1,0 +1,86 @@
+//! Owns how far a check goes: how much may happen in one behaviour, and how the hosts' clocks run.
+
+use protocol::{Micros, Timing};
+
+/// How the two hosts' clocks are related.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Clocks {
+    /// Not at all: each runs on whenever it likes. Data must be safe even so.
+    Own,
+    /// They show the same time. What is promised of an old owner's silence needs clocks that run alike.
+    Shared,
+}
+
+/// How much may happen in one behaviour. Each number is what the whole behaviour may use up, at whatever times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Steps from the beginning, at most.
+    pub depth: usize,
+    /// Crashes, deaths of a VM, resets, cuts, failed checkpoints, silence of the arbiter and the like.
+    pub faults: u8,
+    /// What operators and guests ask: protect again, unprotect, planned failover, stop, shutdown.
+    pub commands: u8,
+    /// Steps of the guest, each of which says something to the world.
+    pub steps: u8,
+    /// How often a clock runs on by [`UNIT`].
+    pub waits: u8,
+    /// How often a clock runs on by the whole time-out: a silence, or a process that was frozen.
+    pub sleeps: u8,
+    /// How clocks are related.
+    pub clocks: Clocks,
+    /// Bugs to plant.
+    #[cfg(feature = "planted")]
+    pub planted: protocol::Planted,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            depth: 14,
+            faults: 2,
+            commands: 1,
+            steps: 2,
+            waits: 2,
+            sleeps: 2,
+            clocks: Clocks::Own,
+            #[cfg(feature = "planted")]
+            planted: protocol::Planted::default(),
+        }
+    }
+}
+
+/// What a session's short times are: interval, grace, and the time between two tries at the arbiter.
+pub const UNIT: Micros = Micros::from_millis(1);
+const HEARTBEAT: Micros = Micros::from_millis(10);
+
+/// The session's times, as few different ones as [`Timing::check`] lets through. Heartbeats are as rare as may be: no
+/// number of waits within usual bounds comes to one, and each would be one more frame under way.
+pub(crate) fn timing() -> Timing {
+    Timing {
+        interval: UNIT,
+        heartbeat: HEARTBEAT,
+        timeout: Micros(4 * HEARTBEAT.0),
+        disconnect_grace: UNIT,
+        // Never within a behaviour: an alive backup that does not acknowledge is the simulator's.
+        stall: Micros(1_000 * HEARTBEAT.0),
+        claim_retry: UNIT,
+        max_in_flight: 2,
+    }
+}
+
+/// What a behaviour has left of its bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Left {
+    pub(crate) faults: u8,
+    pub(crate) commands: u8,
+    pub(crate) steps: u8,
+    pub(crate) waits: u8,
+    pub(crate) sleeps: u8,
+}
+
+impl Left {
+    pub(crate) fn all(bounds: &Bounds) -> Self {
+        let &Bounds { faults, commands, steps, waits, sleeps, .. } = bounds;
+        Self { faults, commands, steps, waits, sleeps }
+    }
+}

@@ -1,0 +1,179 @@
+//! Owns a state of the model: two hosts, the connections between them, the arbiter, what the judge knows, and what is
+//! left of the bounds. The machines in it are `protocol`'s own.
+
+use crate::arbiter::{Arbiter, Question};
+use crate::bounds::{Bounds, Clocks, Left, timing};
+use crate::judge::{Judge, Snapshot};
+use crate::network::Connection;
+use crate::owner::{Owner, Vm};
+use crate::standby::Standby;
+use crate::steps::Step;
+use protocol::asking::Claimant;
+use protocol::primary::{Command, Primary};
+use protocol::wire::{Kind, ToBackup};
+use protocol::{Epoch, Grant, HostName, Instant, Term, TermRecord, VmName};
+use std::sync::Arc;
+
+/// One of the two hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostId {
+    /// Runs the VM in the beginning.
+    Alpha,
+    /// Its backup.
+    Beta,
+}
+
+impl HostId {
+    pub(crate) const BOTH: [Self; 2] = [Self::Alpha, Self::Beta];
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Alpha => Self::Beta,
+            Self::Beta => Self::Alpha,
+        }
+    }
+
+    pub(crate) fn name(self) -> HostName {
+        let name = HostName::new(["alpha", "beta"][self.index()]);
+        name.expect("these are names")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    Idle,
+    Owner(Box<Owner>),
+    Standby(Box<Standby>),
+}
+
+/// A host and its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Host {
+    pub(crate) boot: u8,
+    pub(crate) clock: Instant,
+    pub(crate) role: Role,
+    pub(crate) question: Option<Question>,
+}
+
+/// What a host reads on a connection that it accepted.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(ToBackup),
+    Bulk(Kind, Epoch, Snapshot),
+    Ended,
+}
+
+/// A state of the model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct World {
+    /// Shared with the states before and after, where they are the same.
+    pub(crate) hosts: [Arc<Host>; 2],
+    pub(crate) conns: Vec<Connection>,
+    pub(crate) arbiter: Arbiter,
+    pub(crate) judge: Judge,
+    pub(crate) left: Left,
+    pub(crate) clocks: Clocks,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: protocol::Planted,
+}
+
+impl World {
+    /// Alpha owns the VM in term 1 and was just asked to protect it on beta.
+    pub(crate) fn new(bounds: &Bounds) -> Self {
+        // Far from zero, so that no echo of a clock is one that was never read.
+        let clock = Instant(1_000_000);
+        let idle = Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None });
+        let mut world = Self {
+            hosts: [idle.clone(), idle],
+            conns: Vec::new(),
+            arbiter: Arbiter::default(),
+            judge: Judge::new(),
+            left: Left::all(bounds),
+            clocks: bounds.clocks,
+            #[cfg(feature = "planted")]
+            planted: bounds.planted,
+        };
+        let claim = world.claimant(HostId::Alpha).claim(Term(1));
+        world.arbiter.claim(&claim);
+        let grant = Grant::from_record(&claim, &TermRecord { claim: claim.clone() });
+        world.become_owner(HostId::Alpha, grant.expect("it is the claim's own"), Vm::new(0, 0));
+        let protected = world.command(HostId::Alpha, protect(HostId::Beta));
+        assert!(protected, "an unprotected VM can be protected");
+        world
+    }
+
+    /// The same a little later: beta is armed, epoch 1 is acknowledged, nothing is under way.
+    pub(crate) fn protected(bounds: &Bounds) -> Self {
+        let mut world = Self::new(bounds);
+        loop {
+            let mut steps = Vec::new();
+            world.steps(bounds, &mut steps);
+            match steps.into_iter().find(goes_on) {
+                Some(step) => world.take(step),
+                None => return world,
+            };
+        }
+    }
+
+    pub(crate) fn host(&mut self, id: HostId) -> &mut Host {
+        Arc::make_mut(&mut self.hosts[id.index()])
+    }
+
+    pub(crate) fn claimant(&self, id: HostId) -> Claimant {
+        let vm = VmName::new("vm").expect("this is a name");
+        let seed = u64::from(self.hosts[id.index()].boot) * 2 + id.index() as u64;
+        Claimant::new(vm, id.name(), seed)
+    }
+
+    /// From now on the host owns the VM.
+    pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, vm: Vm) {
+        self.check_owner(host, grant.permit().term());
+        #[allow(unused_mut, reason = "only with the feature `planted`")]
+        let mut machine = Primary::new(self.claimant(host), grant);
+        #[cfg(feature = "planted")]
+        machine.plant(self.planted);
+        self.host(host).role = Role::Owner(Box::new(Owner::new(machine, vm)));
+    }
+
+    /// The host neither runs the VM nor stands by for it any more.
+    pub(crate) fn become_idle(&mut self, host: HostId) {
+        self.abandon_question(host);
+        self.host(host).role = Role::Idle;
+    }
+
+    /// The host loses its power and is started again: nobody is told.
+    pub(crate) fn crash(&mut self, host: HostId) {
+        self.become_idle(host);
+        self.host(host).boot += 1;
+        self.conns.iter_mut().for_each(|conn| conn.vanish(host));
+    }
+
+    pub(crate) fn deadline(&self, host: HostId) -> Option<Instant> {
+        match &self.hosts[host.index()].role {
+            Role::Owner(owner) => owner.machine.deadline(),
+            Role::Standby(standby) => standby.machine.deadline(),
+            Role::Idle => None,
+        }
+    }
+
+    pub(crate) fn tick(&mut self, host: HostId) {
+        match self.host(host).role {
+            Role::Owner(_) => self.drive_primary(host, protocol::primary::Event::Tick),
+            Role::Standby(_) => self.drive_backup(host, protocol::backup::Event::Tick),
+            Role::Idle => {}
+        }
+    }
+}
+
+/// A step that does no more than what was begun.
+fn goes_on(step: &Step) -> bool {
+    matches!(step, Step::Deliver(..) | Step::Checkpoint(_) | Step::Persisted(_))
+}
+
+pub(crate) fn protect(peer: HostId) -> Command {
+    Command::Protect { peer: peer.name(), timing: timing(), machine: Vec::new() }
+}

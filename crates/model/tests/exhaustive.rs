@@ -1,0 +1,28 @@
+//! Every behaviour within small bounds keeps the promises; what must come about does. Deeper: `cargo xtask model`.
+
+use model::{Bounds, Clocks, Outcome, check};
+
+fn keeps_its_promises(bounds: Bounds) -> Outcome {
+    let outcome = check(bounds, 2);
+    assert!(outcome.is_safe(), "{:#?}", outcome.promises);
+    assert_eq!(outcome.never(), [""; 0], "what never comes about was not checked");
+    println!("{} states, depth {}, complete: {}", outcome.states, outcome.depth, outcome.complete);
+    outcome
+}
+
+#[test]
+fn all_that_the_bounds_allow_without_faults_and_requests() {
+    let bounds = Bounds { depth: 60, faults: 0, commands: 0, steps: 1, ..Bounds::default() };
+    assert!(keeps_its_promises(bounds).complete);
+}
+
+#[test]
+fn eight_steps_with_a_fault_and_a_request() {
+    keeps_its_promises(Bounds { depth: 8, faults: 1, commands: 1, ..Bounds::default() });
+}
+
+#[test]
+fn an_old_owner_is_silent_where_clocks_run_alike() {
+    let bounds = Bounds { depth: 11, faults: 1, commands: 0, clocks: Clocks::Shared, ..Bounds::default() };
+    keeps_its_promises(bounds);
+}

@@ -1,0 +1,33 @@
+//! Planted bugs are found, each by the promise that it breaks, with the steps that show it.
+
+use model::{Bounds, Planted, check};
+
+/// The promise that the bug breaks, and how.
+fn broken_by(planted: Planted) -> (&'static str, Vec<String>) {
+    let bounds = Bounds { depth: 16, faults: 0, commands: 0, planted, ..Bounds::default() };
+    let outcome = check(bounds, 2);
+    let mut broken = outcome.promises.into_iter().filter(|promise| promise.always && !promise.holds);
+    let promise = broken.next().unwrap_or_else(|| panic!("{planted:?} was not found"));
+    println!("{}:\n  {}", promise.name, promise.steps.join("\n  "));
+    (promise.name, promise.steps)
+}
+
+#[test]
+fn output_released_an_epoch_early_is_found() {
+    let (promise, steps) = broken_by(Planted { release_early: true, ..Planted::default() });
+    assert_eq!(promise, "nothing that left a host is lost");
+    assert_eq!(steps.last().map(String::as_str), Some("Promote(Beta)"));
+}
+
+#[test]
+fn promotion_without_a_grant_is_found() {
+    let (promise, steps) = broken_by(Planted { promote_without_grant: true, ..Planted::default() });
+    assert_eq!(promise, "only who owns the newest term is heard unprotected");
+    assert!(!steps.iter().any(|step| step == "Decide(Beta)"), "{steps:?}");
+}
+
+#[test]
+fn a_partial_epoch_applied_is_found() {
+    let (promise, _) = broken_by(Planted { apply_partial: true, ..Planted::default() });
+    assert_eq!(promise, "what is promoted is the newest committed checkpoint");
+}
