@@ -20,7 +20,8 @@ pub struct Promise {
     pub always: bool,
     /// Whether it did.
     pub holds: bool,
-    /// The shortest way to the state that breaks it, or in which it came about; no step is missing in it.
+    /// A way to a state that breaks it, or in which it came about, with every step. Hardly longer than it must be, since
+    /// the search is by breadth; a smaller bound on the depth finds the shortest.
     pub steps: Vec<String>,
 }
 
@@ -130,6 +131,9 @@ fn went_on(world: &World) -> bool {
 }
 
 /// Takes every behaviour within the bounds, on so many threads. Stops early only if a promise is broken.
+///
+/// On several threads the search is not strictly by breadth. A state that is reached by a long way first is not looked at
+/// again when a shorter one comes, so that at the bound on the depth some behaviours are left out. Where the outcome is complete, nothing is left out.
 ///
 /// # Panics
 /// If a machine does: its assertions are promises, too.

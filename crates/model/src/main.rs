@@ -28,8 +28,9 @@ struct Cli {
     /// How the hosts' clocks are related
     #[arg(long, value_enum, default_value = "own")]
     clocks: CliClocks,
-    /// Threads that search
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    /// Threads that search; with more than one it is not strictly by breadth, so only a search that ends as complete is
+    /// exhaustive
+    #[arg(long, default_value_t = 1, value_name = "N")]
     threads: usize,
     /// How to print what was found
     #[arg(long, value_enum, default_value = "text")]

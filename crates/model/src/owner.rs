@@ -193,7 +193,7 @@ impl World {
         let Some((gathered, snapshot, sent_at)) = owner.gathered.take() else { return };
         assert_eq!(gathered, epoch, "a checkpoint is sent as soon as it is taken");
         // Every other epoch changes the disk.
-        let kind = if epoch.0 % 2 == 0 { Kind::Disk } else { Kind::Pages };
+        let kind = if epoch.0.is_multiple_of(2) { Kind::Disk } else { Kind::Pages };
         self.send_to_backup(host, session, Item::Bulk(kind, epoch, snapshot));
         let commit = Commit { frames: 1, bytes: BULK_BYTES as u64, sent_at, gate: Vec::new() };
         self.send_to_backup(host, session, Item::ToBackup(ToBackup::Commit(epoch, commit)));

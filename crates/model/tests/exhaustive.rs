@@ -3,7 +3,7 @@
 use model::{Bounds, Clocks, Outcome, check};
 
 fn keeps_its_promises(bounds: Bounds) -> Outcome {
-    let outcome = check(bounds, 2);
+    let outcome = check(bounds, 1);
     assert!(outcome.is_safe(), "{:#?}", outcome.promises);
     assert_eq!(outcome.never(), [""; 0], "what never comes about was not checked");
     println!("{} states, depth {}, complete: {}", outcome.states, outcome.depth, outcome.complete);

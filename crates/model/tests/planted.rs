@@ -5,7 +5,7 @@ use model::{Bounds, Planted, check};
 /// The promise that the bug breaks, and how.
 fn broken_by(planted: Planted) -> (&'static str, Vec<String>) {
     let bounds = Bounds { depth: 16, faults: 0, commands: 0, planted, ..Bounds::default() };
-    let outcome = check(bounds, 2);
+    let outcome = check(bounds, 1);
     let mut broken = outcome.promises.into_iter().filter(|promise| promise.always && !promise.holds);
     let promise = broken.next().unwrap_or_else(|| panic!("{planted:?} was not found"));
     println!("{}:\n  {}", promise.name, promise.steps.join("\n  "));

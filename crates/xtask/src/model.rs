@@ -1,4 +1,4 @@
-//! Owns `cargo xtask model`: builds the exhaustive check of the ownership protocol, optimised, and runs it.
+//! Owns `cargo xtask model`: builds the exhaustive check of the ownership protocol and runs it.
 //!
 //! A program of its own, because it needs machines that can be cloned: a feature of `protocol` that nothing else that
 //! `xtask` builds shall carry.
@@ -20,7 +20,7 @@ pub struct ModelArgs {
 /// Runs the check. Fails if a promise is broken.
 pub fn run(args: &ModelArgs) -> Result<ExitCode> {
     let mut command = process::cargo();
-    command.args(["run", "--quiet", "--locked", "--release", "--package", "model", "--"]).args(&args.options);
+    command.args(["run", "--quiet", "--locked", "--package", "model", "--"]).args(&args.options);
     let status = command.status().with_context(|| format!("cannot run `{}`", process::line(&command)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
