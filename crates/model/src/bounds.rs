@@ -36,7 +36,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            depth: 14,
+            depth: 10,
             faults: 2,
             commands: 1,
             steps: 2,

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask model",
-    after_help = "Example: cargo xtask model --depth 18 --faults 2 --commands 1 --output json"
+    after_help = "Example: cargo xtask model --depth 60 --faults 1 --commands 0 --output json"
 )]
 struct Cli {
     /// Steps of a behaviour, at most
