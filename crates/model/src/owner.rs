@@ -109,7 +109,7 @@ impl World {
         match action {
             Action::Connect(session, _) => return Some(self.connect(host, session)),
             Action::Send(session, message) => self.send_to_backup(host, session, Item::ToBackup(message)),
-            Action::StartCopy(session) => {
+            Action::StartCopy(session, _) => {
                 self.send_to_backup(
                     host,
                     session,
@@ -145,7 +145,8 @@ impl World {
                 self.end_owner(host);
             }
             Action::Shutdown => self.end_owner(host),
-            Action::Notice(_) => {}
+            // Which bytes of a disk are sent is nothing that the ownership depends on.
+            Action::Compared(..) | Action::Acknowledged(..) | Action::Notice(_) => {}
         }
         None
     }

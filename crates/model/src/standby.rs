@@ -10,6 +10,7 @@ use crate::owner::{BULK_BYTES, Vm};
 use crate::world::{HostId, Incoming, Role, World};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
+use protocol::resync::Offer;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary};
 use protocol::{Epoch, Grant};
 use std::collections::VecDeque;
@@ -201,7 +202,7 @@ impl Standby {
         match action {
             Action::Prepare(conn, _) => {
                 *self = Self { alive: true, ..Self::new(self.machine.clone()) };
-                return Some(Event::StandbyReady(conn));
+                return Some(Event::StandbyReady(conn, Offer::Blank));
             }
             Action::Persist(conn, epoch) => self.persisting.push_back((conn, epoch)),
             Action::Commit(epoch, _) => {
@@ -212,7 +213,8 @@ impl Standby {
             Action::Promote(grant, epoch) => self.promotion = Some((grant, epoch)),
             Action::Discard => (self.image, self.alive) = (None, false),
             Action::Notice(notice) => self.heed(&notice),
-            Action::Send(..) | Action::Close(_) | Action::Claim(_) => {}
+            // Copies are blank here: nothing is compared.
+            Action::Compare(..) | Action::Send(..) | Action::Close(_) | Action::Claim(_) => {}
         }
         None
     }

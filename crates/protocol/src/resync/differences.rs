@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_BASES: usize = 4;
 
 /// Names the newest committed state of a session at its backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Base {
     /// The owner's term.
     pub term: Term,

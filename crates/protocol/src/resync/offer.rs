@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_RUNS: usize = 16_384;
 
 /// A run of bytes of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Run {
     /// Index of the disk.
     pub disk: u8,
@@ -28,7 +28,7 @@ impl Run {
 }
 
 /// What a backup has in the place of the primary's disks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub enum Offer {
     /// Nothing: the VM has no disks.
     #[default]

@@ -25,7 +25,7 @@ pub const MAX_ASK_RUNS: usize = 1_024;
 pub const MAX_ASKS: u32 = 4;
 
 /// Runs of the disks whose hashes are wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub struct Ask {
     /// In the order in which the hashes come.
     pub runs: Vec<Run>,
@@ -100,7 +100,7 @@ impl Ask {
 }
 
 /// The answer to an [`Ask`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hashes {
     /// One for each piece.
     pub sums: Vec<u128>,
