@@ -6,6 +6,9 @@
 //! at once: the engine keeps that promise, since a cut that ends after its session would leave the VM paused or
 //! the gate holding with nobody to undo it.
 
+mod checkpoint;
+
+use self::checkpoint::pages_of;
 use crate::event::{Event, HostId, Job, MachineId};
 use crate::failure::Class;
 use crate::gate::{Gate, Mode};
@@ -19,7 +22,7 @@ use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
 use protocol::resync::{Offer, Repair};
 use protocol::wire::compare::Ask;
-use protocol::wire::{Commit, Inbound, Kind, Outbound, ToBackup, ToPrimary};
+use protocol::wire::{Inbound, Outbound, ToBackup, ToPrimary};
 use protocol::{Epoch, HostName, Instant, Session, Term};
 use std::collections::BTreeMap;
 
@@ -353,13 +356,12 @@ impl World {
         let tapped = vm.tap.replace(Vec::new()).unwrap_or_default();
         let repair = storage.map.as_ref().map(|map| owner.offer.repair(map)).filter(|_| round == 0);
         self.send_pages(host, conn, Epoch(0), &pages);
+        self.count_repair(repair.as_ref());
         if let Some(Repair::Compare(runs) | Repair::CompareAll(runs)) = &repair
             && !runs.is_empty()
         {
-            self.count_repair(repair.as_ref());
             return self.ask(host, session, runs.clone());
         }
-        self.count_repair(repair.as_ref());
         let Host { role: Role::Owner(_), storage, .. } = self.host(host) else { return };
         let disk = match repair {
             Some(Repair::SendAll) => crate::guest_disk::whole(&storage.disk),
@@ -374,40 +376,6 @@ impl World {
         }
     }
 
-    /// Sends pages in small batches, so that an epoch is several frames; returns frames and bytes.
-    fn send_pages(&mut self, host: HostId, conn: ConnId, epoch: Epoch, pages: &[(u64, Page)]) -> (u64, u64) {
-        let (mut frames, mut bytes) = (0, 0);
-        for some in pages.chunks(3) {
-            let mut batch = core::mem::take(&mut self.batch);
-            some.iter().for_each(|(index, page)| batch.push(0, *index, page));
-            let body = batch.finish();
-            frames += 1;
-            bytes += body.len() as u64;
-            self.send_frame(host, conn, Kind::Pages, epoch, body);
-            batch.clear();
-            self.batch = batch;
-        }
-        (frames, bytes)
-    }
-
-    /// Sends disk changes two to a frame, so that those of an epoch are several frames; returns frames and bytes.
-    pub(crate) fn send_disk(
-        &mut self,
-        host: HostId,
-        conn: ConnId,
-        epoch: Epoch,
-        changes: &[Tapped],
-    ) -> (u64, u64) {
-        let (mut frames, mut bytes) = (0, 0);
-        for some in changes.chunks(2) {
-            let body = crate::guest_disk::encode(some);
-            frames += 1;
-            bytes += body.len() as u64;
-            self.send_frame(host, conn, Kind::Disk, epoch, &body);
-        }
-        (frames, bytes)
-    }
-
     /// A term that was won is written down beside the disk before anything leaves in it: should both hosts die, this
     /// disk must be known to be newer than one that an old backup kept.
     fn stamp_term(&mut self, host: HostId) {
@@ -415,96 +383,6 @@ impl World {
         if let Some(stamp) = &mut storage.stamp {
             stamp.term = owner.machine.term();
         }
-    }
-
-    fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
-        let Some(owner) = self.owner(host) else { return };
-        owner.cuts += 1;
-        let (id, number) = (owner.id, owner.cuts);
-        assert!(owner.cut.is_none(), "one checkpoint at a time");
-        owner.cut = Some(Cut { number, session, epoch, last, cut_at: None });
-        let after = self.rng.between(20, 300);
-        self.job(host, after, Job::Cut(id, number));
-    }
-
-    /// The VM stands still: memory, devices and output of the epoch are what they are now.
-    pub(crate) fn cut(&mut self, host: HostId, id: MachineId, number: u64) {
-        let (clock, now) = (self.clock(host), self.now);
-        let fails = self.rng.chance(self.plan.checkpoint_failure);
-        let stays_stopped = self.rng.chance(500);
-        let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
-        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
-        if owner.id != id {
-            return;
-        }
-        let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number))
-        else {
-            return;
-        };
-        if fails {
-            let (session, why) = (cut.session, "QEMU said no".to_string());
-            owner.cut = None;
-            if stays_stopped && vm.runs {
-                (vm.runs, vm.stopped_at) = (false, now);
-            }
-            let event = PrimaryEvent::CheckpointFailed { session, why };
-            return self.post(host, Posted::ToPrimary(id, event));
-        }
-        if vm.runs {
-            (vm.runs, vm.stopped_at) = (false, now);
-        }
-        cut.cut_at = Some(clock);
-        if let Some(map) = &mut storage.map {
-            map.cut(cut.epoch);
-        }
-        let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
-        let dirty = vm.guest.take_dirty();
-        let pages = pages_of(&vm.guest, dirty);
-        let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
-        let snapshot = vm.guest.snapshot(&storage.disk);
-        let (disk, devices) = (vm.tap.replace(Vec::new()).unwrap_or_default(), snapshot.devices);
-        owner.gathered.insert(epoch, Gathered { pages, disk, devices, console, cut_at: clock });
-        self.checks.snapshots.insert((term, session, epoch), snapshot);
-        self.emit(host, passed, Mode::Open);
-        self.job(host, after, Job::CutDone(id, number));
-    }
-
-    pub(crate) fn cut_done(&mut self, host: HostId, id: MachineId, number: u64) {
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
-        let Some(cut) = owner.cut.take_if(|cut| cut.number == number) else { return };
-        let (Some(cut_at), session, epoch) = (cut.cut_at, cut.session, cut.epoch) else { return };
-        if !cut.last {
-            self.resume(host);
-        }
-        self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointTaken { session, epoch, cut_at }));
-    }
-
-    fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
-        let Some(conn) = self.session_conn(host, session) else { return };
-        let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
-        if epoch == Epoch(1)
-            && let Some(map) = &mut self.host(host).storage.map
-        {
-            map.propose();
-        }
-        let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
-        let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
-        (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
-        let console: Vec<u8> = gathered
-            .console
-            .iter()
-            .flat_map(|(at, word)| [at.to_le_bytes(), word.to_le_bytes()])
-            .flatten()
-            .collect();
-        for (kind, body) in [(Kind::Device, gathered.devices.encode().to_vec()), (Kind::Console, console)] {
-            frames += 1;
-            bytes += body.len() as u64;
-            self.send_frame(host, conn, kind, epoch, &body);
-        }
-        let gate = gathered.devices.sent.to_le_bytes().to_vec();
-        let commit = Commit { frames, bytes, sent_at: gathered.cut_at, gate };
-        let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
-        self.send_frame(host, conn, kind, epoch, &body);
     }
 
     fn pause(&mut self, host: HostId) {
@@ -606,11 +484,6 @@ impl World {
             );
         }
     }
-}
-
-fn pages_of(guest: &Guest, dirty: u64) -> Vec<(u64, Page)> {
-    let is_dirty = |&(index, _): &(u64, &Page)| dirty & (1 << index) != 0;
-    (0..).zip(&guest.pages).filter(is_dirty).map(|(index, page)| (index, page.clone())).collect()
 }
 
 /// Commands without the opaque parts.

@@ -1,0 +1,150 @@
+//! Owns an owner's checkpoints: the cut, what it gathers, and its frames.
+
+use super::{Cut, Gathered};
+use crate::event::{HostId, Job, MachineId};
+use crate::gate::Mode;
+use crate::guest::{Guest, Page};
+use crate::guest_disk::Tapped;
+use crate::host::{Host, Posted, Role};
+use crate::network::ConnId;
+use crate::world::World;
+use protocol::primary::Event as PrimaryEvent;
+use protocol::wire::{Commit, Kind, ToBackup};
+use protocol::{Epoch, Session};
+
+impl World {
+    pub(super) fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
+        let Some(owner) = self.owner(host) else { return };
+        owner.cuts += 1;
+        let (id, number) = (owner.id, owner.cuts);
+        assert!(owner.cut.is_none(), "one checkpoint at a time");
+        owner.cut = Some(Cut { number, session, epoch, last, cut_at: None });
+        let after = self.rng.between(20, 300);
+        self.job(host, after, Job::Cut(id, number));
+    }
+
+    /// The VM stands still: memory, devices and output of the epoch are what they are now.
+    pub(crate) fn cut(&mut self, host: HostId, id: MachineId, number: u64) {
+        let (clock, now) = (self.clock(host), self.now);
+        let fails = self.rng.chance(self.plan.checkpoint_failure);
+        let stays_stopped = self.rng.chance(500);
+        let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        if owner.id != id {
+            return;
+        }
+        let (Some(vm), Some(cut)) = (&mut owner.vm, owner.cut.as_mut().filter(|cut| cut.number == number))
+        else {
+            return;
+        };
+        if fails {
+            let (session, why) = (cut.session, "QEMU said no".to_string());
+            owner.cut = None;
+            if stays_stopped && vm.runs {
+                (vm.runs, vm.stopped_at) = (false, now);
+            }
+            let event = PrimaryEvent::CheckpointFailed { session, why };
+            return self.post(host, Posted::ToPrimary(id, event));
+        }
+        if vm.runs {
+            (vm.runs, vm.stopped_at) = (false, now);
+        }
+        cut.cut_at = Some(clock);
+        if let Some(map) = &mut storage.map {
+            map.cut(cut.epoch);
+        }
+        let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
+        let dirty = vm.guest.take_dirty();
+        let pages = pages_of(&vm.guest, dirty);
+        let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
+        let snapshot = vm.guest.snapshot(&storage.disk);
+        let (disk, devices) = (vm.tap.replace(Vec::new()).unwrap_or_default(), snapshot.devices);
+        owner.gathered.insert(epoch, Gathered { pages, disk, devices, console, cut_at: clock });
+        self.checks.snapshots.insert((term, session, epoch), snapshot);
+        self.emit(host, passed, Mode::Open);
+        self.job(host, after, Job::CutDone(id, number));
+    }
+
+    pub(crate) fn cut_done(&mut self, host: HostId, id: MachineId, number: u64) {
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id) else { return };
+        let Some(cut) = owner.cut.take_if(|cut| cut.number == number) else { return };
+        let (Some(cut_at), session, epoch) = (cut.cut_at, cut.session, cut.epoch) else { return };
+        if !cut.last {
+            self.resume(host);
+        }
+        self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointTaken { session, epoch, cut_at }));
+    }
+
+    pub(super) fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
+        let Some(conn) = self.session_conn(host, session) else { return };
+        let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
+        if epoch == Epoch(1)
+            && let Some(map) = &mut self.host(host).storage.map
+        {
+            map.propose();
+        }
+        let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
+        let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
+        (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
+        let console: Vec<u8> = gathered
+            .console
+            .iter()
+            .flat_map(|(at, word)| [at.to_le_bytes(), word.to_le_bytes()])
+            .flatten()
+            .collect();
+        for (kind, body) in [(Kind::Device, gathered.devices.encode().to_vec()), (Kind::Console, console)] {
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, kind, epoch, &body);
+        }
+        let gate = gathered.devices.sent.to_le_bytes().to_vec();
+        let commit = Commit { frames, bytes, sent_at: gathered.cut_at, gate };
+        let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
+        self.send_frame(host, conn, kind, epoch, &body);
+    }
+
+    /// Sends pages in small batches, so that an epoch is several frames; returns frames and bytes.
+    pub(super) fn send_pages(
+        &mut self,
+        host: HostId,
+        conn: ConnId,
+        epoch: Epoch,
+        pages: &[(u64, Page)],
+    ) -> (u64, u64) {
+        let (mut frames, mut bytes) = (0, 0);
+        for some in pages.chunks(3) {
+            let mut batch = core::mem::take(&mut self.batch);
+            some.iter().for_each(|(index, page)| batch.push(0, *index, page));
+            let body = batch.finish();
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, Kind::Pages, epoch, body);
+            batch.clear();
+            self.batch = batch;
+        }
+        (frames, bytes)
+    }
+
+    /// Sends disk changes two to a frame, so that those of an epoch are several frames; returns frames and bytes.
+    pub(crate) fn send_disk(
+        &mut self,
+        host: HostId,
+        conn: ConnId,
+        epoch: Epoch,
+        changes: &[Tapped],
+    ) -> (u64, u64) {
+        let (mut frames, mut bytes) = (0, 0);
+        for some in changes.chunks(2) {
+            let body = crate::guest_disk::encode(some);
+            frames += 1;
+            bytes += body.len() as u64;
+            self.send_frame(host, conn, Kind::Disk, epoch, &body);
+        }
+        (frames, bytes)
+    }
+}
+
+pub(super) fn pages_of(guest: &Guest, dirty: u64) -> Vec<(u64, Page)> {
+    let is_dirty = |&(index, _): &(u64, &Page)| dirty & (1 << index) != 0;
+    (0..).zip(&guest.pages).filter(is_dirty).map(|(index, page)| (index, page.clone())).collect()
+}
