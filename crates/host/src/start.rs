@@ -7,10 +7,11 @@ use crate::machine::Machine;
 use crate::primary::Engine;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
+use arbiter::Standing;
 use crossbeam_channel::{bounded, unbounded};
 use protocol::asking::Claimant;
 use protocol::journal::stamp::Content;
-use protocol::{Epoch, Grant, Session, Term, VmName};
+use protocol::{Epoch, Grant, Session, Term, TermRecord, VmName};
 use qemu::VmSpec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,10 +104,13 @@ fn prepare(
         ApiError::new(ErrorCode::Failed, format!("VM {name} at host {}: {error}", context.config.name))
     };
     let claimant = Claimant::new(name.clone(), context.config.name.clone(), crate::loops::random());
-    let next = next_term(context, name, accepted.last_owner_is_dead)?;
+    let standing = context.arbiter.current(name);
+    let standing = standing.map_err(|error| ApiError::new(ErrorCode::Refused, error.to_string()))?;
+    let next = next_term(name, standing.as_ref(), accepted.last_owner_is_dead)?;
     let has_disks = !spec.disks.is_empty();
     if has_disks {
-        ready_disks(context, name, &spec, accepted.older_disk)?;
+        let record = standing.as_ref().map(|standing| &standing.record);
+        ready_disks(context, name, &spec, record, accepted.older_disk)?;
     }
     // The term is claimed last: a VM that does not start leaves no record.
     let machine = Machine::launch(context, name, spec).map_err(|error| failed(&error))?;
@@ -127,13 +131,17 @@ fn prepare(
 
 /// Makes sure that the disks here are the VM's newest, or that the operator knows that they are not; finishes what a
 /// replica's journal still holds.
-fn ready_disks(context: &Context, name: &VmName, spec: &VmSpec, older_disk: bool) -> Result<(), ApiError> {
+fn ready_disks(
+    context: &Context,
+    name: &VmName,
+    spec: &VmSpec,
+    record: Option<&TermRecord>,
+    older_disk: bool,
+) -> Result<(), ApiError> {
     let refused = |error: &dyn std::fmt::Display| {
         let message = format!("VM {name} at host {}: {error}", context.config.name);
         ApiError::new(ErrorCode::Refused, message)
     };
-    let standing = context.arbiter.current(name).map_err(|error| refused(&error))?;
-    let record = standing.as_ref().map(|standing| &standing.record);
     let image = spec.disks.first().map(|disk| context.config.disk_path(&disk.image)).unwrap_or_default();
     let newest = Label::of(&context.config, name).check_newest(record, &image);
     match newest {
@@ -146,17 +154,18 @@ fn ready_disks(context: &Context, name: &VmName, spec: &VmSpec, older_disk: bool
 }
 
 /// The term to claim; none if the VM may be running elsewhere.
-fn next_term(context: &Context, name: &VmName, last_owner_is_dead: bool) -> Result<Term, ApiError> {
-    let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-    let standing = context.arbiter.current(name).map_err(|error| refused(error.to_string()))?;
+fn next_term(name: &VmName, standing: Option<&Standing>, last_owner_is_dead: bool) -> Result<Term, ApiError> {
     match standing {
         None => Ok(Term(1)),
         Some(standing) if standing.stopped || last_owner_is_dead => Ok(standing.record.claim.term.next()),
-        Some(standing) => Err(refused(format!(
-            "VM {name} may be running at {}: that host owns term {} and did not stop it cleanly. If it is certain that \
-             no host runs it, start it with --last-owner-is-dead",
-            standing.record.claim.host, standing.record.claim.term
-        ))),
+        Some(standing) => Err(ApiError::new(
+            ErrorCode::Refused,
+            format!(
+                "VM {name} may be running at {}: that host owns term {} and did not stop it cleanly. If it is certain \
+                 that no host runs it, start it with --last-owner-is-dead",
+                standing.record.claim.host, standing.record.claim.term
+            ),
+        )),
     }
 }
 

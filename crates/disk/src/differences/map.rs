@@ -42,6 +42,20 @@ struct State {
     void: Option<String>,
 }
 
+impl State {
+    /// Marks bytes, unless nothing need be marked; or gives the extents that must be active first, and marks nothing.
+    fn mark(&mut self, disk: u8, offset: u64, len: u64) -> Vec<Extent> {
+        if self.void.is_some() || !self.map.is_wanted() {
+            return Vec::new();
+        }
+        let missing = self.map.inactive(disk, offset, len);
+        if missing.is_empty() {
+            self.map.mark(disk, offset, len);
+        }
+        missing
+    }
+}
+
 /// See the module.
 pub struct DifferenceMap<S> {
     file: MapFile<S>,
@@ -103,13 +117,9 @@ impl<S: Storage> DifferenceMap<S> {
         let mut state = self.state();
         let mut waited = false;
         loop {
-            if state.void.is_some() || !state.map.is_wanted() {
-                return Ok(false);
-            }
-            let missing = state.map.inactive(disk, offset, len);
+            let missing = state.mark(disk, offset, len);
             if missing.is_empty() {
-                state.map.mark(disk, offset, len);
-                return Ok(waited && state.map.active() > MANY);
+                return Ok(waited && state.void.is_none() && state.map.active() > MANY);
             }
             state.wanted.extend(missing);
             waited = true;
@@ -124,15 +134,7 @@ impl<S: Storage> DifferenceMap<S> {
     /// Marks them if that needs no waiting; false if [`before_write`](Self::before_write) must.
     #[must_use]
     pub fn mark_at_once(&self, disk: u8, offset: u64, len: u64) -> bool {
-        let mut state = self.state();
-        if state.void.is_some() || !state.map.is_wanted() {
-            return true;
-        }
-        let active = state.map.inactive(disk, offset, len).is_empty();
-        if active {
-            state.map.mark(disk, offset, len);
-        }
-        active
+        self.state().mark(disk, offset, len).is_empty()
     }
 
     /// Makes all extents active that anybody waits for, with one sync.

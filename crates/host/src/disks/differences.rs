@@ -137,14 +137,10 @@ impl Marker {
     /// # Errors
     /// If they must not be written.
     pub fn before_write(&self, disk: u8, offset: u64, len: u64) -> std::io::Result<()> {
-        match self.map.before_write(disk, offset, len) {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                self.clean();
-                Ok(())
-            }
-            Err(error) => Err(std::io::Error::other(error)),
+        if self.map.before_write(disk, offset, len).map_err(std::io::Error::other)? {
+            self.clean();
         }
+        Ok(())
     }
 
     /// Why the map was given up, once.
