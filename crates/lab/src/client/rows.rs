@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio_postgres::Client;
 
 use super::live::Standing;
-use super::verify::Verification;
+use super::verify::{Verification, missing};
 use super::writers::WriterReport;
 use super::{ClientError, sql};
 use crate::topology::Namespace;
@@ -51,8 +51,7 @@ pub fn spot_check(
         for standing in standings {
             let (from, to) = (standing.acknowledged.saturating_sub(width), standing.acknowledged);
             let found = read(client, &standing.key, from.cast_signed(), to.cast_signed()).await?;
-            let kept = found.iter().zip(from + 1..).filter(|&(&entry, due)| entry == due).count();
-            wrong += to - from - kept as u64;
+            wrong += missing(&found, from, to);
         }
         Ok(wrong)
     })

@@ -84,11 +84,16 @@ pub fn spot_check(
             } else {
                 Vec::new()
             };
-            let kept = found.iter().zip(from + 1..).filter(|&(&entry, due)| entry == due).count();
-            wrong += to - from - kept as u64;
+            wrong += missing(&found, from, to);
         }
         Ok(wrong)
     })?
+}
+
+/// How many of the numbers above `from` and up to `to` were not found in their place.
+pub(super) fn missing(found: &[u64], from: u64, to: u64) -> u64 {
+    let kept = found.iter().zip(from + 1..).filter(|&(&entry, due)| entry == due).count();
+    to - from - kept as u64
 }
 
 fn read_list(connection: &mut Connection, target: SocketAddr, key: &str) -> Result<Vec<u64>, ClientError> {

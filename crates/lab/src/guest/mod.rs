@@ -19,8 +19,11 @@ pub mod postgres;
 pub mod pulse;
 pub mod redis;
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::command::CommandError;
 
@@ -58,6 +61,21 @@ pub enum GuestError {
         /// The packages that were unpacked.
         packages: String,
     },
+}
+
+/// In a guest's place in the cache: what it was made of.
+const MANIFEST: &str = "manifest.json";
+
+fn write_manifest(work: &Path, manifest: &impl Serialize) -> Result<(), GuestError> {
+    let text = serde_json::to_vec_pretty(manifest).expect("a manifest of strings is always JSON");
+    let path = work.join(MANIFEST);
+    fs::write(&path, text).map_err(on("write", path))
+}
+
+fn read_manifest<M: DeserializeOwned>(place: &Path) -> Result<M, GuestError> {
+    let path = place.join(MANIFEST);
+    let text = fs::read(&path).map_err(on("read", &path))?;
+    serde_json::from_slice(&text).map_err(|error| on("read", path)(error.into()))
 }
 
 /// For `map_err`: what was tried on which file.

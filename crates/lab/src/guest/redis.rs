@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
 use super::debian::{self, Unpacked};
-use super::{GuestError, linux, on, pulse};
+use super::{GuestError, linux, on, pulse, read_manifest, write_manifest};
 use crate::plain::Machine;
 use crate::topology::GuestAddress;
 
@@ -51,9 +51,7 @@ impl RedisGuest {
         let pulse = pulse::program(cache)?;
         let recipe = [RECIPE, REDIS, SERVE, CONFIG, &linux::recipe()];
         let place = cache.get("redis", &recipe.map(str::as_bytes), |work| build_in(work, &pulse))?;
-        let manifest = place.join("manifest.json");
-        let text = fs::read(&manifest).map_err(on("read", &manifest))?;
-        let manifest = serde_json::from_slice(&text).map_err(|error| on("read", &manifest)(error.into()))?;
+        let manifest = read_manifest(&place)?;
         Ok(RedisGuest { kernel: place.join("vmlinuz"), initrd: place.join("initrd"), manifest })
     }
 
@@ -79,8 +77,7 @@ fn build_in(work: &Path, pulse: &Path) -> Result<(), GuestError> {
         redis: unpacked.version(REDIS),
         packages: unpacked.versions,
     };
-    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest of strings is always JSON");
-    fs::write(work.join("manifest.json"), text).map_err(on("write", work.join("manifest.json")))?;
+    write_manifest(work, &manifest)?;
     fs::remove_dir_all(&scratch).map_err(on("remove", &scratch))
 }
 

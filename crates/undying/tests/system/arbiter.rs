@@ -143,12 +143,10 @@ fn with_two_of_three_members_of_etcd_vms_go_on_from_host_to_host() {
     }
     let loaded = Setup::new("twoof").arbiter(ArbiterKind::Etcd).start();
     loaded.cluster.kill_member(0).expect("it dies");
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.cluster.revive("alpha").expect("alpha is back");
     loaded.protect("beta", "alpha");
-    loaded.cluster.lab.kill_host("beta").expect("beta dies");
-    loaded.runs_at("alpha");
+    loaded.fails_over("beta", "alpha");
     loaded.verdict();
 }
 

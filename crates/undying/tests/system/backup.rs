@@ -26,8 +26,7 @@ fn the_backup_host_dies_comes_back_and_takes_over_later() {
     assert!(look::status(&loaded.cluster, "beta", &loaded.vm).is_none(), "a new agent knows nothing");
     loaded.protect("alpha", "beta");
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    assert_eq!(loaded.runs_at("beta").term, 3);
+    assert_eq!(loaded.fails_over("alpha", "beta").term, 3);
     loaded.verdict();
 }
 
@@ -43,8 +42,7 @@ fn the_standby_process_alone_is_killed() {
     loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta forgets the VM");
     loaded.protect("alpha", "beta");
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 

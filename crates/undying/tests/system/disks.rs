@@ -1,6 +1,7 @@
 //! VMs with disks: whoever dies, what a client was told is on the disk with which the VM goes on.
 
 use crate::kit::{Guest, Setup, binary, look, possible};
+use lab::client::WriterReport;
 use lab::topology::AGENT;
 use std::path::Path;
 use std::process::Command;
@@ -31,18 +32,10 @@ pub fn assert_sound(image: &Path, scratch: &Path) {
     assert_eq!(code, Some(0), "the file system is damaged: {said}");
 }
 
-#[test]
-fn what_was_answered_is_on_the_disk_after_the_primary_host_died() {
-    if !possible() {
-        return;
-    }
-    let guest = boot("disk");
-    guest.protect("alpha", "beta");
-    let loaded = guest.load("first");
-    loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
-    let (guest, first) = loaded.verdict_and_reports();
+/// The host of a VM that alpha runs and beta protects dies under load, there and back again: what a client was told is on
+/// the disk each time.
+pub fn there_and_back(guest: Guest) -> Guest {
+    let (guest, first) = guest.survives("first", "alpha", "beta");
     // The guest's memory is gone after this: Redis has what its disk has.
     guest.reboot("beta");
     guest.still_holds(&first);
@@ -50,17 +43,47 @@ fn what_was_answered_is_on_the_disk_after_the_primary_host_died() {
     // There and back again, with the disk that beta wrote meanwhile.
     guest.cluster.revive("alpha").expect("alpha is back");
     guest.protect("beta", "alpha");
-    let loaded = guest.load("second");
-    loaded.progress();
-    loaded.cluster.lab.kill_host("beta").expect("beta dies");
-    loaded.runs_at("alpha");
-    let (guest, second) = loaded.verdict_and_reports();
+    let (guest, second) = guest.survives("second", "beta", "alpha");
     guest.reboot("alpha");
     guest.still_holds(&first);
     guest.still_holds(&second);
+    guest
+}
 
-    guest.cluster.ask("alpha", |api| api.stop(&guest.vm)).expect("it stops");
-    guest.cluster.wait_gone("alpha", &guest.vm).expect("it ends");
+/// Both hosts of a protected VM die, once clients were told something.
+pub fn both_hosts_die(guest: Guest) -> (Guest, Vec<WriterReport>) {
+    guest.protect("alpha", "beta");
+    let loaded = guest.load("log");
+    loaded.progress();
+    let (guest, reports) = loaded.verdict_and_reports();
+    for host in ["alpha", "beta"] {
+        guest.cluster.lab.kill_host(host).expect("it dies");
+    }
+    (guest, reports)
+}
+
+/// Both hosts are back without the VM, which alpha owned: either disk has what was answered.
+pub fn starts_from_the_newest_and_from_the_older(guest: &Guest, reports: &[WriterReport]) {
+    guest.start_again("alpha", false).expect("the newest disk");
+    guest.cluster.wait_ready("alpha", &guest.vm).expect("Redis serves");
+    guest.still_holds(reports);
+
+    // The older one has everything that was answered as well: its journal is applied first.
+    guest.cluster.lab.kill_host("alpha").expect("alpha dies");
+    guest.start_again("beta", true).expect("the older disk");
+    guest.cluster.wait_ready("beta", &guest.vm).expect("Redis serves");
+    guest.still_holds(reports);
+}
+
+#[test]
+fn what_was_answered_is_on_the_disk_after_the_primary_host_died() {
+    if !possible() {
+        return;
+    }
+    let guest = boot("disk");
+    guest.protect("alpha", "beta");
+    let guest = there_and_back(guest);
+    guest.stop("alpha");
     assert_sound(&guest.cluster.disk("alpha", IMAGE), guest.cluster.lab.directory());
 }
 
@@ -69,28 +92,13 @@ fn both_hosts_die_and_only_the_newest_disk_is_started_from() {
     if !possible() {
         return;
     }
-    let guest = boot("both");
-    guest.protect("alpha", "beta");
-    let loaded = guest.load("log");
-    loaded.progress();
-    let (guest, reports) = loaded.verdict_and_reports();
-    for host in ["alpha", "beta"] {
-        guest.cluster.lab.kill_host(host).expect("it dies");
-    }
+    let (guest, reports) = both_hosts_die(boot("both"));
     for host in ["alpha", "beta"] {
         guest.cluster.revive(host).expect("it is back");
     }
     let error = guest.start_again("beta", false).expect_err("alpha owned it").to_string();
     assert!(error.contains("alpha owned it in term 1") && error.contains("--accept-older-disk"), "{error}");
-    guest.start_again("alpha", false).expect("the newest disk");
-    guest.cluster.wait_ready("alpha", &guest.vm).expect("Redis serves");
-    guest.still_holds(&reports);
-
-    // The older one has everything that was answered as well: its journal is applied first.
-    guest.cluster.lab.kill_host("alpha").expect("alpha dies");
-    guest.start_again("beta", true).expect("the older disk");
-    guest.cluster.wait_ready("beta", &guest.vm).expect("Redis serves");
-    guest.still_holds(&reports);
+    starts_from_the_newest_and_from_the_older(&guest, &reports);
     look::assert_no_panic(&guest.cluster);
 }
 

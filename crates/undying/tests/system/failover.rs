@@ -10,8 +10,7 @@ fn the_primary_host_dies() {
     }
     let loaded = Setup::new("kill").start();
     let qemu = loaded.qemu("alpha");
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    let status = loaded.runs_at("beta");
+    let status = loaded.fails_over("alpha", "beta");
     assert_eq!(status.term, 2);
     assert!(!qemu.is_alive());
     loaded.verdict();
@@ -67,8 +66,7 @@ fn the_guests_memory_is_what_it_wrote() {
     wait_for("some rounds", || (dirtied() > 4 * PAGES).then_some(()), || look::logs(&loaded.cluster));
     // The answer leaves when the epoch that holds it is committed: what beta goes on from has every page.
     loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     assert_eq!(loaded.pulse(|mut pulse| pulse.check()).expect("its memory is whole"), PAGES);
     loaded.verdict();
 }

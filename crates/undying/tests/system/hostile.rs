@@ -101,8 +101,7 @@ fn strangers_are_refused_and_change_nothing() {
         }
     }
     untouched(&loaded, marks);
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 

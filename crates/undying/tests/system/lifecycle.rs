@@ -87,8 +87,7 @@ fn a_vm_that_runs_is_not_started_a_second_time() {
     let loaded = guest.load("log");
     assert_eq!(loaded.status("alpha").phase, "protected");
     // Its host dies, and so does the other: nobody knows the VM, but the arbiter remembers.
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     let guest = loaded.verdict();
     guest.cluster.revive("alpha").expect("alpha is back");
     let start = guest.cluster.start_vm("alpha", &guest.file).expect_err("refused").to_string();

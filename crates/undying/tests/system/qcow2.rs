@@ -1,6 +1,6 @@
 //! VMs whose disk is a qcow2 image: as with any disk, and the image is whole whoever died.
 
-use crate::disks::assert_sound;
+use crate::disks::{assert_sound, both_hosts_die, starts_from_the_newest_and_from_the_older, there_and_back};
 use crate::kit::{Guest, Setup, look, possible};
 use host::api::types::DiskStatus;
 use lab::cluster::VmFile;
@@ -29,8 +29,7 @@ fn check(image: &Path) -> Option<i32> {
 
 /// The VM is stopped at `host`; its image, and the file system in it, have no faults.
 fn stop_and_check(guest: &Guest, host: &str) {
-    guest.cluster.ask(host, |api| api.stop(&guest.vm)).expect("it stops");
-    guest.cluster.wait_gone(host, &guest.vm).expect("it ends");
+    guest.stop(host);
     let image = guest.cluster.disk(host, IMAGE);
     assert_eq!(check(&image), Some(0), "the image is damaged");
     let scratch = guest.cluster.lab.directory();
@@ -57,26 +56,7 @@ fn what_was_answered_is_in_the_image_after_the_primary_host_died() {
         assert_eq!((disk.format, disk.size), (DiskFormat::Qcow2, MIB << 20), "at {host}");
         assert!(disk.image_size.is_some_and(|bytes| bytes > (2 * MIB) << 20), "room to grow: {disk:?}");
     }
-    let loaded = guest.load("first");
-    loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
-    let (guest, first) = loaded.verdict_and_reports();
-    // The guest's memory is gone after this: Redis has what its disk has.
-    guest.reboot("beta");
-    guest.still_holds(&first);
-
-    // There and back again, with the image that beta wrote meanwhile.
-    guest.cluster.revive("alpha").expect("alpha is back");
-    guest.protect("beta", "alpha");
-    let loaded = guest.load("second");
-    loaded.progress();
-    loaded.cluster.lab.kill_host("beta").expect("beta dies");
-    loaded.runs_at("alpha");
-    let (guest, second) = loaded.verdict_and_reports();
-    guest.reboot("alpha");
-    guest.still_holds(&first);
-    guest.still_holds(&second);
+    let guest = there_and_back(guest);
     assert_eq!(the_disk(&guest, "alpha").served.errors, 0);
     stop_and_check(&guest, "alpha");
 }
@@ -86,29 +66,14 @@ fn both_images_are_whole_after_both_hosts_died() {
     if !possible() {
         return;
     }
-    let guest = boot("qboth");
-    guest.protect("alpha", "beta");
-    let loaded = guest.load("log");
-    loaded.progress();
-    let (guest, reports) = loaded.verdict_and_reports();
-    for host in ["alpha", "beta"] {
-        guest.cluster.lab.kill_host(host).expect("it dies");
-    }
+    let (guest, reports) = both_hosts_die(boot("qboth"));
     // A crash may leave clusters that nothing refers to, never one that is used twice or not counted.
     let found = check(&guest.cluster.disk("alpha", IMAGE));
     assert!(matches!(found, Some(0 | 3)), "the image is damaged: {found:?}");
     for host in ["alpha", "beta"] {
         guest.cluster.revive(host).expect("it is back");
     }
-    guest.start_again("alpha", false).expect("the newest disk");
-    guest.cluster.wait_ready("alpha", &guest.vm).expect("Redis serves");
-    guest.still_holds(&reports);
-
-    // The older one has everything that was answered as well: its journal is applied first.
-    guest.cluster.lab.kill_host("alpha").expect("alpha dies");
-    guest.start_again("beta", true).expect("the older disk");
-    guest.cluster.wait_ready("beta", &guest.vm).expect("Redis serves");
-    guest.still_holds(&reports);
+    starts_from_the_newest_and_from_the_older(&guest, &reports);
     stop_and_check(&guest, "beta");
     look::assert_no_panic(&guest.cluster);
 }

@@ -21,8 +21,7 @@ fn a_guest_reboots_while_protected_and_again_after_a_failover() {
     assert!(!look::has_event(&guest.cluster, "alpha", "backup_lost", mark), "a reboot is no failure");
     let loaded = guest.load("second");
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     let guest = loaded.verdict();
     // The standby began without its ROMs: only a guest that boots shows that they were copied.
     guest.reboot("beta");

@@ -96,8 +96,7 @@ fn assert_images_equal(guest: &Guest, from: &str, to: &str) {
     guest.cluster.ask(from, |api| api.failover(&guest.vm)).expect("it is handed over");
     guest.is_at(to);
     guest.cluster.wait_gone(from, &guest.vm).expect("it is gone there");
-    guest.cluster.ask(to, |api| api.stop(&guest.vm)).expect("it stops");
-    guest.cluster.wait_gone(to, &guest.vm).expect("it ends");
+    guest.stop(to);
     let images = [from, to].map(|host| std::fs::read(guest.cluster.disk(host, IMAGE)).expect("an image"));
     assert_eq!(images[0].len(), images[1].len());
     let marked = map(&guest.cluster, to, &guest.vm).runs();
@@ -150,8 +149,7 @@ fn an_old_owner_comes_back_with_writes_that_were_never_committed_and_both_are_re
     let first = protect(&guest, "alpha", "beta");
     let loaded = guest.load("first");
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     let marked: u64 = map(&loaded.cluster, "alpha", &loaded.vm).runs().iter().map(|run| run.len).sum();
     assert!(marked > 0, "alpha died while it wrote");
     let (guest, reports) = loaded.verdict_and_reports();
@@ -162,16 +160,11 @@ fn an_old_owner_comes_back_with_writes_that_were_never_committed_and_both_are_re
     assert_eq!(back.kind, CopyKind::Difference);
     assert!(back.examined >= marked, "what alpha wrote is compared: {back:?}");
     assert!(back.data_wire < first.data_wire / 2, "{back:?}");
-    let loaded = guest.load("second");
-    loaded.progress();
-    loaded.cluster.lab.kill_host("beta").expect("beta dies");
-    loaded.runs_at("alpha");
-    let (guest, later) = loaded.verdict_and_reports();
+    let (guest, later) = guest.survives("second", "beta", "alpha");
     guest.reboot("alpha");
     guest.still_holds(&reports);
     guest.still_holds(&later);
-    guest.cluster.ask("alpha", |api| api.stop(&guest.vm)).expect("it stops");
-    guest.cluster.wait_gone("alpha", &guest.vm).expect("it ends");
+    guest.stop("alpha");
     assert_sound(&guest.cluster.disk("alpha", IMAGE), guest.cluster.lab.directory());
 }
 
@@ -262,8 +255,7 @@ fn a_hundredth_of_ten_gibibytes_costs_little_more_than_itself() {
     let first = protect(&guest, "alpha", "beta");
     assert_eq!(first.kind, CopyKind::Full);
     let stop = || {
-        guest.cluster.ask("alpha", |api| api.stop(&guest.vm)).expect("it stops");
-        guest.cluster.wait_gone("alpha", &guest.vm).expect("it ends");
+        guest.stop("alpha");
         guest.cluster.wait_gone("beta", &guest.vm).expect("beta forgets it");
     };
     stop();

@@ -6,8 +6,7 @@ use lab::plain::Machine;
 /// A failover by the death of the primary's host.
 fn fails_over(setup: Setup) {
     let loaded = setup.start();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 
@@ -49,8 +48,7 @@ fn two_processors_both_busy() {
     // A busy loop on one processor, Redis and the network on the other.
     loaded.pulse(|mut pulse| pulse.count(true)).expect("an order");
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     let before = loaded.pulse(counted);
     loaded.progress();
     assert!(loaded.pulse(counted) > before, "the other processor counts on");

@@ -53,8 +53,7 @@ fn a_slow_link_slows_the_guest_and_not_more() {
     };
     wait_for("40 epochs without standing still", recovered, || look::logs(&loaded.cluster));
     assert!(!look::has_event(&loaded.cluster, "alpha", "backup_lost", mark));
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 
@@ -75,8 +74,7 @@ fn nothing_leaves_that_the_backup_does_not_have() {
     let sent = loaded.status("alpha").epoch;
     assert!(sent >= heard + 4, "{sent} sent, {heard} committed");
     // All that the guest answered in those epochs dies with alpha: no client may have seen it.
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 
@@ -99,8 +97,7 @@ fn an_epoch_larger_than_the_staging_buffers_is_whole() {
     wait_for("three large epochs", large, || look::logs(&loaded.cluster));
     // The answer leaves when the epoch that holds it is committed: what beta goes on from has every page.
     loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     // The guest knows what it wrote, page by page.
     assert_eq!(loaded.pulse(|mut pulse| pulse.check()).expect("its memory is whole"), PAGES);
     loaded.verdict();

@@ -46,8 +46,7 @@ fn a_slow_disk_at_the_backup_slows_the_guest_and_loses_nothing() {
     wait_for("1 s of standing still", slowed, || look::logs(&loaded.cluster));
     // Slow, but alive and protected: what is acknowledged is on the slow disk.
     loaded.progress();
-    loaded.cluster.lab.kill_host("alpha").expect("the host dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.progress();
     loaded.verdict();
 }

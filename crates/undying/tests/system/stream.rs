@@ -22,8 +22,7 @@ fn refused(loaded: &Loaded, proxy: &Proxy, kind: Kind, fault: Fault, reason: &st
 
 /// After all the damage a failover is as good as any.
 fn ends_well(loaded: Loaded) {
-    loaded.cluster.lab.kill_host("alpha").expect("alpha dies");
-    loaded.runs_at("beta");
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 

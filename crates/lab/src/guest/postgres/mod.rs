@@ -16,7 +16,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
-use super::{GuestError, debian, linux, on, pulse};
+use super::{GuestError, debian, linux, on, pulse, read_manifest, write_manifest};
 use crate::plain::Machine;
 use crate::topology::GuestAddress;
 
@@ -75,9 +75,7 @@ impl PostgresGuest {
         let scale = PGBENCH_SCALE.to_string();
         let recipe = [RECIPE, PACKAGE, SERVE, STOP, CONFIG, &scale, &linux::recipe()];
         let place = cache.get("postgres", &recipe.map(str::as_bytes), |work| build_in(work, &pulse))?;
-        let manifest = place.join("manifest.json");
-        let text = fs::read(&manifest).map_err(on("read", &manifest))?;
-        let manifest = serde_json::from_slice(&text).map_err(|error| on("read", &manifest)(error.into()))?;
+        let manifest = read_manifest(&place)?;
         Ok(PostgresGuest {
             kernel: place.join("vmlinuz"),
             initrd: place.join("initrd"),
@@ -120,8 +118,7 @@ fn build_in(work: &Path, pulse: &Path) -> Result<(), GuestError> {
         programs,
         packages: unpacked.versions,
     };
-    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest of strings is always JSON");
-    fs::write(work.join("manifest.json"), text).map_err(on("write", work.join("manifest.json")))?;
+    write_manifest(work, &manifest)?;
     fs::remove_dir_all(&scratch).map_err(on("remove", &scratch))
 }
 

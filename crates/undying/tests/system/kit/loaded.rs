@@ -237,6 +237,21 @@ impl Guest {
         self.cluster.disk(host, IMAGE)
     }
 
+    /// Stops the VM, which runs at `host`, and waits until nothing is left of it there.
+    pub fn stop(&self, host: &str) {
+        self.cluster.ask(host, |api| api.stop(&self.vm)).expect("it stops");
+        self.cluster.wait_gone(host, &self.vm).expect("it ends");
+    }
+
+    /// The host `dies` under load and the VM goes on at `survivor`; with what its clients saw. `prefix` begins the names
+    /// of their lists.
+    pub fn survives(self, prefix: &str, dies: &str, survivor: &str) -> (Guest, Vec<WriterReport>) {
+        let loaded = self.load(prefix);
+        loaded.progress();
+        loaded.fails_over(dies, survivor);
+        loaded.verdict_and_reports()
+    }
+
     /// Reboots the guest, which runs at `host`, and waits until it serves again.
     pub fn reboot(&self, host: &str) {
         self.cluster.reboot(host, &self.vm, self.address).expect("the guest serves again");
@@ -300,6 +315,12 @@ impl Loaded {
         let status = self.is_at(host);
         self.progress();
         status
+    }
+
+    /// The host `dies`, and the VM goes on at `survivor`, where it answers its clients.
+    pub fn fails_over(&self, dies: &str, survivor: &str) -> VmStatus {
+        self.cluster.lab.kill_host(dies).expect("the host dies");
+        self.runs_at(survivor)
     }
 
     /// Stops the clients and checks what they saw; the guest goes on.
