@@ -4,7 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use disk::{Access, Change, Export, FlushUse, Image, Observer, Pace};
+use disk::{Access, Export, FlushUse, Image, Observer, Pace};
+use protocol::What;
 use std::error::Error;
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 struct Flushes(FlushUse);
 
 impl Observer for Flushes {
-    fn written(&self, _: Change<'_>) -> Pace {
+    fn written(&self, _: u64, _: What<'_>) -> Pace {
         Pace::Full
     }
 

@@ -37,4 +37,4 @@ mod tap;
 pub use export::{Export, ExportError};
 pub use image::{Access, Discarded, Extent, Extents, Holes, Image, ImageError};
 pub use stats::Stats;
-pub use tap::{Change, FlushUse, Observer, Pace, Unobserved};
+pub use tap::{FlushUse, Observer, Pace, Unobserved};

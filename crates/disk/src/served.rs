@@ -4,7 +4,8 @@
 use crate::image::{Discarded, Holes, Image, ImageError};
 use crate::range_lock::RangeLock;
 use crate::stats::Counters;
-use crate::tap::{Change, FlushUse, Observer, Pace};
+use crate::tap::{FlushUse, Observer, Pace};
+use protocol::What;
 use std::sync::Arc;
 
 /// An image with its observer; shared by all connections.
@@ -42,7 +43,7 @@ impl Served {
             let outcome = self.image.write_at(offset, bytes);
             // Of a write that failed on its way, the beginning is in the image: the observer must not miss it.
             let done = bytes.get(..done(&outcome, bytes.len())).unwrap_or(bytes);
-            (outcome, Some(Change::Data { offset, bytes: done }))
+            (outcome, Some(What::Data(done)))
         })?;
         self.counters.writes.one();
         self.counters.written_bytes.add(len);
@@ -60,7 +61,7 @@ impl Served {
         self.change(offset, len, before_waiting, || {
             let outcome = self.image.write_zeroes_at(offset, len, holes);
             let len = done(&outcome, usize::try_from(len).unwrap_or(usize::MAX)) as u64;
-            (outcome, Some(Change::Zeroes { offset, len }))
+            (outcome, Some(What::Zeroes(len)))
         })?;
         self.counters.zeroes.one();
         self.counters.zeroed_bytes.add(len);
@@ -75,7 +76,7 @@ impl Served {
         before_waiting: &mut dyn FnMut(),
     ) -> Result<(), ImageError> {
         self.change(offset, len, before_waiting, || match self.image.discard_at(offset, len) {
-            Ok(Discarded::Zeroed) => (Ok(()), Some(Change::Discard { offset, len })),
+            Ok(Discarded::Zeroed) => (Ok(()), Some(What::Discard(len))),
             Ok(Discarded::Ignored) => (Ok(()), None),
             Err(error) => (Err(error), None),
         })?;
@@ -98,7 +99,7 @@ impl Served {
         offset: u64,
         len: u64,
         before_waiting: &mut dyn FnMut(),
-        make: impl FnOnce() -> (Result<(), ImageError>, Option<Change<'a>>),
+        make: impl FnOnce() -> (Result<(), ImageError>, Option<What<'a>>),
     ) -> Result<(), ImageError> {
         let _held = self.locks.lock(offset..offset.saturating_add(len), &mut *before_waiting);
         if !self.observer.is_ready(offset, len) {
@@ -106,9 +107,9 @@ impl Served {
             let announced = self.observer.before(offset, len);
             announced.map_err(|source| self.image.refused(offset, len, source))?;
         }
-        let (outcome, change) = make();
-        if let Some(change) = change.filter(|change| !change.is_empty())
-            && self.observer.written(change) == Pace::Slow
+        let (outcome, what) = make();
+        if let Some(what) = what.filter(|what| !what.is_empty())
+            && self.observer.written(offset, what) == Pace::Slow
         {
             before_waiting();
             self.observer.slow_down();
@@ -159,13 +160,13 @@ mod tests {
             Ok(())
         }
 
-        fn written(&self, change: Change<'_>) -> Pace {
-            let kind = match change {
-                Change::Data { .. } => "data",
-                Change::Zeroes { .. } => "zeroes",
-                Change::Discard { .. } => "discard",
+        fn written(&self, offset: u64, what: What<'_>) -> Pace {
+            let kind = match what {
+                What::Data(_) => "data",
+                What::Zeroes(_) => "zeroes",
+                What::Discard(_) => "discard",
             };
-            self.0.lock().unwrap().push(format!("{kind} {}+{}", change.offset(), change.len()));
+            self.0.lock().unwrap().push(format!("{kind} {offset}+{}", what.len()));
             Pace::Full
         }
 

@@ -1,58 +1,7 @@
 //! Owns the place where somebody looks at a disk's changes: what is told, when, and in which order.
 
+use protocol::What;
 use std::io;
-
-/// A change of a disk that has reached the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// These bytes are there now.
-    Data {
-        /// Of the first byte.
-        offset: u64,
-        /// The bytes; never none.
-        bytes: &'a [u8],
-    },
-    /// Zeroes are there now.
-    Zeroes {
-        /// Of the first byte.
-        offset: u64,
-        /// How many bytes; never 0.
-        len: u64,
-    },
-    /// The client needs these bytes no more: they read as zeroes now, and their space was given back. A discard
-    /// that the medium ignored changed nothing and is not told.
-    Discard {
-        /// Of the first byte.
-        offset: u64,
-        /// How many bytes; never 0.
-        len: u64,
-    },
-}
-
-impl Change<'_> {
-    /// Where it begins.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        match *self {
-            Self::Data { offset, .. } | Self::Zeroes { offset, .. } | Self::Discard { offset, .. } => offset,
-        }
-    }
-
-    /// How many bytes of the disk it changed.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        match *self {
-            Self::Data { bytes, .. } => bytes.len() as u64,
-            Self::Zeroes { len, .. } | Self::Discard { len, .. } => len,
-        }
-    }
-
-    /// Whether it changed nothing; never so for what an observer is told.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// What to do with a client's flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +38,10 @@ pub trait Observer: Send + Sync {
         Ok(())
     }
 
-    /// `change` has reached the image, and its client has not heard of it yet. Calls for changes that overlap come
-    /// one after another, in the order in which they reached the image. Not to wait in: all requests of the client
-    /// would.
-    fn written(&self, change: Change<'_>) -> Pace;
+    /// A change has reached the image at `offset`, and its client has not heard of it yet. It is never empty; a discard
+    /// that the medium ignored changed nothing and is not told. Calls for changes that overlap come one after another,
+    /// in the order in which they reached the image. Not to wait in: all requests of the client would.
+    fn written(&self, offset: u64, what: What<'_>) -> Pace;
 
     /// Waits; the client's request waits with it, and changes that overlap it, but no other.
     fn slow_down(&self) {}
@@ -107,7 +56,7 @@ pub trait Observer: Send + Sync {
 pub struct Unobserved;
 
 impl Observer for Unobserved {
-    fn written(&self, _: Change<'_>) -> Pace {
+    fn written(&self, _: u64, _: What<'_>) -> Pace {
         Pace::Full
     }
 

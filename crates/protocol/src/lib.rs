@@ -12,9 +12,11 @@ extern crate alloc;
 
 pub mod asking;
 pub mod backup;
+mod change;
 pub mod detector;
 pub mod ids;
 pub mod journal;
+mod le;
 pub mod ledger;
 pub mod notice;
 pub mod ownership;
@@ -25,6 +27,7 @@ pub mod timing;
 pub mod wire;
 pub mod witness;
 
+pub use change::{Change, What};
 pub use ids::{Epoch, HostName, Session, Term, VmId, VmName};
 pub use ownership::{Claim, Grant, RunPermit, TermRecord};
 pub use time::{Instant, Micros};

@@ -15,6 +15,7 @@
 //! and the body's checksum before it decodes. A length is bounded before anything is allocated.
 
 use crate::ids::{HostName, Term, VmName};
+use crate::le::{u16_at, u32_at, u64_at};
 use crate::ownership::{Claim, TermRecord};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -220,30 +221,27 @@ impl Expected {
 /// # Errors
 /// If it is not one, damaged, of another version or kind, or announces too much.
 pub fn expect<M: Message>(head: &[u8; HEADER_LEN]) -> Result<Expected, WitnessError> {
-    let u16_at = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-    let u32_at = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| head[at + i]));
-    let u64_at = |at: usize| u64::from_le_bytes(core::array::from_fn(|i| head[at + i]));
     let magic: [u8; 4] = core::array::from_fn(|i| head[i]);
     if magic != MAGIC {
         return Err(WitnessError::Magic(magic));
     }
-    if xxh3_64(&head[..24]) != u64_at(24) {
+    if xxh3_64(&head[..24]) != u64_at(head, 24) {
         return Err(WitnessError::HeaderChecksum);
     }
-    if u16_at(4) != VERSION {
-        return Err(WitnessError::Version(u16_at(4)));
+    if u16_at(head, 4) != VERSION {
+        return Err(WitnessError::Version(u16_at(head, 4)));
     }
-    if u16_at(6) != M::KIND {
-        return Err(WitnessError::Kind(u16_at(6)));
+    if u16_at(head, 6) != M::KIND {
+        return Err(WitnessError::Kind(u16_at(head, 6)));
     }
-    if u32_at(12) != 0 {
+    if u32_at(head, 12) != 0 {
         return Err(WitnessError::Reserved);
     }
-    let len = u32_at(8);
+    let len = u32_at(head, 8);
     if len > MAX_BODY_LEN {
         return Err(WitnessError::TooLong(len));
     }
-    Ok(Expected { len, sum: u64_at(16) })
+    Ok(Expected { len, sum: u64_at(head, 16) })
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! Journal records survive their encoding; no bytes make a decoder panic; no flipped bit goes unseen.
 
 use proptest::prelude::*;
-use protocol::journal::{
-    Change, HEADER_LEN, Header, Identity, Kind, RecordError, Scan, Stamp, Totals, What, body,
-};
-use protocol::{Epoch, Session, Term, VmId};
+use protocol::journal::{HEADER_LEN, Header, Identity, Kind, RecordError, Scan, Stamp, Totals, body};
+use protocol::{Change, Epoch, Session, Term, VmId, What};
 
 fn identity() -> Identity {
     Identity { vm: VmId(42), session: Session(7) }

@@ -5,7 +5,8 @@ use crate::guest::write_of;
 use crate::rng::mix;
 use crate::storage::{Disk, SECTOR, SECTORS, Sector};
 use protocol::resync::Differences;
-use protocol::wire::disk::{Change, DiskBatch};
+use protocol::wire::disk::DiskBatch;
+use protocol::{Change, What};
 use std::rc::Rc;
 
 /// Sectors of the ring: write `n` is kept in sector `n` modulo this. More than a client has under way.
@@ -148,13 +149,13 @@ pub(crate) fn whole(disk: &Disk) -> Vec<Tapped> {
 /// The body of a Disk frame.
 pub(crate) fn encode(changes: &[Tapped]) -> Vec<u8> {
     let mut batch = DiskBatch::new();
-    let (offset, len) = (|at: usize| (at * SECTOR) as u64, SECTOR as u64);
     for change in changes {
-        let fits = match change {
-            Tapped::Data(at, sector) => batch.push(0, Change::Data { offset: offset(*at), bytes: &**sector }),
-            Tapped::Zeroes(at) => batch.push(0, Change::Zeroes { offset: offset(*at), len }),
-            Tapped::Discard(at) => batch.push(0, Change::Discard { offset: offset(*at), len }),
+        let (at, what) = match change {
+            Tapped::Data(at, sector) => (at, What::Data(&**sector)),
+            Tapped::Zeroes(at) => (at, What::Zeroes(SECTOR as u64)),
+            Tapped::Discard(at) => (at, What::Discard(SECTOR as u64)),
         };
+        let fits = batch.push(Change { disk: 0, offset: (at * SECTOR) as u64, what });
         assert!(fits, "a few sectors fit a frame");
     }
     batch.finish()

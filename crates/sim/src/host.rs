@@ -498,7 +498,7 @@ fn understand(socket: &mut Socket, bytes: &[u8]) -> Result<Understood, Refused> 
     if matches!(header.kind, Kind::Pages | Kind::Device | Kind::Console | Kind::Disk) {
         if header.kind == Kind::Disk {
             let records = disk::unpack(body).map_err(Refused::Disk)?;
-            disk::read_batch(&records, &DISK_SIZES, |_, _| ()).map_err(Refused::Disk)?;
+            disk::read_batch(&records, &DISK_SIZES, |_| ()).map_err(Refused::Disk)?;
         }
         if header.kind == Kind::Pages {
             let layout = [crate::standby::MAX_PAGES];

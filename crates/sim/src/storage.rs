@@ -13,8 +13,8 @@
 use crate::rng::Rng;
 use protocol::resync::record::{Layout, Row, sector};
 use protocol::resync::{Base, Differences, Grain, Offer};
-use protocol::wire::disk::{Change, read_batch};
-use protocol::{Epoch, Session, Term};
+use protocol::wire::disk::read_batch;
+use protocol::{Epoch, Session, Term, What};
 use std::rc::Rc;
 
 pub(crate) const SECTOR: usize = 512;
@@ -71,14 +71,14 @@ impl Disk {
 
 /// Applies an unpacked batch, whose ranges are whole sectors.
 pub(crate) fn apply(sectors: &mut [Sector], records: &[u8]) {
-    let done = read_batch(records, &DISK_SIZES, |_, change| match change {
-        Change::Data { offset, bytes } => {
-            for (sector, bytes) in (index(offset)..).zip(bytes.as_chunks::<SECTOR>().0) {
+    let done = read_batch(records, &DISK_SIZES, |change| match change.what {
+        What::Data(bytes) => {
+            for (sector, bytes) in (index(change.offset)..).zip(bytes.as_chunks::<SECTOR>().0) {
                 sectors[sector] = Rc::new(*bytes);
             }
         }
-        Change::Zeroes { offset, len } | Change::Discard { offset, len } => {
-            sectors[index(offset)..index(offset + len)].fill(Rc::new([0; SECTOR]));
+        What::Zeroes(len) | What::Discard(len) => {
+            sectors[index(change.offset)..index(change.offset + len)].fill(Rc::new([0; SECTOR]));
         }
     });
     assert!(done.is_ok(), "the reader let a bad batch pass");

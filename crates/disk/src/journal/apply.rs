@@ -6,7 +6,7 @@ use super::open::Opened;
 use super::replay::{Replay, Step};
 use super::storage::Storage;
 use protocol::Epoch;
-use protocol::journal::{Change, What};
+use protocol::{Change, What};
 use std::io;
 
 /// A disk image.

@@ -5,8 +5,8 @@ use super::layout::{BLOCK, COMMIT_SIZE, HEADER_LEN_U64, Layout, MARK_SLOTS, MARK
 use super::replay::Replay;
 use super::scan::{Beginning, Firsts, Place};
 use super::storage::Storage;
-use protocol::journal::{Chain, Change, Header, Identity, Kind, What};
-use protocol::{Epoch, Term};
+use protocol::journal::{Chain, Header, Identity, Kind};
+use protocol::{Change, Epoch, Term, What};
 use std::collections::VecDeque;
 use std::sync::Arc;
 

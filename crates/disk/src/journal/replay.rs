@@ -4,8 +4,8 @@ use super::error::JournalError;
 use super::layout::{BLOCK, HEADER_LEN_U64, Layout, behind};
 use super::scan::{Beginning, Firsts, Place, read_record};
 use super::storage::Storage;
-use protocol::Epoch;
-use protocol::journal::{Break, Chain, Change, Header, Identity, Link, RecordError};
+use protocol::journal::{Break, Chain, Header, Identity, Link, RecordError};
+use protocol::{Change, Epoch};
 use std::sync::Arc;
 
 /// What comes next of the committed epochs.

@@ -1,7 +1,8 @@
 //! A medium that is full: the client hears of it, and the observer misses nothing that reached the image.
 
 use crate::client::Client;
-use disk::{Change, Export, FlushUse, Image, Observer, Pace};
+use disk::{Export, FlushUse, Image, Observer, Pace};
+use protocol::What;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -37,9 +38,9 @@ impl Drop for Small {
 struct Lengths(Mutex<Vec<u64>>);
 
 impl Observer for Lengths {
-    fn written(&self, change: Change<'_>) -> Pace {
-        assert_eq!(change.offset(), 0);
-        self.0.lock().unwrap().push(change.len());
+    fn written(&self, offset: u64, what: What<'_>) -> Pace {
+        assert_eq!(offset, 0);
+        self.0.lock().unwrap().push(what.len());
         Pace::Full
     }
 

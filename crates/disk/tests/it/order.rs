@@ -2,7 +2,8 @@
 
 use crate::client::{Client, TRIM, WRITE, WRITE_ZEROES};
 use crate::support::{Fixture, Random};
-use disk::{Change, FlushUse, Observer, Pace};
+use disk::{FlushUse, Observer, Pace};
+use protocol::What;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,34 +25,30 @@ struct Replay {
 }
 
 impl Replay {
-    fn is_there(&self, change: Change<'_>) -> bool {
-        let mut now = vec![0; usize::try_from(change.len()).unwrap()];
-        self.image
-            .get()
-            .expect("set before the first client")
-            .read_exact_at(&mut now, change.offset())
-            .unwrap();
-        match change {
-            Change::Data { bytes, .. } => now == bytes,
-            Change::Zeroes { .. } | Change::Discard { .. } => now.iter().all(|byte| *byte == 0),
+    fn is_there(&self, offset: u64, what: What<'_>) -> bool {
+        let mut now = vec![0; usize::try_from(what.len()).unwrap()];
+        self.image.get().expect("set before the first client").read_exact_at(&mut now, offset).unwrap();
+        match what {
+            What::Data(bytes) => now == bytes,
+            What::Zeroes(_) | What::Discard(_) => now.iter().all(|byte| *byte == 0),
         }
     }
 }
 
 impl Observer for Replay {
-    fn written(&self, change: Change<'_>) -> Pace {
+    fn written(&self, offset: u64, what: What<'_>) -> Pace {
         for _ in 0..10 {
-            if !self.is_there(change) {
+            if !self.is_there(offset, what) {
                 self.disorder.fetch_add(1, Ordering::Relaxed);
             }
             std::thread::yield_now();
         }
         let mut disk = self.disk.lock().unwrap();
-        let start = usize::try_from(change.offset()).unwrap();
-        let part = &mut disk[start..start + usize::try_from(change.len()).unwrap()];
-        match change {
-            Change::Data { bytes, .. } => part.copy_from_slice(bytes),
-            Change::Zeroes { .. } | Change::Discard { .. } => part.fill(0),
+        let start = usize::try_from(offset).unwrap();
+        let part = &mut disk[start..start + usize::try_from(what.len()).unwrap()];
+        match what {
+            What::Data(bytes) => part.copy_from_slice(bytes),
+            What::Zeroes(_) | What::Discard(_) => part.fill(0),
         }
         Pace::Full
     }
@@ -121,8 +118,8 @@ struct Waits {
 }
 
 impl Observer for Waits {
-    fn written(&self, change: Change<'_>) -> Pace {
-        if change.offset() == 0 { Pace::Slow } else { Pace::Full }
+    fn written(&self, offset: u64, _: What<'_>) -> Pace {
+        if offset == 0 { Pace::Slow } else { Pace::Full }
     }
 
     fn slow_down(&self) {

@@ -1,7 +1,8 @@
 //! Stock QEMU with a disk on an export: what its own `stop` asks of the disk.
 
 use crate::support::{Fixture, has};
-use disk::{Change, FlushUse, Observer, Pace};
+use disk::{FlushUse, Observer, Pace};
+use protocol::What;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 struct AtOnce;
 
 impl Observer for AtOnce {
-    fn written(&self, _: Change<'_>) -> Pace {
+    fn written(&self, _: u64, _: What<'_>) -> Pace {
         Pace::Full
     }
 

@@ -4,9 +4,9 @@ use crate::model::{TERM, identity};
 use disk::journal::{
     FileStorage, Journal, Layout, Step, Storage, Target, apply, load_stamp, recover, save_stamp,
 };
+use protocol::journal::Stamp;
 use protocol::journal::stamp::Content;
-use protocol::journal::{Change, Stamp, What};
-use protocol::{Epoch, Session, VmId};
+use protocol::{Change, Epoch, Session, VmId, What};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -2,8 +2,8 @@
 
 use crate::storage::{Dice, FaultyStorage};
 use disk::journal::{Journal, JournalError, Layout, Storage, Target, recover};
-use protocol::journal::{Change, Identity, What};
-use protocol::{Epoch, Session, Term, VmId};
+use protocol::journal::Identity;
+use protocol::{Change, Epoch, Session, Term, VmId, What};
 use std::io;
 use std::sync::Arc;
 

@@ -3,9 +3,9 @@
 use crate::model::{TERM, Write, apply_durable, changes, identity, images, layout, make_images};
 use crate::storage::FaultyStorage;
 use disk::journal::{Journal, JournalError, Layout, Step, load_stamp, save_stamp};
+use protocol::journal::Stamp;
 use protocol::journal::stamp::Content;
-use protocol::journal::{Change, Stamp, What};
-use protocol::{Epoch, Session, Term, VmId};
+use protocol::{Change, Epoch, Session, Term, VmId, What};
 use std::sync::Arc;
 
 fn begun() -> (Arc<FaultyStorage>, Journal<FaultyStorage>) {

@@ -336,7 +336,8 @@ impl Loop<'_> {
             let (base, meter) = (place.base(), Arc::clone(machine.disks().tap().meter()));
             comparer = Some(Comparer::start(images.clone(), self.compared.0.clone()).map_err(failed)?);
             let reports = self.persisted.0.clone();
-            let started = Persister::start(&self.context.config, place, images, meter, reports);
+            let started =
+                Persister::start(&self.context.config, place, persister::LIMIT, images, meter, reports);
             persister = Some((started.map_err(failed)?, base));
         }
         let applier = Applier::start(&machine, persister.as_ref().map(|(persister, _)| persister));
@@ -451,7 +452,7 @@ impl Loop<'_> {
 /// Leaves a frame's disk changes unpacked in it; all of them are inside the disks.
 fn unpack_changes(frame: &mut Frame, sizes: &[u64]) -> Result<(), String> {
     let records = disk::unpack(&frame.body).map_err(|error| error.to_string())?;
-    disk::read_batch(&records, sizes, |_, _| ()).map_err(|error| error.to_string())?;
+    disk::read_batch(&records, sizes, |_| ()).map_err(|error| error.to_string())?;
     frame.body = records;
     Ok(())
 }

@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use disk::journal::{FileStorage, Journal, JournalError, Layout};
 use protocol::backup::Conn;
+use protocol::journal::Identity;
 use protocol::journal::stamp::Content;
-use protocol::journal::{Change, Identity, What};
 use protocol::resync::Base;
 use protocol::wire::disk as wire;
 use protocol::{Epoch, Session, Term, VmId, VmName};
@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Size of a VM's journal. It holds what is committed and not on the replicas' media yet.
-const LIMIT: u64 = 256 << 20;
+pub const LIMIT: u64 = 256 << 20;
 /// A full journal waits so long for the epochs in it to be applied.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -70,29 +70,28 @@ pub struct Persister {
 }
 
 impl Persister {
-    /// Starts the thread for a session.
+    /// Starts the thread for a session, whose journal has at most `limit` bytes ([`LIMIT`]).
     ///
     /// # Errors
     /// If the system gives none.
     pub fn start(
         config: &HostConfig,
         place: Place,
+        limit: u64,
         images: Vec<Arc<Image>>,
         meter: Arc<Meter>,
         reports: Sender<Persisted>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = unbounded();
-        let directory = disks::journal_directory(config, &place.vm);
-        let label = Label::of(config, &place.vm);
-        let worker = Worker {
+        let mut worker = Worker {
             config: config.clone(),
-            place,
             meter,
             waiting: VecDeque::new(),
-            directory,
-            label,
+            directory: disks::journal_directory(config, &place.vm),
+            label: Label::of(config, &place.vm),
+            place,
             images,
-            limit: LIMIT,
+            limit,
             journal: None,
             applied: Epoch(0),
             marked: 0,
@@ -101,10 +100,6 @@ impl Persister {
             reports,
             sealed: None,
         };
-        Self::spawn(worker, jobs)
-    }
-
-    fn spawn(mut worker: Worker, jobs: Sender<Job>) -> std::io::Result<Self> {
         let thread = std::thread::Builder::new().name("ud-journal".into()).spawn(move || worker.run())?;
         Ok(Self { jobs, thread })
     }
@@ -215,8 +210,7 @@ impl Worker {
         let sizes: Vec<u64> = self.images.iter().map(|image| image.size()).collect();
         for batch in batches {
             let mut changes = Vec::new();
-            wire::read_batch(batch, &sizes, |disk, change| changes.push(journal_change(disk, change)))
-                .map_err(DiskError::Changes)?;
+            wire::read_batch(batch, &sizes, |change| changes.push(change)).map_err(DiskError::Changes)?;
             self.with_room(|journal, term| journal.append(term, epoch, &changes))?;
         }
         self.with_room(|journal, term| journal.seal(term, epoch))
@@ -304,17 +298,10 @@ impl Worker {
     }
 }
 
-fn journal_change(disk: u8, change: wire::Change<'_>) -> Change<'_> {
-    match change {
-        wire::Change::Data { offset, bytes } => Change { disk, offset, what: What::Data(bytes) },
-        wire::Change::Zeroes { offset, len } => Change { disk, offset, what: What::Zeroes(len) },
-        wire::Change::Discard { offset, len } => Change { disk, offset, what: What::Discard(len) },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::{Change, What};
 
     const SIZE: u64 = 1 << 20;
 
@@ -322,7 +309,7 @@ mod tests {
     fn large(byte: u8) -> Vec<Vec<u8>> {
         let mut batch = wire::DiskBatch::new();
         for at in 0..5 {
-            assert!(batch.push(0, wire::Change::Data { offset: at << 13, bytes: &[byte; 8192] }));
+            assert!(batch.push(Change { disk: 0, offset: at << 13, what: What::Data(&[byte; 8192]) }));
         }
         vec![wire::unpack(&batch.finish()).unwrap()]
     }
@@ -334,26 +321,10 @@ mod tests {
         let config: HostConfig = toml::from_str(&text).unwrap();
         let place =
             Place { vm: VmName::new("web").unwrap(), term: Term(1), session: Session(1), conn: Conn(1) };
-        let (jobs, queue) = unbounded();
         let (reports, reported) = unbounded();
-        let worker = Worker {
-            directory: disks::journal_directory(&config, &place.vm),
-            label: Label::of(&config, &place.vm),
-            config,
-            place,
-            meter: Arc::default(),
-            waiting: VecDeque::new(),
-            images: vec![Arc::new(Image::create(&folder.join("web.img"), SIZE).unwrap())],
-            limit: (128 << 10) + 8192,
-            journal: None,
-            applied: Epoch(0),
-            marked: 0,
-            jobs: queue,
-            later: VecDeque::new(),
-            reports,
-            sealed: None,
-        };
-        (Persister::spawn(worker, jobs).unwrap(), reported)
+        let images = vec![Arc::new(Image::create(&folder.join("web.img"), SIZE).unwrap())];
+        let limit = (128 << 10) + 8192;
+        (Persister::start(&config, place, limit, images, Arc::default(), reports).unwrap(), reported)
     }
 
     #[test]

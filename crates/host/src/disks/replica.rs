@@ -8,8 +8,8 @@ use disk::{Access, Holes, Image, ImageError};
 use protocol::journal::Stamp;
 use protocol::journal::stamp::Content;
 use protocol::resync::Offer;
-use protocol::wire::disk::{Change, read_batch};
-use protocol::{Epoch, Session, Term, VmName};
+use protocol::wire::disk::read_batch;
+use protocol::{Change, Epoch, Session, Term, VmName, What};
 use qemu::VmSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,9 +158,9 @@ fn blank(path: &Path, size: u64) -> Result<Image, DiskError> {
 pub fn apply(images: &[Arc<Image>], records: &[u8]) -> Result<(), DiskError> {
     let sizes: Vec<u64> = images.iter().map(|image| image.size()).collect();
     let mut outcome = Ok(());
-    let read = read_batch(records, &sizes, |disk, change| {
+    let read = read_batch(records, &sizes, |change| {
         if outcome.is_ok()
-            && let Some(image) = images.get(usize::from(disk))
+            && let Some(image) = images.get(usize::from(change.disk))
         {
             outcome = write(image, change);
         }
@@ -170,12 +170,10 @@ pub fn apply(images: &[Arc<Image>], records: &[u8]) -> Result<(), DiskError> {
 }
 
 fn write(image: &Image, change: Change<'_>) -> Result<(), disk::ImageError> {
-    match change {
-        Change::Data { offset, bytes } => image.write_at(offset, bytes),
+    match change.what {
+        What::Data(bytes) => image.write_at(change.offset, bytes),
         // A guest may rely on zeroes where it discarded, so a medium that cannot discard gets zeroes.
-        Change::Zeroes { offset, len } | Change::Discard { offset, len } => {
-            image.write_zeroes_at(offset, len, Holes::Allowed)
-        }
+        What::Zeroes(len) | What::Discard(len) => image.write_zeroes_at(change.offset, len, Holes::Allowed),
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::differences::Marker;
 use super::meter::Meter;
-use disk::{Change, FlushUse, Image, Observer, Pace};
+use disk::{FlushUse, Image, Observer, Pace};
+use protocol::What;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -158,12 +159,12 @@ impl Tap {
         DiskTap { tap: Arc::clone(self), disk, image, unsynced: Mutex::new(false) }
     }
 
-    fn keep(&self, change: KeptChange, bytes: u64) -> Pace {
+    fn keep(&self, change: KeptChange) -> Pace {
         let mut collected = self.collected();
         if !collected.wanted {
             return Pace::Full;
         }
-        self.meter.written(change.disk, bytes);
+        self.meter.written(change.disk, change.changed());
         collected.bytes += change.weight();
         collected.changes.push(change);
         if collected.bytes > MANY_BYTES { Pace::Slow } else { Pace::Full }
@@ -216,17 +217,17 @@ impl Observer for DiskTap {
         self.tap.marker().map_or(Ok(()), |marker| marker.before_write(self.disk, offset, len))
     }
 
-    fn written(&self, change: Change<'_>) -> Pace {
+    fn written(&self, offset: u64, what: What<'_>) -> Pace {
         // Most VMs' disks are not copied most of the time.
         if !self.tap.collected().wanted {
             return Pace::Full;
         }
-        let what = match change {
-            Change::Data { bytes, .. } => Kept::Data(bytes.to_vec()),
-            Change::Zeroes { len, .. } => Kept::Zeroes(len),
-            Change::Discard { len, .. } => Kept::Discard(len),
+        let what = match what {
+            What::Data(bytes) => Kept::Data(bytes.to_vec()),
+            What::Zeroes(len) => Kept::Zeroes(len),
+            What::Discard(len) => Kept::Discard(len),
         };
-        self.tap.keep(KeptChange { disk: self.disk, offset: change.offset(), what }, change.len())
+        self.tap.keep(KeptChange { disk: self.disk, offset, what })
     }
 
     fn slow_down(&self) {
@@ -253,9 +254,7 @@ impl Observer for DiskTap {
 mod tests {
     use super::*;
 
-    fn data(offset: u64) -> Change<'static> {
-        Change::Data { offset, bytes: &[7; 512] }
-    }
+    const DATA: What<'static> = What::Data(&[7; 512]);
 
     fn image(folder: &tempfile::TempDir, name: &str) -> Arc<Image> {
         Arc::new(Image::create(&folder.path().join(name), 1 << 20).unwrap())
@@ -270,18 +269,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tap = Arc::new(Tap::default());
         let (one, two) = (tap.of_disk(0, image(&folder, "a")), tap.of_disk(1, image(&folder, "b")));
-        one.written(data(0));
+        one.written(0, DATA);
         assert_eq!(tap.take(), [], "nobody wants them");
         tap.begin();
-        one.written(data(1));
-        two.written(Change::Zeroes { offset: 2, len: 4096 });
+        one.written(1, DATA);
+        two.written(2, What::Zeroes(4096));
         let first = tap.take();
         assert_eq!((offsets(&first), first[1].disk), (vec![1, 2], 1));
-        one.written(data(3));
+        one.written(3, DATA);
         tap.give_back(first);
         assert_eq!(offsets(&tap.take()), [1, 2, 3]);
         assert_eq!(tap.bytes(), 0);
-        one.written(data(4));
+        one.written(4, DATA);
         tap.end();
         assert_eq!(tap.take(), []);
     }
@@ -292,15 +291,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = tap.of_disk(0, image(&folder, "a"));
         let many = vec![7; MANY_BYTES];
-        let write = || disk.written(Change::Data { offset: 0, bytes: &many });
+        let write = || disk.written(0, What::Data(&many));
         assert_eq!(write(), Pace::Full, "nobody wants them");
         tap.begin();
-        assert_eq!(disk.written(data(0)), Pace::Full);
+        assert_eq!(disk.written(0, DATA), Pace::Full);
         assert_eq!(write(), Pace::Slow);
         // Ends although nobody takes them: the cut would wait for this write.
         disk.slow_down();
         tap.take();
-        assert_eq!(disk.written(data(0)), Pace::Full);
+        assert_eq!(disk.written(0, DATA), Pace::Full);
     }
 
     #[test]

@@ -6,10 +6,10 @@
 use crate::disks::{Kept, KeptChange};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use protocol::wire::disk::{Change, DiskBatch, MAX_DATA};
+use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
-use protocol::{Epoch, Instant, Session, Term, VmId};
+use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -281,17 +281,18 @@ impl Writer {
 
     fn disks(&mut self, epoch: Epoch, changes: &[KeptChange]) -> std::io::Result<()> {
         for KeptChange { disk, offset, what } in changes {
-            let (disk, offset) = (*disk, *offset);
+            let (disk, mut offset) = (*disk, *offset);
             match what {
                 Kept::Data(bytes) => {
-                    let mut at = offset;
                     for bytes in bytes.chunks(MAX_DATA) {
-                        self.change(epoch, disk, Change::Data { offset: at, bytes })?;
-                        at += bytes.len() as u64;
+                        self.change(epoch, Change { disk, offset, what: What::Data(bytes) })?;
+                        offset += bytes.len() as u64;
                     }
                 }
-                &Kept::Zeroes(len) => self.change(epoch, disk, Change::Zeroes { offset, len })?,
-                &Kept::Discard(len) => self.change(epoch, disk, Change::Discard { offset, len })?,
+                &Kept::Zeroes(len) => self.change(epoch, Change { disk, offset, what: What::Zeroes(len) })?,
+                &Kept::Discard(len) => {
+                    self.change(epoch, Change { disk, offset, what: What::Discard(len) })?
+                }
             }
         }
         if !self.changes.is_empty() {
@@ -301,10 +302,10 @@ impl Writer {
         Ok(())
     }
 
-    fn change(&mut self, epoch: Epoch, disk: u8, change: Change<'_>) -> std::io::Result<()> {
-        if !self.changes.push(disk, change) {
+    fn change(&mut self, epoch: Epoch, change: Change<'_>) -> std::io::Result<()> {
+        if !self.changes.push(change) {
             self.send_changes(epoch)?;
-            let room = self.changes.push(disk, change);
+            let room = self.changes.push(change);
             assert!(room, "an empty batch takes any change");
         }
         Ok(())

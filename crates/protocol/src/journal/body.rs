@@ -8,6 +8,8 @@
 //! | Applied | number of segments u64, length of each in bytes u64 |
 
 use super::record::{MAX_DATA_LEN, RecordError};
+use crate::change::{Change, What};
+use crate::le::u64_at;
 use alloc::vec::Vec;
 
 /// Length of a change's body without its data.
@@ -20,33 +22,7 @@ pub const HEAD_LEN: usize = 8;
 /// Length of a mark's body.
 pub const SHAPE_LEN: usize = 16;
 
-/// What is done to a range of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What<'a> {
-    /// These bytes are written.
-    Data(&'a [u8]),
-    /// So many bytes become zero.
-    Zeroes(u64),
-    /// So many bytes are given up; what they read as is the disk's affair.
-    Discard(u64),
-}
-
 impl What<'_> {
-    /// Length of the range in bytes.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        match self {
-            What::Data(data) => data.len() as u64,
-            What::Zeroes(len) | What::Discard(len) => *len,
-        }
-    }
-
-    /// Whether the range has no bytes; such a change is neither written nor accepted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn number(&self) -> u8 {
         match self {
             What::Data(_) => 1,
@@ -54,17 +30,6 @@ impl What<'_> {
             What::Discard(_) => 3,
         }
     }
-}
-
-/// One write of an epoch to one of the VM's disks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change<'a> {
-    /// Index of the disk.
-    pub disk: u8,
-    /// First byte of the range.
-    pub offset: u64,
-    /// What is done to it.
-    pub what: What<'a>,
 }
 
 impl<'a> Change<'a> {
@@ -207,12 +172,6 @@ pub fn segment_number(body: &[u8]) -> Result<u64, RecordError> {
         return Err(RecordError::Body("a segment head of another length"));
     }
     Ok(u64_at(body, 0))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]

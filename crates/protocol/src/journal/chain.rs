@@ -4,8 +4,9 @@
 //! match. Epochs that the images already hold are walked over without being counted: the first of them may have
 //! begun in a segment that is reused by now.
 
-use super::body::{Change, Totals};
+use super::body::Totals;
 use super::record::{Header, Kind, RecordError};
+use crate::change::Change;
 use crate::ids::{Epoch, Term};
 
 /// A chain of whole records that no crash can leave: a fault of the program that wrote it, or foreign records.
@@ -147,7 +148,7 @@ impl Chain {
 mod tests {
     use super::super::record::tests::identity;
     use super::*;
-    use crate::journal::body::What;
+    use crate::change::What;
     use alloc::vec::Vec;
 
     fn record(kind: Kind, seq: u64, term: u64, epoch: u64, body: &[u8]) -> Header {

@@ -21,7 +21,7 @@ pub mod record;
 pub mod recovery;
 pub mod stamp;
 
-pub use body::{Change, Totals, What};
+pub use body::Totals;
 pub use chain::{Break, Chain, Disorder, Link};
 pub use record::{HEADER_LEN, Header, Identity, Kind, MAX_BODY_LEN, MAX_DATA_LEN, RecordError};
 pub use recovery::{Refused, Scan, Verdict};

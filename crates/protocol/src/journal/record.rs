@@ -21,6 +21,7 @@
 //! is a body decoded.
 
 use crate::ids::{Epoch, Session, Term, VmId};
+use crate::le::{u16_at, u32_at, u64_at, u128_at};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Length of a record header in bytes.
@@ -186,17 +187,17 @@ impl Header {
         if xxh3_64(&bytes[..88]) != u64_at(bytes, 88) {
             return Err(RecordError::HeaderChecksum);
         }
-        let vm = u128::from(u64_at(bytes, 8)) | (u128::from(u64_at(bytes, 16)) << 64);
+        let vm = u128_at(bytes, 8);
         let got = Identity { vm: VmId(vm), session: Session(u64_at(bytes, 24)) };
         if got != want {
             return Err(RecordError::Foreign { got, want });
         }
-        let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let version = u16_at(bytes, 4);
         if version != VERSION {
             return Err(RecordError::Version { got: version });
         }
         Ok(Self {
-            kind: Kind::from_number(u16::from_le_bytes([bytes[6], bytes[7]]))?,
+            kind: Kind::from_number(u16_at(bytes, 6))?,
             identity: got,
             term: Term(u64_at(bytes, 32)),
             epoch: Epoch(u64_at(bytes, 40)),
@@ -225,14 +226,6 @@ impl Header {
     pub fn digest(&self, before: u64) -> u64 {
         xxh3_64_with_seed(&self.encode(), before)
     }
-}
-
-fn u32_at(bytes: &[u8; HEADER_LEN], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | (u64::from(u32_at(bytes, at + 4)) << 32)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 //! A grant that was won and never used changes no stamp, so the arbiter's newest term may be higher than both.
 
 use crate::ids::{Epoch, Session, Term, VmId};
+use crate::le::{u16_at, u64_at, u128_at};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Length of a stamp in bytes.
@@ -116,25 +117,30 @@ impl Stamp {
     /// If it is none, is damaged, of another VM or of another version.
     pub fn decode(bytes: &[u8], want: VmId) -> Result<Self, StampError> {
         let bytes: &[u8; STAMP_LEN] = bytes.try_into().map_err(|_| StampError::Magic)?;
-        let word = |at: usize| (at..at + 8).rev().fold(0, |word, at| (word << 8) | u64::from(bytes[at]));
         if bytes[..4] != MAGIC {
             return Err(StampError::Magic);
         }
-        if xxh3_64(&bytes[..56]) != word(56) {
+        if xxh3_64(&bytes[..56]) != u64_at(bytes, 56) {
             return Err(StampError::Checksum);
         }
-        let vm = VmId(u128::from(word(8)) | (u128::from(word(16)) << 64));
+        let vm = VmId(u128_at(bytes, 8));
         if vm != want {
             return Err(StampError::Foreign { got: vm, want });
         }
-        let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let version = u16_at(bytes, 4);
         if version != STAMP_VERSION {
             return Err(StampError::Version { got: version });
         }
-        let number = u16::from_le_bytes([bytes[6], bytes[7]]);
+        let number = u16_at(bytes, 6);
         let content = Content::ALL.into_iter().find(|&content| content as u16 == number);
-        let content = content.filter(|_| word(48) == 0).ok_or(StampError::Content)?;
-        Ok(Self { vm, term: Term(word(24)), session: Session(word(32)), epoch: Epoch(word(40)), content })
+        let content = content.filter(|_| u64_at(bytes, 48) == 0).ok_or(StampError::Content)?;
+        Ok(Self {
+            vm,
+            term: Term(u64_at(bytes, 24)),
+            session: Session(u64_at(bytes, 32)),
+            epoch: Epoch(u64_at(bytes, 40)),
+            content,
+        })
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::differences::{Base, Differences, Extent, Grain, MAX_BASES};
 use crate::ids::{Session, Term, VmId};
+use crate::le::{u16_at, u64_at, u128_at};
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -215,30 +216,28 @@ pub fn read(bytes: &[u8], grain: Grain, sizes: &[u64], want: VmId) -> Result<Dif
 }
 
 fn read_head(head: &[u8; SECTOR], sizes: &[u64], want: VmId) -> Result<Vec<Base>, RecordError> {
-    let word = |at: usize| (at..at + 8).rev().fold(0, |word, at| (word << 8) | u64::from(head[at]));
-    let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
     if head[..4] != MAGIC {
         return Err(RecordError::Magic);
     }
-    if xxh3_64(&head[..PAYLOAD]) != word(PAYLOAD) {
+    if xxh3_64(&head[..PAYLOAD]) != u64_at(head, PAYLOAD) {
         return Err(RecordError::Checksum(0));
     }
-    let vm = VmId(u128::from(word(8)) | (u128::from(word(16)) << 64));
+    let vm = VmId(u128_at(head, 8));
     if vm != want {
         return Err(RecordError::Foreign { got: vm, want });
     }
-    if short(4) != VERSION {
-        return Err(RecordError::Version(short(4)));
+    if u16_at(head, 4) != VERSION {
+        return Err(RecordError::Version(u16_at(head, 4)));
     }
-    let bases = usize::from(short(24));
+    let bases = usize::from(u16_at(head, 24));
     if bases > MAX_BASES || sizes.len() > MAX_DISKS {
         return Err(RecordError::Content);
     }
-    let same = (0..sizes.len()).all(|disk| word(SIZES_AT + disk * 8) == sizes[disk]);
-    if usize::from(short(6)) != sizes.len() || !same {
+    let same = (0..sizes.len()).all(|disk| u64_at(head, SIZES_AT + disk * 8) == sizes[disk]);
+    if usize::from(u16_at(head, 6)) != sizes.len() || !same {
         return Err(RecordError::Sizes);
     }
-    let base = |at: usize| Base { term: Term(word(at)), session: Session(word(at + 8)) };
+    let base = |at: usize| Base { term: Term(u64_at(head, at)), session: Session(u64_at(head, at + 8)) };
     Ok((0..bases).map(|at| base(BASES_AT + at * 16)).collect())
 }
 

@@ -16,6 +16,8 @@
 //! becomes of the space. Everything a reader hands out was checked: the disk exists and the range lies inside it.
 
 use super::blob::{self, BlobError, MAX_PIECE};
+use crate::change::{Change, What};
+use crate::le::u64_at;
 use alloc::vec::Vec;
 
 const HEAD: usize = 20;
@@ -25,41 +27,6 @@ const DISCARD: u8 = 2;
 
 /// Longest run of bytes in one Data record; a longer write is several records.
 pub const MAX_DATA: usize = MAX_PIECE - HEAD;
-
-/// One change of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// These bytes were written.
-    Data {
-        /// From here on.
-        offset: u64,
-        /// What.
-        bytes: &'a [u8],
-    },
-    /// Zeroes were written.
-    Zeroes {
-        /// From here on.
-        offset: u64,
-        /// So many bytes.
-        len: u64,
-    },
-    /// The contents do not matter any more; they read as zeroes.
-    Discard {
-        /// From here on.
-        offset: u64,
-        /// So many bytes.
-        len: u64,
-    },
-}
-
-impl Change<'_> {
-    fn range(&self) -> (u64, u64) {
-        match *self {
-            Self::Data { offset, bytes } => (offset, bytes.len() as u64),
-            Self::Zeroes { offset, len } | Self::Discard { offset, len } => (offset, len),
-        }
-    }
-}
 
 /// Why a batch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,19 +73,19 @@ impl DiskBatch {
     /// # Panics
     /// If the change is of no bytes, or of more than [`MAX_DATA`]: an error of the caller.
     #[must_use]
-    pub fn push(&mut self, disk: u8, change: Change<'_>) -> bool {
-        let (offset, len) = change.range();
-        let (what, bytes): (u8, &[u8]) = match change {
-            Change::Data { bytes, .. } => (DATA, bytes),
-            Change::Zeroes { .. } => (ZEROES, &[]),
-            Change::Discard { .. } => (DISCARD, &[]),
+    pub fn push(&mut self, change: Change<'_>) -> bool {
+        let len = change.what.len();
+        let (what, bytes): (u8, &[u8]) = match change.what {
+            What::Data(bytes) => (DATA, bytes),
+            What::Zeroes(_) => (ZEROES, &[]),
+            What::Discard(_) => (DISCARD, &[]),
         };
         assert!(len > 0 && bytes.len() <= MAX_DATA, "a change of {len} bytes");
         if self.records.len() + HEAD + bytes.len() > MAX_PIECE {
             return false;
         }
-        self.records.extend_from_slice(&[what, disk, 0, 0]);
-        self.records.extend_from_slice(&offset.to_le_bytes());
+        self.records.extend_from_slice(&[what, change.disk, 0, 0]);
+        self.records.extend_from_slice(&change.offset.to_le_bytes());
         self.records.extend_from_slice(&len.to_le_bytes());
         self.records.extend_from_slice(bytes);
         true
@@ -147,7 +114,7 @@ pub fn unpack(body: &[u8]) -> Result<Vec<u8>, DiskError> {
     Ok(blob::unpack(body)?)
 }
 
-/// Reads the records of an unpacked batch, calling `visit(disk, change)` for each, in their order.
+/// Reads the records of an unpacked batch, calling `visit` for each change, in their order.
 ///
 /// `sizes[disk]` is the length of that disk in bytes. Called with an empty `visit` it validates.
 ///
@@ -156,7 +123,7 @@ pub fn unpack(body: &[u8]) -> Result<Vec<u8>, DiskError> {
 pub fn read_batch<'a>(
     records: &'a [u8],
     sizes: &[u64],
-    mut visit: impl FnMut(u8, Change<'a>),
+    mut visit: impl FnMut(Change<'a>),
 ) -> Result<u64, DiskError> {
     let mut rest = records;
     let mut changes = 0;
@@ -172,26 +139,21 @@ pub fn read_batch<'a>(
         if len == 0 || offset.checked_add(len).is_none_or(|end| end > size) {
             return Err(DiskError::OutOfRange { disk, offset, len });
         }
-        match what {
+        let what = match what {
             DATA => {
                 let len = usize::try_from(len).map_err(|_| DiskError::Truncated)?;
                 let (bytes, after) = rest.split_at_checked(len).ok_or(DiskError::Truncated)?;
                 rest = after;
-                visit(disk, Change::Data { offset, bytes });
+                What::Data(bytes)
             }
-            ZEROES => visit(disk, Change::Zeroes { offset, len }),
-            DISCARD => visit(disk, Change::Discard { offset, len }),
+            ZEROES => What::Zeroes(len),
+            DISCARD => What::Discard(len),
             other => return Err(DiskError::What(other)),
-        }
+        };
+        visit(Change { disk, offset, what });
         changes += 1;
     }
     Ok(changes)
-}
-
-fn u64_at(head: &[u8; HEAD], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&head[at..at + 8]);
-    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]
@@ -208,13 +170,13 @@ mod tests {
         prop::collection::vec((0u8..2, 0u8..3, 0u64..200, 1u64..100, any::<u8>()), 0..40)
     }
 
-    fn apply(disks: &mut [Vec<u8>], disk: u8, change: Change<'_>) {
-        let disk = &mut disks[usize::from(disk)];
-        let (offset, len) = change.range();
+    fn apply(disks: &mut [Vec<u8>], change: Change<'_>) {
+        let disk = &mut disks[usize::from(change.disk)];
+        let (offset, len) = (change.offset, change.what.len());
         let (from, to) = (usize::try_from(offset).unwrap(), usize::try_from(offset + len).unwrap());
-        match change {
-            Change::Data { bytes, .. } => disk[from..to].copy_from_slice(bytes),
-            Change::Zeroes { .. } | Change::Discard { .. } => disk[from..to].fill(0),
+        match change.what {
+            What::Data(bytes) => disk[from..to].copy_from_slice(bytes),
+            What::Zeroes(_) | What::Discard(_) => disk[from..to].fill(0),
         }
     }
 
@@ -228,17 +190,18 @@ mod tests {
             let (mut batch, mut expected) = (DiskBatch::new(), blank());
             for &(disk, what, offset, len, byte) in &changes {
                 let bytes = alloc::vec![byte; usize::try_from(len).unwrap()];
-                let change = match what {
-                    0 => Change::Data { offset, bytes: &bytes },
-                    1 => Change::Zeroes { offset, len },
-                    _ => Change::Discard { offset, len },
+                let what = match what {
+                    0 => What::Data(&bytes),
+                    1 => What::Zeroes(len),
+                    _ => What::Discard(len),
                 };
-                prop_assert!(batch.push(disk, change));
-                apply(&mut expected, disk, change);
+                let change = Change { disk, offset, what };
+                prop_assert!(batch.push(change));
+                apply(&mut expected, change);
             }
             let mut found = blank();
             let records = unpack(&batch.finish()).unwrap();
-            let read = read_batch(&records, &SIZES, |disk, change| apply(&mut found, disk, change));
+            let read = read_batch(&records, &SIZES, |change| apply(&mut found, change));
             prop_assert_eq!(read, Ok(changes.len() as u64));
             prop_assert_eq!(found, expected);
             prop_assert!(batch.is_empty());
@@ -247,27 +210,27 @@ mod tests {
         #[test]
         fn no_bytes_make_the_reader_panic_or_leave_the_disks(bytes in prop::collection::vec(0u8..4, 0..200)) {
             let _ = unpack(&bytes);
-            let _ = read_batch(&bytes, &SIZES, |disk, change| {
-                let (offset, len) = change.range();
-                assert!(len > 0 && offset + len <= SIZES[usize::from(disk)]);
+            let _ = read_batch(&bytes, &SIZES, |change| {
+                let (offset, len) = (change.offset, change.what.len());
+                assert!(len > 0 && offset + len <= SIZES[usize::from(change.disk)]);
             });
         }
 
         #[test]
         fn a_truncated_batch_is_refused(cut in 1usize..119) {
             let mut batch = DiskBatch::new();
-            assert!(batch.push(0, Change::Data { offset: 7, bytes: &[5; 100] }));
+            assert!(batch.push(Change { disk: 0, offset: 7, what: What::Data(&[5; 100]) }));
             let records = unpack(&batch.finish()).unwrap();
-            prop_assert_eq!(read_batch(&records[..cut], &SIZES, |_, _| ()), Err(DiskError::Truncated));
+            prop_assert_eq!(read_batch(&records[..cut], &SIZES, |_| ()), Err(DiskError::Truncated));
         }
     }
 
     #[test]
     fn golden_bytes() {
         let mut batch = DiskBatch::new();
-        assert!(batch.push(1, Change::Data { offset: 0x0102, bytes: b"abc" }));
-        assert!(batch.push(0, Change::Zeroes { offset: 512, len: 1024 }));
-        assert!(batch.push(0, Change::Discard { offset: 0, len: 1 }));
+        assert!(batch.push(Change { disk: 1, offset: 0x0102, what: What::Data(b"abc") }));
+        assert!(batch.push(Change { disk: 0, offset: 512, what: What::Zeroes(1024) }));
+        assert!(batch.push(Change { disk: 0, offset: 0, what: What::Discard(1) }));
         let body = batch.finish();
         assert_eq!(body[..4], [63, 0, 0, 0], "the length before it was packed");
         let expected = [
@@ -284,7 +247,7 @@ mod tests {
             let mut record = alloc::vec![what, disk, 0, reserved];
             record.extend_from_slice(&offset.to_le_bytes());
             record.extend_from_slice(&len.to_le_bytes());
-            read_batch(&record, &SIZES, |_, _| ())
+            read_batch(&record, &SIZES, |_| ())
         };
         assert_eq!(record(1, 1, 0, 299, 1), Ok(1));
         for (disk, offset, len) in [(1, 299, 2), (1, 300, 1), (2, 0, 1), (0, u64::MAX, 2), (0, 5, 0)] {
@@ -305,10 +268,10 @@ mod tests {
         })
         .take(MAX_DATA)
         .collect();
-        assert!(batch.push(0, Change::Data { offset: 0, bytes: &noise }));
-        assert!(!batch.push(0, Change::Zeroes { offset: 0, len: 1 }));
+        assert!(batch.push(Change { disk: 0, offset: 0, what: What::Data(&noise) }));
+        assert!(!batch.push(Change { disk: 0, offset: 0, what: What::Zeroes(1) }));
         let body = batch.finish();
         assert!(body.len() <= super::super::MAX_BODY_LEN as usize);
-        assert_eq!(read_batch(&unpack(&body).unwrap(), &[1 << 20], |_, _| ()), Ok(1));
+        assert_eq!(read_batch(&unpack(&body).unwrap(), &[1 << 20], |_| ()), Ok(1));
     }
 }

@@ -16,6 +16,7 @@
 //! | 72 | 8 | xxh3-64 of bytes 0..72 |
 
 use crate::ids::{Epoch, Session, Term, VmId};
+use crate::le::{u16_at, u32_at, u64_at, u128_at};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Length of a frame header in bytes.
@@ -225,19 +226,19 @@ impl Header {
         if xxh3_64(&bytes[..72]) != u64_at(bytes, 72) {
             return Err(WireError::HeaderChecksum);
         }
-        let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let version = u16_at(bytes, 4);
         if version != VERSION {
             return Err(WireError::Version { got: version });
         }
-        let len = u32::from_le_bytes([bytes[56], bytes[57], bytes[58], bytes[59]]);
+        let len = u32_at(bytes, 56);
         if len > MAX_BODY_LEN {
             return Err(WireError::TooLong { len });
         }
         if bytes[60..64] != [0; 4] {
             return Err(WireError::Reserved);
         }
-        let kind = Kind::from_number(u16::from_le_bytes([bytes[6], bytes[7]]))?;
-        let vm = u128::from(u64_at(bytes, 8)) | (u128::from(u64_at(bytes, 16)) << 64);
+        let kind = Kind::from_number(u16_at(bytes, 6))?;
+        let vm = u128_at(bytes, 8);
         Ok(Self {
             kind,
             vm: VmId(vm),
@@ -260,12 +261,6 @@ impl Header {
         }
         Ok(())
     }
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
 }
 
 #[cfg(test)]

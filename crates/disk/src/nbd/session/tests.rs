@@ -3,8 +3,9 @@
 use super::super::wire::{MAX_PAYLOAD, Request, option, request};
 use super::*;
 use crate::image::Image;
-use crate::tap::{Change, FlushUse, Observer, Pace, Unobserved};
+use crate::tap::{FlushUse, Observer, Pace, Unobserved};
 use proptest::prelude::*;
+use protocol::What;
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -171,7 +172,7 @@ fn a_write_that_is_too_long_is_refused_and_the_next_request_served() {
 struct Dies;
 
 impl Observer for Dies {
-    fn written(&self, _: Change<'_>) -> Pace {
+    fn written(&self, _: u64, _: What<'_>) -> Pace {
         panic!("on purpose");
     }
 
