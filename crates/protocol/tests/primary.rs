@@ -141,12 +141,7 @@ fn a_failover_whose_link_is_lost_goes_on_here_after_the_grant_and_resumes_once()
 fn a_yield_lost_on_the_way_is_decided_by_the_arbiter() {
     let timing = short();
     for winner in ["alpha", "beta"] {
-        let mut owner = Owner::protected(timing);
-        owner.command(Command::Failover).unwrap();
-        owner.pass(timing.interval);
-        owner.takes(2);
-        owner.hears_ack(2);
-        assert_eq!(owner.phase(), PhaseName::Yielded);
+        let mut owner = Owner::yielded(timing);
         // Nothing is heard any more: the VM stands still no longer than that takes to be a loss.
         let claiming = owner.pass(timing.primary_timeout());
         let decided = owner.decided(&claiming, winner);
@@ -159,11 +154,7 @@ fn a_yield_lost_on_the_way_is_decided_by_the_arbiter() {
 #[test]
 fn a_declined_promotion_brings_the_vm_back_in_the_term_after() {
     let timing = short();
-    let mut owner = Owner::protected(timing);
-    owner.command(Command::Failover).unwrap();
-    owner.pass(timing.interval);
-    owner.takes(2);
-    owner.hears_ack(2);
+    let mut owner = Owner::yielded(timing);
     let wrong = owner.hears_in(S1, ToPrimary::Declined(Term(7)));
     assert!(!wrong.iter().any(|action| matches!(action, Action::Claim(_))), "only of the next term");
     let claiming = owner.hears_in(S1, ToPrimary::Declined(Term(2)));
@@ -435,12 +426,7 @@ fn a_backup_that_never_answers_hello_is_given_up() {
 #[test]
 fn a_vm_that_dies_after_it_was_handed_over_is_not_taken_back() {
     let timing = short();
-    let mut owner = Owner::protected(timing);
-    owner.command(Command::Failover).unwrap();
-    owner.pass(timing.interval);
-    owner.takes(2);
-    owner.hears_ack(2);
-    assert_eq!(owner.phase(), PhaseName::Yielded);
+    let mut owner = Owner::yielded(timing);
     let died = owner.feed(Event::VmDied("signal 9".into()));
     assert!(matches!(died[..], [Action::Notice(Notice::VmDied { .. })]), "{died:?}");
     assert_eq!(owner.phase(), PhaseName::Yielded, "it goes on elsewhere");

@@ -97,6 +97,17 @@ impl Owner {
         self.feed(primary::Event::CheckpointTaken { session: S1, epoch: Epoch(epoch), cut_at })
     }
 
+    /// The VM was handed over with epoch 2, in order; the arbiter has not been asked.
+    pub fn yielded(timing: Timing) -> Self {
+        let mut owner = Self::protected(timing);
+        owner.command(Command::Failover).unwrap();
+        owner.pass(timing.interval);
+        owner.takes(2);
+        owner.hears_ack(2);
+        assert_eq!(owner.phase(), PhaseName::Yielded);
+        owner
+    }
+
     /// Protected in session 1, epoch 1 acknowledged, epoch 2 not yet due.
     pub fn protected(timing: Timing) -> Self {
         let mut owner = Self::unprotected();
