@@ -30,7 +30,7 @@ pub const HEADER_LEN: usize = 96;
 pub const VERSION: u16 = 1;
 /// Most bytes of data in one record; a longer write is cut.
 pub const MAX_DATA_LEN: usize = 1 << 20;
-/// Longest body in bytes: a [`super::Change`] with [`MAX_DATA_LEN`] bytes.
+/// Longest body in bytes: a [`crate::Change`] with [`MAX_DATA_LEN`] bytes.
 pub const MAX_BODY_LEN: usize = MAX_DATA_LEN + super::body::CHANGE_HEAD;
 
 const MAGIC: [u8; 4] = *b"UDYJ";
