@@ -70,8 +70,9 @@ pub struct Tap {
     taken: Condvar,
     /// The flushes that come now are those of our own `stop`.
     stopping: AtomicBool,
-    /// One of them was answered before its data were on the medium.
-    owed: AtomicBool,
+    /// By disk: a flush was answered before its data were on the medium, and none was done since. Held while it is
+    /// made good.
+    owed: Vec<Mutex<bool>>,
     /// Where changes are marked, once the VM runs here.
     marker: OnceLock<Marker>,
     meter: Arc<Meter>,
@@ -81,7 +82,8 @@ impl Tap {
     /// Of so many disks.
     #[must_use]
     pub fn new(disks: usize) -> Self {
-        Self { meter: Arc::new(Meter::new(disks)), ..Self::default() }
+        let owed = std::iter::repeat_with(Mutex::default).take(disks).collect();
+        Self { meter: Arc::new(Meter::new(disks)), owed, ..Self::default() }
     }
 
     /// The VM is about to run here: its changes are marked from now on. Once in the life of a tap.
@@ -147,16 +149,23 @@ impl Tap {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// The guest is about to go on. True if a flush was answered whose data are not on the medium: it may have been
-    /// the guest's last before the stop, so they must be before anything that the guest says after it leaves.
-    pub fn stop_ends(&self) -> bool {
+    /// The guest is about to go on: a flush that comes now is its own.
+    pub fn stop_ends(&self) {
         self.stopping.store(false, Ordering::SeqCst);
-        self.owed.swap(false, Ordering::SeqCst)
+    }
+
+    /// Brings to the media what a flush was answered for that may have been the guest's last before the stop: before
+    /// anything that the guest says after it leaves. Writes wait meanwhile.
+    ///
+    /// # Errors
+    /// If a medium fails.
+    pub fn make_good(&self, images: &[Arc<Image>]) -> Result<(), disk::ImageError> {
+        self.owed.iter().zip(images).try_for_each(|(owed, image)| pay(&mut lock(owed), image))
     }
 
     /// The tap of one of the disks, whose image this is.
     pub fn of_disk(self: &Arc<Self>, disk: u8, image: Arc<Image>) -> DiskTap {
-        DiskTap { tap: Arc::clone(self), disk, image, unsynced: Mutex::new(false) }
+        DiskTap { tap: Arc::clone(self), disk, image }
     }
 
     fn keep(&self, change: KeptChange) -> Pace {
@@ -171,38 +180,40 @@ impl Tap {
     }
 }
 
+fn lock(owed: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    owed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn pay(owed: &mut bool, image: &Image) -> Result<(), disk::ImageError> {
+    if *owed {
+        image.flush()?;
+        *owed = false;
+    }
+    Ok(())
+}
+
 /// Where the server of one disk tells of its changes.
 pub struct DiskTap {
     tap: Arc<Tap>,
     disk: u8,
     image: Arc<Image>,
-    /// A flush was answered at once, and none was done since. Held while it is made good.
-    unsynced: Mutex<bool>,
 }
 
 impl DiskTap {
-    /// A write that comes after a flush during our own `stop` relies on it: QEMU's qcow2 driver writes what it has in
-    /// its caches then, reference counts before the tables that need them, with flushes between. What was answered at
-    /// once is made good first.
+    /// A write that comes after a flush relies on it. The flush may have been the guest's, and during our own `stop`
+    /// QEMU's qcow2 driver writes what it has in its caches, reference counts before the tables that need them, with
+    /// flushes between. What was answered at once is made good first.
     fn keep_order(&self) -> std::io::Result<()> {
-        if self.tap.stopping.load(Ordering::SeqCst) {
-            let mut unsynced = self.unsynced();
-            if *unsynced {
-                self.image.flush().map_err(std::io::Error::other)?;
-                *unsynced = false;
-            }
-        }
-        Ok(())
+        pay(&mut lock(self.owed()), &self.image).map_err(std::io::Error::other)
     }
 
     /// Whether [`keep_order`](Self::keep_order) has nothing to do, nor to wait for.
     fn in_order(&self) -> bool {
-        let unsynced = || self.unsynced.try_lock().map_or(true, |unsynced| *unsynced);
-        !self.tap.stopping.load(Ordering::SeqCst) || !unsynced()
+        self.owed().try_lock().is_ok_and(|owed| !*owed)
     }
 
-    fn unsynced(&self) -> MutexGuard<'_, bool> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    fn owed(&self) -> &Mutex<bool> {
+        &self.tap.owed[usize::from(self.disk)]
     }
 }
 
@@ -239,12 +250,10 @@ impl Observer for DiskTap {
 
     fn flush(&self) -> FlushUse {
         if self.tap.stopping.load(Ordering::SeqCst) {
-            self.tap.owed.store(true, Ordering::SeqCst);
-            *self.unsynced() = true;
+            *lock(self.owed()) = true;
             FlushUse::AnswerAtOnce
         } else {
-            // The server does it now; QEMU waits for it before it stops.
-            *self.unsynced() = false;
+            // The server does it now.
             FlushUse::Sync
         }
     }
@@ -267,7 +276,7 @@ mod tests {
     #[test]
     fn changes_belong_to_the_cut_after_them_and_come_back_first() {
         let folder = tempfile::tempdir().unwrap();
-        let tap = Arc::new(Tap::default());
+        let tap = Arc::new(Tap::new(2));
         let (one, two) = (tap.of_disk(0, image(&folder, "a")), tap.of_disk(1, image(&folder, "b")));
         one.written(0, DATA);
         assert_eq!(tap.take(), [], "nobody wants them");
@@ -287,7 +296,7 @@ mod tests {
 
     #[test]
     fn past_many_bytes_the_guest_is_slowed_until_they_are_taken() {
-        let tap = Arc::new(Tap::default());
+        let tap = Arc::new(Tap::new(1));
         let folder = tempfile::tempdir().unwrap();
         let disk = tap.of_disk(0, image(&folder, "a"));
         let many = vec![7; MANY_BYTES];
@@ -305,34 +314,46 @@ mod tests {
     #[test]
     fn a_flush_of_our_own_stop_is_owed_and_one_of_the_guest_is_done() {
         let folder = tempfile::tempdir().unwrap();
-        let tap = Arc::new(Tap::default());
-        let disk = tap.of_disk(0, image(&folder, "a"));
+        let tap = Arc::new(Tap::new(1));
+        let image = image(&folder, "a");
+        let disk = tap.of_disk(0, Arc::clone(&image));
         assert_eq!(disk.flush(), FlushUse::Sync);
-        assert!(!tap.stop_ends());
+        assert!(disk.in_order());
         tap.stop_begins();
         assert_eq!(disk.flush(), FlushUse::AnswerAtOnce);
-        assert!(tap.stop_ends(), "somebody must bring it to the medium");
-        assert!(!tap.stop_ends(), "once");
+        tap.stop_ends();
+        assert!(!disk.in_order(), "somebody must bring it to the medium");
         assert_eq!(disk.flush(), FlushUse::Sync);
+        tap.make_good(&[image]).unwrap();
+        assert!(disk.in_order());
     }
 
     #[test]
     fn a_write_behind_a_flush_of_our_own_stop_waits_for_the_medium() {
         let folder = tempfile::tempdir().unwrap();
-        let tap = Arc::new(Tap::default());
+        let tap = Arc::new(Tap::new(2));
+        let (one, two) = (tap.of_disk(0, image(&folder, "a")), tap.of_disk(1, image(&folder, "b")));
+        for guest_goes_on in [false, true] {
+            tap.stop_begins();
+            one.flush();
+            if guest_goes_on {
+                tap.stop_ends();
+            }
+            assert!(!one.is_ready(0, 512), "the flush may have been the guest's");
+            assert!(two.is_ready(0, 512), "another disk has no part in it");
+            one.before(0, 512).unwrap();
+            assert!(one.is_ready(0, 512), "what was answered at once is made good");
+        }
+    }
+
+    #[test]
+    fn a_write_waits_while_another_brings_a_flush_to_the_medium() {
+        let folder = tempfile::tempdir().unwrap();
+        let tap = Arc::new(Tap::new(1));
         let disk = tap.of_disk(0, image(&folder, "a"));
-        let unsynced = || *disk.unsynced();
-        tap.stop_begins();
-        disk.flush();
-        assert!(unsynced() && !disk.is_ready(0, 512));
-        disk.before(0, 512).unwrap();
+        let making_good = lock(disk.owed());
+        assert!(!disk.is_ready(0, 512));
+        drop(making_good);
         assert!(disk.is_ready(0, 512));
-        assert!(!unsynced(), "what was answered at once is made good");
-        disk.flush();
-        assert!(tap.stop_ends() && unsynced());
-        disk.before(0, 512).unwrap();
-        assert!(unsynced(), "the guest's own writes do not wait");
-        disk.flush();
-        assert!(!unsynced());
     }
 }

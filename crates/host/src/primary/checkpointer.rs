@@ -9,7 +9,7 @@ use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
 use crate::api::types::{CopyProgress, EpochRecord};
-use crate::disks::{self, KeptChange, Tap};
+use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Part};
 use crate::machine::Machine;
 use crate::ram::GuestRam;
@@ -352,9 +352,8 @@ impl Worker {
         let taken = self.take(&mut active, epoch, last);
         if taken.is_err() {
             active.tracker.give_back(&std::mem::take(&mut active.dirty));
-            if self.tap.stop_ends()
-                && let Err(error) = disks::sync(&self.images)
-            {
+            self.tap.stop_ends();
+            if let Err(error) = self.tap.make_good(&self.images) {
                 tracing::warn!(%error, "a flush could not be made good");
             }
             self.tap.give_back(std::mem::take(&mut active.changes));
@@ -420,16 +419,15 @@ impl Worker {
         let parts = gather(&self.ram, active, epoch)?;
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
-        let owed = self.tap.stop_ends();
+        self.tap.stop_ends();
         if !last {
             self.go_on().map_err(|error| fail(&error))?;
         }
-        if owed {
-            // A flush that the guest asked for may be among those that were answered at once, and the epoch's output
-            // may tell of it.
-            disks::sync(&self.images)
-                .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
-        }
+        // A flush that the guest asked for may be among those that were answered at once, and the epoch's output may
+        // tell of it.
+        self.tap
+            .make_good(&self.images)
+            .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
         let pause_us = self.pause_us(last);
         let dirty_pages = active.pages.len() as u64;
         let record =

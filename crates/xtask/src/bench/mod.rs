@@ -36,8 +36,8 @@ pub enum Bench {
     /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock (10 minutes, as root).
     /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock
     Checkpoint(BenchArgs),
-    /// What the agent's disks cost beside QEMU's own driver for files (15 minutes, as root).
-    /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench
+    /// What the agent's disks cost beside QEMU's own driver for files (30 minutes, as root).
+    /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench, 5 resynchronisation
     Disk(BenchArgs),
 }
 
@@ -90,6 +90,7 @@ const DISK: Suite = Suite {
         ("Reads and writes from outside", disk::export::measure),
         ("Pause of a checkpoint with a busy disk", disk::busy::measure),
         ("A database by checkpoint interval", disk::bank::measure),
+        ("Resynchronisation by difference", disk::difference::measure),
     ],
     facts: Vec::new,
 };

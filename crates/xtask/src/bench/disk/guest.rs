@@ -13,6 +13,7 @@ use lab::guest::redis::RedisGuest;
 use lab::guest::{console, fio};
 use lab::plain::{Machine, PlainGuest};
 use lab::topology::{GuestAddress, Namespace};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,8 +82,18 @@ pub fn image(run: &mut Run<'_>) -> Result<(RedisGuest, String)> {
 
 /// A VM of the agent's with a full disk.
 pub fn on_agent(run: &mut Run<'_>, cluster: Cluster, guest: &RedisGuest) -> Result<Bed> {
+    on_agent_with(run, cluster, guest, fill)
+}
+
+/// The same with a disk that `make` makes.
+pub fn on_agent_with(
+    run: &mut Run<'_>,
+    cluster: Cluster,
+    guest: &RedisGuest,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Bed> {
     const IMAGE: &str = "bench.img";
-    fill(&cluster.disk(HOSTS[0], IMAGE))?;
+    make(&cluster.disk(HOSTS[0], IMAGE))?;
     let shape = VmShape { memory_mib: MEMORY_MIB, ..VmShape::default() };
     let mut file = VmFile::redis(guest, "bench", shape, None)?;
     file.toml.push_str(&format!("[[disk]]\nimage = {IMAGE:?}\n"));

@@ -1,8 +1,9 @@
 //! Owns `cargo xtask bench disk`: the agent's disks beside QEMU's own driver for files, what a busy disk adds to
-//! checkpoints, and what protection costs a database.
+//! checkpoints, what protection costs a database, and what it takes to bring a copy up to date.
 
 pub mod bank;
 pub mod busy;
+pub mod difference;
 pub mod export;
 mod guest;
 pub mod speed;
@@ -23,4 +24,11 @@ fn fill(path: &Path) -> Result<()> {
         io::copy(&mut random, &mut File::create(path)?)
     };
     make().map(drop).with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Makes a disk of `bytes` that is [filled](fill) at its beginning and a hole behind.
+fn sparse(path: &Path, bytes: u64) -> Result<()> {
+    fill(path)?;
+    let grow = || File::options().write(true).open(path)?.set_len(bytes);
+    grow().with_context(|| format!("cannot grow {}", path.display()))
 }
