@@ -3,6 +3,7 @@
 use crate::api::types::{CopyProgress, GateStatus, Measured, Role, Summary, VmStatus};
 use crate::disks::Disks;
 use crate::measure::Measurements;
+use crate::speed::CopySpeed;
 use protocol::{HostName, Micros, Term, VmId, VmName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -62,6 +63,7 @@ struct State {
     snapshot: Snapshot,
     facts: Facts,
     copy: Option<CopyProgress>,
+    speed: CopySpeed,
     interval: Micros,
     copy_rate: Option<u64>,
     warnings: Vec<String>,
@@ -86,6 +88,7 @@ impl VmHandle {
             snapshot: Snapshot { phase: "starting".into(), ..Snapshot::default() },
             facts: Facts::default(),
             copy: None,
+            speed: CopySpeed::default(),
             interval: Micros(0),
             copy_rate: None,
             warnings: Vec::new(),
@@ -143,7 +146,12 @@ impl VmHandle {
 
     /// The first copy's progress.
     pub fn set_copy(&self, copy: Option<CopyProgress>) {
-        self.state().copy = copy;
+        let mut state = self.state();
+        state.copy = copy;
+        match copy {
+            Some(progress) => state.speed.saw(os::clock::now_us(), progress),
+            None => state.speed = CopySpeed::default(),
+        }
     }
 
     /// The interval asked for.
@@ -221,6 +229,7 @@ impl VmHandle {
             cpus: state.facts.cpus,
             memory_bytes: state.facts.memory_bytes,
             copy: state.copy,
+            copy_speed: state.copy.and_then(|_| state.speed.bytes_per_second()),
             measured,
             gate,
             agent_bytes: snapshot.agent_bytes,

@@ -204,10 +204,11 @@ fn slowed(vm: &VmStatus) -> String {
 pub fn progress(vm: &VmStatus) -> Option<String> {
     let copy = vm.copy?;
     let (copied, remaining) = (bytes(copy.copied_bytes), bytes(copy.remaining_bytes));
+    let speed = vm.copy_speed.map_or_else(String::new, |speed| format!(", {}/s", bytes(speed)));
     if copy.round == 0 {
-        return Some(format!("disks: {copied} looked at, {remaining} to go"));
+        return Some(format!("disks: {copied} looked at, {remaining} to go{speed}"));
     }
-    Some(format!("round {}: {copied} sent, {remaining} to go", copy.round))
+    Some(format!("round {}: {copied} sent, {remaining} to go{speed}", copy.round))
 }
 
 /// A list of checkpoints.

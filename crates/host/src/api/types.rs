@@ -143,6 +143,9 @@ pub struct VmStatus {
     pub memory_bytes: u64,
     /// The first copy, while it runs.
     pub copy: Option<CopyProgress>,
+    /// Bytes a second of it in the last seconds; none while it is too young to tell.
+    #[serde(default)]
+    pub copy_speed: Option<u64>,
     /// Measurements since protection began (primary).
     pub measured: Measured,
     /// The gate (primary).

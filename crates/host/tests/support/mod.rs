@@ -115,6 +115,7 @@ pub fn status(name: &str) -> VmStatus {
         cpus: 2,
         memory_bytes: 512 << 20,
         copy: None,
+        copy_speed: None,
         measured: Measured::default(),
         gate: GateStatus::default(),
         agent_bytes: 64 << 20,

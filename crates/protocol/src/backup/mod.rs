@@ -412,7 +412,7 @@ impl Backup {
             return;
         }
         if let Some(conn) = self.primary().and_then(|p| p.conn) {
-            out.push(Action::Send(conn, ToPrimary::Broken(alloc::format!("the standby died: {why}"))));
+            out.push(Action::Send(conn, ToPrimary::Broken(alloc::format!("the standby failed: {why}"))));
         }
         self.discard(Discard::Incomplete(LinkLoss::Standby(why.into())), out);
     }

@@ -14,6 +14,7 @@ mod links;
 mod planned;
 mod postgres;
 mod qcow2;
+mod read_error;
 mod reboot;
 mod refusals;
 mod resync;

@@ -1,5 +1,7 @@
-//! A disk that is really slow: a loop device on a file that a storage daemon of QEMU serves through FUSE, so many
-//! requests a second. Stock programs, no luck: it is as slow on every machine.
+//! Disks with faults, made of stock programs, so that they are as bad on every machine.
+//!
+//! One that is really slow: a loop device on a file that a storage daemon of QEMU serves through FUSE, so many
+//! requests a second. And one with a part that cannot be read: a loop device on a file that became shorter under it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -61,6 +63,51 @@ impl Drop for SlowMedium {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         let _ = run(Command::new("umount").arg("--lazy").arg(self.folder.path().join("served")));
+    }
+}
+
+/// A disk whose end cannot be read while it is broken.
+pub struct BrokenMedium {
+    file: PathBuf,
+    device: PathBuf,
+    size: u64,
+}
+
+impl BrokenMedium {
+    /// A device with what is in this file. `None`, said loudly, where there can be none.
+    pub fn on(file: &Path) -> Option<Self> {
+        let size = std::fs::metadata(file).expect("a file").len();
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(file));
+        let device = device.inspect_err(|error| eprintln!("SKIPPED: no loop device: {error}")).ok()?;
+        Some(Self { file: file.to_path_buf(), device: PathBuf::from(device.trim()), size })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// From this byte on it cannot be read.
+    pub fn breaks_at(&self, offset: u64) {
+        self.set_len(offset);
+        // What the kernel still has of it in memory could be read.
+        run(Command::new("blockdev").arg("--flushbufs").arg(&self.device)).expect("nothing kept");
+    }
+
+    /// It is whole again, with zeroes where it was broken.
+    pub fn is_mended(&self) {
+        self.set_len(self.size);
+    }
+
+    fn set_len(&self, len: u64) {
+        let file = std::fs::File::options().write(true).open(&self.file).expect("the file");
+        file.set_len(len).expect("its length");
+    }
+}
+
+impl Drop for BrokenMedium {
+    fn drop(&mut self) {
+        let _ = run(Command::new("losetup").arg("--detach").arg(&self.device));
     }
 }
 
