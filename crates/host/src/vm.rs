@@ -1,9 +1,12 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
-use crate::api::types::{CopyProgress, GateStatus, Measured, Role, Summary, VmStatus};
+use crate::api::types::{
+    CopyProgress, FollowOutput, GateStatus, Measured, PacingStatus, Role, Summary, VmStatus,
+};
 use crate::disks::Disks;
 use crate::measure::Measurements;
 use crate::speed::CopySpeed;
+use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +42,8 @@ pub struct Snapshot {
     pub throttled: bool,
     /// For so long in all.
     pub throttled_total: Micros,
+    /// What the times of checkpoints are decided by.
+    pub pacing: PacingView,
     /// Memory of the agent for this VM.
     pub agent_bytes: u64,
 }
@@ -65,6 +70,7 @@ struct State {
     copy: Option<CopyProgress>,
     speed: CopySpeed,
     interval: Micros,
+    follow: Option<FollowOutput>,
     copy_rate: Option<u64>,
     warnings: Vec<String>,
     measurements: Option<Arc<Mutex<Measurements>>>,
@@ -90,6 +96,7 @@ impl VmHandle {
             copy: None,
             speed: CopySpeed::default(),
             interval: Micros(0),
+            follow: None,
             copy_rate: None,
             warnings: Vec::new(),
             measurements: None,
@@ -154,9 +161,10 @@ impl VmHandle {
         }
     }
 
-    /// The interval asked for.
-    pub fn set_interval(&self, interval: Micros) {
-        self.state().interval = interval;
+    /// The interval asked for, and whether checkpoints follow the output.
+    pub fn set_interval(&self, interval: Micros, follow: Option<FollowOutput>) {
+        let mut state = self.state();
+        (state.interval, state.follow) = (interval, follow);
     }
 
     /// Most bytes a second of a first copy.
@@ -221,6 +229,7 @@ impl VmHandle {
             acked_epoch: snapshot.acked.0,
             in_flight: snapshot.in_flight,
             interval_us: state.interval.0,
+            pacing: state.follow.map(|follow| PacingStatus::of(follow, snapshot.pacing)),
             throttled: snapshot.throttled,
             throttled_ms: snapshot.throttled_total.as_millis_f64(),
             pid: state.facts.pid,

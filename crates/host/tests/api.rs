@@ -75,6 +75,7 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
     let request = ProtectRequest {
         to: host_name("beta"),
         interval_us: 25_000,
+        follow: None,
         max_in_flight: Some(3),
         copy_rate: Some(1 << 20),
     };
@@ -240,7 +241,7 @@ fn a_protection_that_was_accepted_may_still_fail_and_the_events_say_why() {
     let Some(room) = room() else { return };
     room.fake.let_protection_fail();
     let request =
-        ProtectRequest { to: host_name("beta"), interval_us: 25_000, max_in_flight: None, copy_rate: None };
+        ProtectRequest { to: host_name("beta"), interval_us: 25_000, follow: None, max_in_flight: None, copy_rate: None };
     room.client.protect(&vm_name("web"), &request).unwrap();
     let mut polls = std::iter::repeat_with(|| room.client.vm(&vm_name("web")).unwrap());
     let after = polls.find(|vm| vm.phase != "copying").unwrap();

@@ -466,7 +466,7 @@ impl Cluster {
     pub fn protect(&self, vm: &VmName, from: &str, to: &str, interval: Duration) -> Result<(), ClusterError> {
         let interval_us = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
         let request =
-            ProtectRequest { to: HostName::new(to)?, interval_us, max_in_flight: None, copy_rate: None };
+            ProtectRequest { to: HostName::new(to)?, interval_us, follow: None, max_in_flight: None, copy_rate: None };
         // Right after a failover the other host may still be clearing up its old copy, and refuses.
         wait_for(&format!("protection of {vm} by {to}"), PATIENCE, || {
             match self.ask(from, |api| api.vm(vm))?.phase.as_str() {

@@ -1,5 +1,6 @@
 //! Owns how far a check goes: how much may happen in one behaviour, and how the hosts' clocks run.
 
+use protocol::pacing::Pacing;
 use protocol::{Micros, Timing};
 
 /// How the two hosts' clocks are related.
@@ -58,6 +59,7 @@ const HEARTBEAT: Micros = Micros::from_millis(10);
 pub(crate) fn timing() -> Timing {
     Timing {
         interval: UNIT,
+        pacing: Pacing::Even,
         heartbeat: HEARTBEAT,
         timeout: Micros(4 * HEARTBEAT.0),
         disconnect_grace: UNIT,

@@ -11,7 +11,7 @@ use crate::world::{HostId, Role, World};
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Command, Event, Primary};
 use protocol::wire::{Commit, Kind, ToBackup, ToPrimary};
-use protocol::{Epoch, Instant, Session};
+use protocol::{Epoch, Instant, Micros, Session};
 use std::collections::VecDeque;
 
 /// Body bytes of an epoch's bulk frames.
@@ -208,7 +208,7 @@ impl World {
         *gathered = Some((epoch, Snapshot { life: vm.life, step: vm.step }, cut_at));
         vm.gate.cut(epoch);
         vm.runs = !last;
-        self.drive_primary(host, Event::CheckpointTaken { session, epoch, cut_at });
+        self.drive_primary(host, Event::CheckpointTaken { session, epoch, cut_at, pause: Micros(0) });
     }
 
     pub(crate) fn fail_checkpoint(&mut self, host: HostId) {

@@ -87,4 +87,6 @@ pub enum GateEvent {
         /// Why.
         reason: PortFailure,
     },
+    /// The first frame of this epoch, which is still open, waits.
+    OutputWaits(Epoch),
 }

@@ -50,6 +50,8 @@ pub(crate) struct Ledger {
     queued: Volume,
     high_water: Volume,
     open_epoch: Volume,
+    /// Frames wait in the open epoch, and nobody was told yet.
+    untold: bool,
     pub(crate) hold_times: Histogram,
 }
 
@@ -72,6 +74,7 @@ impl Ledger {
             queued: Volume::default(),
             high_water: Volume::default(),
             open_epoch: Volume::default(),
+            untold: false,
             hold_times: Histogram::default(),
         }
     }
@@ -121,6 +124,7 @@ impl Ledger {
         self.queued = after;
         self.high_water.frames = self.high_water.frames.max(after.frames);
         self.high_water.bytes = self.high_water.bytes.max(after.bytes);
+        self.untold |= self.open_epoch.frames == 0 && self.mode == Mode::Holding;
         self.open_epoch.frames += 1;
         self.open_epoch.bytes += bytes;
         Some(self.number())
@@ -133,6 +137,11 @@ impl Ledger {
         self.queued.bytes -= bytes;
     }
 
+    /// The open epoch, if frames wait in it and that was not told before.
+    pub(crate) fn tell_waiting(&mut self) -> Option<Epoch> {
+        std::mem::take(&mut self.untold).then(|| self.last_cut.map_or(Epoch(1), Epoch::next))
+    }
+
     /// Begins to hold, or begins a new numbering of epochs: what was cut and not released belongs to the open
     /// epoch again, the safe direction.
     pub(crate) fn hold(&mut self) -> Result<(), GateError> {
@@ -142,6 +151,7 @@ impl Ledger {
         self.last_cut = None;
         self.last_released = None;
         self.open_epoch = self.queued;
+        self.untold = self.queued.frames > 0;
         Ok(())
     }
 
@@ -165,6 +175,7 @@ impl Ledger {
         self.may_cut(epoch)?;
         self.cuts.push_back(Cut { epoch, end: self.next });
         self.last_cut = Some(epoch);
+        self.untold = false;
         Ok(std::mem::take(&mut self.open_epoch))
     }
 
@@ -186,6 +197,7 @@ impl Ledger {
         self.not_fenced("open the gate")?;
         self.hold()?;
         self.open_epoch = Volume::default();
+        self.untold = false;
         self.mode = Mode::Open;
         Ok(())
     }

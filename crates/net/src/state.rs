@@ -345,6 +345,9 @@ impl State {
         match side {
             Side::Guest => {
                 self.drain(port, now_us, false);
+                if let Some(epoch) = self.ledger.tell_waiting() {
+                    let _ = self.events.send(GateEvent::OutputWaits(epoch));
+                }
                 if got.contains(PollFlags::OUT) && !paused {
                     self.forward_input(port);
                 }

@@ -20,6 +20,7 @@ mod le;
 pub mod ledger;
 pub mod notice;
 pub mod ownership;
+pub mod pacing;
 pub mod primary;
 pub mod resync;
 pub mod time;

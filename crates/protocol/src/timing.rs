@@ -1,13 +1,16 @@
 //! Owns the times and bounds of a session, and their defaults.
 
+use crate::pacing::Pacing;
 use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 
 /// Times and bounds of a session. The primary's decide, both sides go by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timing {
-    /// From the start of one checkpoint to the start of the next.
+    /// From the start of one checkpoint to the start of the next; the most of it where they follow the output.
     pub interval: Micros,
+    /// How they follow each other.
+    pub pacing: Pacing,
     /// Time between heartbeats, in both directions.
     pub heartbeat: Micros,
     /// A backup that heard nothing for so long asks for the next term. A primary asks after three quarters of
@@ -40,6 +43,12 @@ pub enum TimingError {
     /// An interval that makes no sense.
     #[error("the checkpoint interval must be between 1 ms and 10 s, not {0} µs")]
     Interval(u64),
+    /// A share of the time that makes no sense.
+    #[error("checkpoints may take between 1 % and 90 % of the VM's time, not {0} %")]
+    Overhead(u8),
+    /// A latency that makes no sense.
+    #[error("output may wait between 1 ms and 10 s for a checkpoint, not {0} µs")]
+    Latency(u64),
     /// No checkpoint could ever be in flight.
     #[error("at least one checkpoint must be allowed in flight, at most 64, not {0}")]
     InFlight(u32),
@@ -49,6 +58,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             interval: Micros::from_millis(25),
+            pacing: Pacing::Even,
             heartbeat: Micros::from_millis(30),
             timeout: Micros::from_millis(300),
             disconnect_grace: Micros::from_millis(30),
@@ -70,6 +80,14 @@ impl Timing {
         }
         if !(1_000..=10_000_000).contains(&self.interval.0) {
             return Err(TimingError::Interval(self.interval.0));
+        }
+        if let Pacing::Follow(follow) = self.pacing {
+            if !(1..=90).contains(&follow.max_overhead) {
+                return Err(TimingError::Overhead(follow.max_overhead));
+            }
+            if !(1_000..=10_000_000).contains(&follow.max_latency.0) {
+                return Err(TimingError::Latency(follow.max_latency.0));
+            }
         }
         if !(1..=64).contains(&self.max_in_flight) {
             return Err(TimingError::InFlight(self.max_in_flight));

@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use protocol::asking::ClaimAnswer;
 use protocol::notice::{LinkLoss, Notice};
+use protocol::pacing::{Follow, Pacing};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
 use protocol::resync::Offer;
 use protocol::wire::{AckBody, EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
@@ -40,6 +41,47 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     assert_eq!(phases, [Unprotected, Opening, Copying, Protected]);
     owner.epoch(2, short().interval);
     assert_eq!(owner.machine.progress(), Some((Epoch(2), Epoch(2), 0)));
+}
+
+/// Checkpoints follow the output, at most 100 ms apart.
+fn follows() -> Timing {
+    let follow = Follow { max_overhead: 20, max_latency: Micros::from_millis(20) };
+    Timing { interval: Micros::from_millis(100), pacing: Pacing::Follow(follow), ..short() }
+}
+
+#[test]
+fn output_that_waits_pulls_the_next_checkpoint_forward() {
+    let mut owner = Owner::protected(follows());
+    assert!(!asks_for_checkpoint(&owner.pass(Micros::from_millis(5)), 2, false), "nobody waits");
+    owner.feed(Event::OutputWaits(Epoch(1)));
+    assert!(!asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 2, false), "that is closed already");
+    owner.feed(Event::OutputWaits(Epoch(2)));
+    assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 2, false));
+    // Behind the cut, before the owner hears that it was made.
+    owner.feed(Event::OutputWaits(Epoch(3)));
+    owner.takes(2);
+    assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 3, false));
+}
+
+#[test]
+fn a_slow_backup_slows_a_vm_that_is_followed_only_after_a_while() {
+    let timing = follows();
+    let mut owner = Owner::protected(timing);
+    for epoch in [2, 3] {
+        owner.feed(Event::OutputWaits(Epoch(epoch)));
+        assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), epoch, false));
+        owner.takes(epoch);
+    }
+    owner.feed(Event::OutputWaits(Epoch(4)));
+    assert!(!owner.pass(Micros::from_millis(10)).contains(&Action::Pause));
+    assert!(owner.pass(Micros::from_millis(30)).contains(&Action::Pause));
+}
+
+#[test]
+fn a_planned_failover_does_not_wait_for_the_next_checkpoint() {
+    let mut owner = Owner::protected(follows());
+    let last = owner.command(Command::Failover).unwrap();
+    assert!(asks_for_checkpoint(&last, 2, true), "{last:?}");
 }
 
 #[test]
@@ -366,7 +408,7 @@ fn what_an_old_session_still_posts_is_not_taken_for_the_new_one_even_in_another_
     owner.hears_in(session, ToPrimary::Accept(Offer::NoDisks));
     owner.feed(Event::Copied(session));
     let cut_at = owner.now;
-    owner.feed(Event::CheckpointTaken { session, epoch: Epoch(1), cut_at });
+    owner.feed(Event::CheckpointTaken { session, epoch: Epoch(1), cut_at, pause: Micros(0) });
     let late = owner.hears_ack(1);
     assert_eq!(late, [], "an acknowledgement of the old session");
     assert_eq!(owner.feed(lost()), [], "its end");

@@ -16,17 +16,25 @@ pub(crate) struct Gate {
     pub(crate) mode: Mode,
     /// With the epoch that closed it, if one did, and the time of its arrival.
     queue: VecDeque<(Option<Epoch>, u64, Output)>,
+    /// The epoch that is open, and whether a packet of it waits.
+    open: (Epoch, bool),
 }
 
 impl Gate {
     pub(crate) fn new(mode: Mode) -> Self {
-        Self { mode, queue: VecDeque::new() }
+        Self { mode, queue: VecDeque::new(), open: (Epoch(1), false) }
     }
 
-    pub(crate) fn push(&mut self, now: u64, output: Output) {
-        if self.mode != Mode::Fenced {
-            self.queue.push_back((None, now, output));
+    /// Takes output. Tells of the first packet of an epoch that waits.
+    pub(crate) fn push(&mut self, now: u64, output: Output) -> Option<Epoch> {
+        if self.mode == Mode::Fenced {
+            return None;
         }
+        let waits = self.mode == Mode::Holding && matches!(output.said, Said::Packet { .. });
+        self.queue.push_back((None, now, output));
+        let first = waits && !self.open.1;
+        self.open.1 |= waits;
+        first.then_some(self.open.0)
     }
 
     /// Closes an epoch. If output passed until now, what is here still passes: it comes from before the cut.
@@ -34,6 +42,7 @@ impl Gate {
         let passed = if self.mode == Mode::Open { self.take_all() } else { Vec::new() };
         if self.mode != Mode::Fenced {
             self.mode = Mode::Holding;
+            self.open = (epoch.next(), false);
         }
         for (cut, ..) in self.queue.iter_mut().filter(|(cut, ..)| cut.is_none()) {
             *cut = Some(epoch);
@@ -45,6 +54,7 @@ impl Gate {
     pub(crate) fn hold(&mut self) {
         if self.mode != Mode::Fenced {
             self.mode = Mode::Holding;
+            self.open = (Epoch(1), false);
             self.queue.iter_mut().for_each(|(cut, ..)| *cut = None);
         }
     }

@@ -431,11 +431,14 @@ impl World {
         let mut port =
             DiskPort { disk: &mut storage.disk, map: storage.map.as_mut(), tap: &mut vm.tap, every };
         vm.guest.step(now, &mut vm.input, &mut port, &mut said);
-        said.into_iter().for_each(|output| vm.gate.push(now, output));
+        let waits: Vec<_> = said.into_iter().filter_map(|output| vm.gate.push(now, output)).collect();
         let stored = vm.guest.stored();
         self.checks.note_stored(host, stored);
         if !agent_frozen {
             self.flush_open_gate(host);
+        }
+        for epoch in waits {
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::OutputWaits(epoch)));
         }
         self.resume_steps(host);
     }

@@ -1,6 +1,7 @@
 //! Owns what is drawn once per seed: times, bounds, sizes and how often things go wrong.
 
 use crate::rng::Rng;
+use protocol::pacing::{Follow, Pacing};
 use protocol::{Micros, Timing};
 
 /// What a caller of [`crate::run`] may choose.
@@ -83,6 +84,7 @@ impl Plan {
         let timeout = (heartbeat * rng.between(5, 12)).max(40_000 + 4 * delay.1);
         let timing = Timing {
             interval: Micros(rng.between(2, 40) * 1_000),
+            pacing: Pacing::Even,
             heartbeat: Micros(heartbeat),
             timeout: Micros(timeout),
             disconnect_grace: Micros(rng.between(1, 60) * 1_000),
@@ -90,7 +92,7 @@ impl Plan {
             claim_retry: Micros(rng.between(5, 150) * 1_000),
             max_in_flight: u32::try_from(rng.between(1, 6)).unwrap_or(1),
         };
-        Self {
+        let mut plan = Self {
             timing,
             delay,
             bandwidth: rng.pick(&[20_000, 50_000, 120_000, 1_000_000]),
@@ -113,7 +115,13 @@ impl Plan {
             pause: (200, rng.between(300, 8_000)),
             clock_ppm: core::array::from_fn(|_| i64::try_from(rng.below(60_001)).unwrap_or(0) - 30_000),
             clock_offset: core::array::from_fn(|_| rng.below(1 << 40)),
+        };
+        if rng.chance(500) {
+            let max_overhead = u8::try_from(rng.between(5, 60)).unwrap_or(20);
+            let max_latency = Micros(rng.between(5, 60) * 1_000);
+            plan.timing.pacing = Pacing::Follow(Follow { max_overhead, max_latency });
         }
+        plan
     }
 
     /// A plan under which nothing goes wrong by itself.

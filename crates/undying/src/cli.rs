@@ -1,6 +1,7 @@
 //! Owns the command line's grammar and its help.
 
 use crate::duration::parse_micros;
+use crate::interval::{Interval, parse_interval, parse_percent};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::{HostName, Micros, VmName};
@@ -167,7 +168,7 @@ pub enum VmCommand {
     ///
     /// Waits, with progress, until the first copy is complete and the other host can take over.
     #[command(
-        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --copy-rate 200M"
+        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M"
     )]
     Protect {
         /// The VM
@@ -175,9 +176,16 @@ pub enum VmCommand {
         /// The backup: a host among the agent's peers
         #[arg(long, value_name = "HOST")]
         to: HostName,
-        /// From one checkpoint to the next, such as 25ms; 1ms to 10s
-        #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = parse_micros)]
-        interval: Micros,
+        /// From one checkpoint to the next, such as 25ms; 1ms to 10s; or auto: as soon as output waits, seldom while
+        /// none does
+        #[arg(long, value_name = "TIME|auto", default_value = "auto", value_parser = parse_interval)]
+        interval: Interval,
+        /// With --interval auto: most of the VM's time that checkpoints may take
+        #[arg(long, value_name = "PERCENT", default_value = "20%", value_parser = parse_percent)]
+        max_overhead: u8,
+        /// With --interval auto: output waits no longer than this for a checkpoint to begin, whatever that takes
+        #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_micros)]
+        max_latency: Micros,
         /// Checkpoints under way at a time, 1 to 64; past it the guest is slowed [default: the agent's]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
         max_in_flight: Option<u32>,
@@ -307,6 +315,7 @@ mod tests {
         for (line, named) in [
             ("undying vm protect web --to beta --interval 25", "25ms"),
             ("undying vm protect web --to ../x", "../x"),
+            ("undying vm protect web --to beta --max-overhead 95%", "20%"),
             ("undying vm protect web --to beta --max-in-flight 65", "1..=64"),
             ("undying vm protect web --to beta --copy-rate fast", "512MiB"),
             ("undying vm stop", "NAME"),

@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod duration;
 mod failure;
+mod interval;
 mod out;
 mod view;
 mod wait;

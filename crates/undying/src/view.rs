@@ -150,6 +150,19 @@ fn disk_rows(disk: &DiskStatus) -> Vec<(&'static str, String)> {
     rows
 }
 
+/// How checkpoints follow each other.
+fn pacing(vm: &VmStatus) -> String {
+    let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
+    match vm.pacing {
+        None => format!("one every {} ms", vm.interval_us as f64 / 1e3),
+        Some(pacing) => format!(
+            "as the output wants: {} apart at least, {} while none waits",
+            ms(pacing.rest_us),
+            ms(pacing.stretch_us)
+        ),
+    }
+}
+
 fn disk_line(disk: &DiskStatus) -> String {
     let (served, read_only) = (&disk.served, if disk.read_only { ", read-only" } else { "" });
     format!(
@@ -166,11 +179,11 @@ fn disk_line(disk: &DiskStatus) -> String {
 fn primary_rows(vm: &VmStatus) -> Vec<(&'static str, String)> {
     let (measured, gate) = (&vm.measured, &vm.gate);
     let epochs = format!(
-        "{} sent, {} acknowledged, {} in flight, one every {} ms",
+        "{} sent, {} acknowledged, {} in flight, {}",
         vm.epoch,
         vm.acked_epoch,
         vm.in_flight,
-        vm.interval_us as f64 / 1e3
+        pacing(vm)
     );
     let mut rows = Vec::new();
     if vm.epoch > 0 {

@@ -1,6 +1,7 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
-use protocol::{HostName, VmName};
+use protocol::pacing::{Follow, Pacing, PacingView};
+use protocol::{HostName, Micros, VmName};
 use qemu::spec::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -25,8 +26,11 @@ pub struct StartRequest {
 pub struct ProtectRequest {
     /// The backup host, as named among the peers in the configuration.
     pub to: HostName,
-    /// From the start of one checkpoint to the next, in microseconds.
+    /// From the start of one checkpoint to the next, in microseconds; the most of it if they follow the output.
     pub interval_us: u64,
+    /// Checkpoints follow the output, within these bounds. Without it they are even.
+    #[serde(default)]
+    pub follow: Option<FollowOutput>,
     /// Checkpoints taken and not yet acknowledged; past it the guest is slowed. Default 4.
     #[serde(default)]
     pub max_in_flight: Option<u32>,
@@ -34,6 +38,53 @@ pub struct ProtectRequest {
     /// not limited.
     #[serde(default)]
     pub copy_rate: Option<u64>,
+}
+
+/// Bounds for checkpoints that follow the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowOutput {
+    /// Most of the VM's time that checkpoints may take, in percent.
+    pub max_overhead_percent: u8,
+    /// Output waits no longer than this for the next checkpoint to begin, in microseconds.
+    pub max_latency_us: u64,
+}
+
+impl FollowOutput {
+    /// The bounds in a session's times.
+    #[must_use]
+    pub fn of(pacing: Pacing) -> Option<Self> {
+        let Pacing::Follow(Follow { max_overhead, max_latency }) = pacing else { return None };
+        Some(Self { max_overhead_percent: max_overhead, max_latency_us: max_latency.0 })
+    }
+}
+
+impl From<FollowOutput> for Follow {
+    fn from(bounds: FollowOutput) -> Self {
+        Self { max_overhead: bounds.max_overhead_percent, max_latency: Micros(bounds.max_latency_us) }
+    }
+}
+
+/// How checkpoints follow the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacingStatus {
+    /// The bounds.
+    #[serde(flatten)]
+    pub bounds: FollowOutput,
+    /// What a checkpoint takes from the VM at present, in microseconds.
+    pub pause_us: u64,
+    /// Checkpoints are at least so far apart while output waits, in microseconds.
+    pub rest_us: u64,
+    /// And so far while none does.
+    pub stretch_us: u64,
+}
+
+impl PacingStatus {
+    /// Of these bounds and what is decided.
+    #[must_use]
+    pub fn of(bounds: FollowOutput, view: PacingView) -> Self {
+        let PacingView { pause, rest, stretch } = view;
+        Self { bounds, pause_us: pause.0, rest_us: rest.0, stretch_us: stretch.0 }
+    }
 }
 
 /// A distribution, in the unit its field name says.
@@ -125,8 +176,11 @@ pub struct VmStatus {
     pub acked_epoch: u64,
     /// Checkpoints in flight.
     pub in_flight: u32,
-    /// Checkpoint interval in microseconds.
+    /// Checkpoint interval in microseconds; the most of it if checkpoints follow the output.
     pub interval_us: u64,
+    /// How they follow the output (primary), if they do.
+    #[serde(default)]
+    pub pacing: Option<PacingStatus>,
     /// The guest stands still now because the backup is too slow.
     pub throttled: bool,
     /// It stood still for so long in all, ms.

@@ -9,7 +9,7 @@ mod input;
 mod persister;
 mod promote;
 
-use crate::api::types::Role;
+use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, name_of, now};
@@ -310,7 +310,7 @@ impl Loop<'_> {
     fn prepare(&mut self, conn: Conn, hello: &Hello) {
         self.current = self.candidate.take_if(|c| c.conn == conn);
         self.over = false;
-        self.handle.set_interval(hello.timing.interval);
+        self.handle.set_interval(hello.timing.interval, FollowOutput::of(hello.timing.pacing));
         let term = self.protocol.known_term();
         let session = self.current.as_ref().map_or(Session(0), |current| current.session);
         let place = Place { vm: self.handle.name().clone(), term, session, conn };

@@ -2,6 +2,7 @@
 
 use crossbeam_channel::Sender;
 use net::GateEvent;
+use protocol::Epoch;
 use qemu::Qemu;
 
 /// Something that a VM's process does by itself.
@@ -13,6 +14,8 @@ pub enum MachineEvent {
     Died(String),
     /// Something that an operator should know.
     Warning(String),
+    /// The first frame of this epoch waits in the gate.
+    OutputWaits(Epoch),
 }
 
 /// Turns QEMU's events into the machine's, on a thread that ends with the process.
@@ -40,9 +43,15 @@ pub fn watch(qemu: &Qemu, events: Sender<MachineEvent>) {
 /// Turns the gate's events into the machine's, on a thread that ends with the gate.
 pub fn forward(gate: std::sync::mpsc::Receiver<GateEvent>, events: Sender<MachineEvent>) {
     let spawned = std::thread::Builder::new().name("ud-gate-events".into()).spawn(move || {
-        for GateEvent::PortClosed { port, side, reason } in gate {
-            let text = format!("the gate's port {port} is closed on its {side:?} side: {reason}");
-            if events.send(MachineEvent::Warning(text)).is_err() {
+        crate::loops::prefer_this_thread();
+        for event in gate {
+            let event = match event {
+                GateEvent::PortClosed { port, side, reason } => MachineEvent::Warning(format!(
+                    "the gate's port {port} is closed on its {side:?} side: {reason}"
+                )),
+                GateEvent::OutputWaits(epoch) => MachineEvent::OutputWaits(epoch),
+            };
+            if events.send(event).is_err() {
                 return;
             }
         }

@@ -22,6 +22,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::LinkLoss;
+use protocol::pacing::Pacing;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
 use protocol::resync::{Base, Offer};
 use protocol::{Claim, Epoch, Grant, Session};
@@ -304,11 +305,12 @@ impl Engine {
             }
             Done::Checkpoint(session, staged) => {
                 let (epoch, cut_at) = (staged.epoch, staged.cut_at);
+                let pause = protocol::Micros(staged.record.pause_us);
                 let mut record = staged.record;
                 record.term = self.protocol.term().0;
                 lock(&self.measurements).cut(record);
                 self.staged = Some(*staged);
-                self.feed(Event::CheckpointTaken { session, epoch, cut_at });
+                self.feed(Event::CheckpointTaken { session, epoch, cut_at, pause });
             }
             Done::Failed { session, why, resumable } => {
                 let event = if resumable {
@@ -342,6 +344,7 @@ impl Engine {
             Some(MachineEvent::GuestShutdown) => self.feed(Event::GuestShutdown),
             Some(MachineEvent::Died(why)) => self.feed(Event::VmDied(why)),
             Some(MachineEvent::Warning(text)) => self.handle.warn(text),
+            Some(MachineEvent::OutputWaits(epoch)) => self.feed(Event::OutputWaits(epoch)),
             None => self.feed(Event::VmDied("its control connection is gone".into())),
         }
     }
@@ -367,7 +370,8 @@ impl Engine {
         let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
         let machine = self.machine.describe(&identity).map_err(|error| refused(error.to_string()))?;
         let interval = protocol::Micros(request.interval_us);
-        let timing = self.context.config.timing(interval, request.max_in_flight);
+        let mut timing = self.context.config.timing(interval, request.max_in_flight);
+        timing.pacing = request.follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
         if let Err(error) = timing.check() {
             return Err(ApiError::new(ErrorCode::Invalid, error.to_string()));
         }
@@ -375,7 +379,7 @@ impl Engine {
         self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
         self.command(Command::Protect { peer: request.to.clone(), timing, machine })?;
         self.handle.set_copy_rate(self.copy_rate);
-        self.handle.set_interval(interval);
+        self.handle.set_interval(interval, request.follow);
         Ok(())
     }
 
@@ -404,6 +408,7 @@ impl Engine {
             in_flight,
             throttled,
             throttled_total,
+            pacing: self.protocol.pacing().unwrap_or_default(),
             agent_bytes: self.checkpointer.bytes(),
         });
         self.handle.attach_measurements(&self.measurements, &self.machine.gate);

@@ -107,6 +107,7 @@ pub fn status(name: &str) -> VmStatus {
         acked_epoch: 0,
         in_flight: 0,
         interval_us: 0,
+        pacing: None,
         throttled: false,
         throttled_ms: 0.0,
         pid: Some(4711),

@@ -4,7 +4,8 @@ use super::{Action, Event, Phase, Pipeline, Primary};
 use crate::ids::{Epoch, Session};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
-use crate::time::Instant;
+use crate::pacing::Pacer;
+use crate::time::{Instant, Micros};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -19,7 +20,7 @@ impl Primary {
         {
             *pipeline = Some(Pipeline {
                 ledger: Ledger::new(&timing),
-                next_at: now,
+                pacer: Pacer::new(timing.pacing, timing.interval, now),
                 running: None,
                 failures: 0,
                 throttled: None,
@@ -32,7 +33,13 @@ impl Primary {
         let pipeline = self.pipeline()?;
         let waits = pipeline.running.is_some() || pipeline.throttled.is_some() || self.is_handed_over();
         let stall = pipeline.ledger.oldest_waiting().map(|cut_at| cut_at + self.timing.stall);
-        let due = (!waits).then_some(pipeline.next_at);
+        let full = pipeline.ledger.in_flight() >= self.timing.max_in_flight;
+        let due = match (full, matches!(self.phase, Phase::HandingOver(..))) {
+            (true, _) => pipeline.pacer.overdue(),
+            (false, true) => pipeline.pacer.last_due(),
+            (false, false) => pipeline.pacer.due(),
+        };
+        let due = (!waits).then_some(due);
         [due, stall].into_iter().flatten().min()
     }
 
@@ -48,7 +55,8 @@ impl Primary {
         let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
         let session = self.link().map(|link| link.session);
         let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
-        if pipeline.running.is_some() || handed_over || dead || now < pipeline.next_at {
+        let due = if last { pipeline.pacer.last_due() } else { pipeline.pacer.due() };
+        if pipeline.running.is_some() || handed_over || dead || now < due {
             return;
         }
         if pipeline.ledger.in_flight() < max {
@@ -57,7 +65,7 @@ impl Primary {
             out.push(Action::TakeCheckpoint { session, epoch, last });
             return;
         }
-        if pipeline.throttled.is_none() {
+        if pipeline.throttled.is_none() && now >= pipeline.pacer.overdue() {
             pipeline.throttled = Some(now);
             let in_flight = pipeline.ledger.in_flight();
             self.paused = true;
@@ -71,17 +79,16 @@ impl Primary {
         now: Instant,
         session: Session,
         epoch: Epoch,
-        cut_at: Instant,
+        (cut_at, pause): (Instant, Micros),
         out: &mut Vec<Action>,
     ) {
         if !self.is_current(session) {
             return;
         }
-        let interval = self.timing.interval;
         let Some(pipeline) = self.pipeline_mut() else { return };
         let Some((_, last)) = pipeline.running.take_if(|(running, _)| *running == epoch) else { return };
         pipeline.failures = 0;
-        pipeline.next_at = (cut_at + interval).max(now);
+        pipeline.pacer.taken(now, epoch, cut_at, pause);
         pipeline.ledger.send(epoch, cut_at);
         // The checkpoint itself let the VM go on, or left it paused if it was the last.
         let waited = pipeline.throttled.take();
@@ -91,6 +98,15 @@ impl Primary {
         }
         out.push(Action::SendCheckpoint(session, epoch));
         self.arm(out);
+    }
+
+    /// Only what no checkpoint has closed pulls the next one forward.
+    pub(super) fn on_output_waits(&mut self, now: Instant, epoch: Epoch) {
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        let closing = pipeline.running.map_or(Epoch(0), |(running, _)| running);
+        if epoch > closing.max(pipeline.ledger.sent()) {
+            pipeline.pacer.output(now, epoch);
+        }
     }
 
     /// The first checkpoint is on its way: from here on the backup may be entitled to take over.
@@ -113,14 +129,13 @@ impl Primary {
         why: String,
         out: &mut Vec<Action>,
     ) {
-        let interval = self.timing.interval;
         if !self.is_current(session) || self.vm_dead {
             return;
         }
         let Some(pipeline) = self.pipeline_mut() else { return };
         let Some((epoch, _)) = pipeline.running.take() else { return };
         pipeline.failures += 1;
-        pipeline.next_at = now + interval;
+        pipeline.pacer.failed(now);
         pipeline.throttled = None;
         let failures = pipeline.failures;
         out.push(Action::Notice(Notice::CheckpointFailed { epoch, why: why.clone() }));

@@ -33,6 +33,7 @@ use crate::ids::{Epoch, HostName, Session, Term};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
 use crate::ownership::{Claim, Grant, RunPermit};
+use crate::pacing::{Pacer, PacingView};
 use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
@@ -97,7 +98,11 @@ pub enum Event {
         epoch: Epoch,
         /// When the VM was stopped.
         cut_at: Instant,
+        /// How long it stood still.
+        pause: Micros,
     },
+    /// A packet of this epoch waits in the gate, the first of it.
+    OutputWaits(Epoch),
     /// A checkpoint failed; its dirty pages are owed to the next, the gate was not cut.
     CheckpointFailed {
         /// The session.
@@ -202,7 +207,7 @@ struct Link {
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 struct Pipeline {
     ledger: Ledger,
-    next_at: Instant,
+    pacer: Pacer,
     /// The epoch being cut now, and whether the VM stays paused behind it.
     running: Option<(Epoch, bool)>,
     failures: u32,
@@ -319,6 +324,12 @@ impl Primary {
         (self.throttle_total, self.pipeline().is_some_and(|p| p.throttled.is_some()))
     }
 
+    /// What the times of checkpoints are decided by.
+    #[must_use]
+    pub fn pacing(&self) -> Option<PacingView> {
+        self.pipeline().map(|p| p.pacer.view())
+    }
+
     /// Takes an event and appends what is to be done.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
@@ -330,9 +341,10 @@ impl Primary {
                 }
             }
             Event::Copied(session) => self.on_copied(now, session, out),
-            Event::CheckpointTaken { session, epoch, cut_at } => {
-                self.on_checkpoint_taken(now, session, epoch, cut_at, out);
+            Event::CheckpointTaken { session, epoch, cut_at, pause } => {
+                self.on_checkpoint_taken(now, session, epoch, (cut_at, pause), out);
             }
+            Event::OutputWaits(epoch) => self.on_output_waits(now, epoch),
             Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
             Event::GuestShutdown => self.guest_down = true,

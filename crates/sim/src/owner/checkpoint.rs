@@ -72,7 +72,9 @@ impl World {
         if !cut.last {
             self.resume(host);
         }
-        self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointTaken { session, epoch, cut_at }));
+        let pause = self.clock(host).since(cut_at);
+        let taken = PrimaryEvent::CheckpointTaken { session, epoch, cut_at, pause };
+        self.post(host, Posted::ToPrimary(id, taken));
     }
 
     pub(super) fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {

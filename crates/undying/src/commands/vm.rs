@@ -5,7 +5,8 @@ use crate::failure::{Failure, Kind};
 use crate::wait::{self, Goal};
 use crate::{out, view};
 use host::api::client::Client;
-use host::api::types::{ProtectRequest, StartRequest, VmStatus};
+use crate::interval::Interval;
+use host::api::types::{FollowOutput, ProtectRequest, StartRequest, VmStatus};
 use protocol::VmName;
 use std::path::Path;
 use std::thread::sleep;
@@ -25,10 +26,22 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
         VmCommand::Status { name: Some(name), watch: false } => one(cli, &client.vm(name)?),
         VmCommand::Status { name: None, watch: false } => show(cli, &client.vms()?, view::statuses),
         VmCommand::Status { name, watch: true } => watch(cli, &client, name.as_ref()),
-        VmCommand::Protect { name, to, interval, max_in_flight, copy_rate, no_wait } => {
+        VmCommand::Protect {
+            name,
+            to,
+            interval,
+            max_overhead,
+            max_latency,
+            max_in_flight,
+            copy_rate,
+            no_wait,
+        } => {
+            let bounds =
+                FollowOutput { max_overhead_percent: *max_overhead, max_latency_us: max_latency.0 };
             let request = ProtectRequest {
                 to: to.clone(),
-                interval_us: interval.0,
+                interval_us: interval.longest().0,
+                follow: (*interval == Interval::Auto).then_some(bounds),
                 max_in_flight: *max_in_flight,
                 copy_rate: copy_rate.map(|rate| rate.0),
             };

@@ -1,0 +1,71 @@
+//! Owns how the distance of checkpoints is written on the command line.
+
+use crate::duration::parse_micros;
+use protocol::Micros;
+
+/// While nobody waits for output, checkpoints that follow it are so far apart.
+const LONGEST_AUTO: Micros = Micros::from_millis(250);
+
+/// From one checkpoint to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interval {
+    /// As the output wants them.
+    Auto,
+    /// Always so long.
+    Even(Micros),
+}
+
+impl Interval {
+    /// The longest that it may be.
+    #[must_use]
+    pub fn longest(self) -> Micros {
+        match self {
+            Self::Auto => LONGEST_AUTO,
+            Self::Even(interval) => interval,
+        }
+    }
+}
+
+/// Reads `auto` or a time such as `25ms`.
+///
+/// # Errors
+/// What is wrong with it and how it should look.
+pub fn parse_interval(text: &str) -> Result<Interval, String> {
+    if text == "auto" {
+        return Ok(Interval::Auto);
+    }
+    parse_micros(text).map(Interval::Even).map_err(|error| format!("{error}, or auto"))
+}
+
+/// Reads a share such as `20%`.
+///
+/// # Errors
+/// What is wrong with it and how it should look.
+pub fn parse_percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number
+        .filter(|percent| (1..=90).contains(percent))
+        .ok_or_else(|| format!("{text:?} is no share of the time: write 1% to 90%, such as 20%"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_a_time_or_auto() {
+        assert_eq!(parse_interval("auto"), Ok(Interval::Auto));
+        assert_eq!(parse_interval("25ms"), Ok(Interval::Even(Micros(25_000))));
+        assert!(parse_interval("often").unwrap_err().contains("auto"));
+        assert_eq!(Interval::Auto.longest(), LONGEST_AUTO);
+    }
+
+    #[test]
+    fn a_share_is_a_number_of_percent() {
+        assert_eq!(parse_percent("20%"), Ok(20));
+        assert_eq!(parse_percent("5"), Ok(5));
+        for wrong in ["0%", "100%", "-1%", "a lot", "2.5%"] {
+            assert!(parse_percent(wrong).unwrap_err().contains("20%"), "{wrong}");
+        }
+    }
+}
