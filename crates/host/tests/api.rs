@@ -241,7 +241,7 @@ fn a_protection_that_was_accepted_may_still_fail_and_the_events_say_why() {
     let Some(room) = room() else { return };
     room.fake.let_protection_fail();
     let request =
-        ProtectRequest { to: host_name("beta"), interval_us: 25_000, follow: None, max_in_flight: None, copy_rate: None };
+        ProtectRequest::even(host_name("beta"), 25_000);
     room.client.protect(&vm_name("web"), &request).unwrap();
     let mut polls = std::iter::repeat_with(|| room.client.vm(&vm_name("web")).unwrap());
     let after = polls.find(|vm| vm.phase != "copying").unwrap();

@@ -465,13 +465,20 @@ impl Cluster {
     /// If that does not come about.
     pub fn protect(&self, vm: &VmName, from: &str, to: &str, interval: Duration) -> Result<(), ClusterError> {
         let interval_us = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
-        let request =
-            ProtectRequest { to: HostName::new(to)?, interval_us, follow: None, max_in_flight: None, copy_rate: None };
+        self.protect_as(vm, from, &ProtectRequest::even(HostName::new(to)?, interval_us))
+    }
+
+    /// The same with checkpoints as they are asked for.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub fn protect_as(&self, vm: &VmName, from: &str, request: &ProtectRequest) -> Result<(), ClusterError> {
+        let to = request.to.as_str();
         // Right after a failover the other host may still be clearing up its old copy, and refuses.
         wait_for(&format!("protection of {vm} by {to}"), PATIENCE, || {
             match self.ask(from, |api| api.vm(vm))?.phase.as_str() {
                 "unprotected" => {
-                    self.ask(from, |api| api.protect(vm, &request))?;
+                    self.ask(from, |api| api.protect(vm, request))?;
                     Ok(Err("asked".into()))
                 }
                 "protected" if self.armed(to, vm) => Ok(Ok(())),

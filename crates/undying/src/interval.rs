@@ -1,10 +1,8 @@
 //! Owns how the distance of checkpoints is written on the command line.
 
 use crate::duration::parse_micros;
+use host::api::types::FollowOutput;
 use protocol::Micros;
-
-/// While nobody waits for output, checkpoints that follow it are so far apart.
-const LONGEST_AUTO: Micros = Micros::from_millis(250);
 
 /// From one checkpoint to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +18,7 @@ impl Interval {
     #[must_use]
     pub fn longest(self) -> Micros {
         match self {
-            Self::Auto => LONGEST_AUTO,
+            Self::Auto => Micros(FollowOutput::LONGEST_US),
             Self::Even(interval) => interval,
         }
     }
@@ -57,7 +55,7 @@ mod tests {
         assert_eq!(parse_interval("auto"), Ok(Interval::Auto));
         assert_eq!(parse_interval("25ms"), Ok(Interval::Even(Micros(25_000))));
         assert!(parse_interval("often").unwrap_err().contains("auto"));
-        assert_eq!(Interval::Auto.longest(), LONGEST_AUTO);
+        assert_eq!(Interval::Auto.longest(), Micros(250_000));
     }
 
     #[test]

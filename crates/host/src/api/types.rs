@@ -40,6 +40,20 @@ pub struct ProtectRequest {
     pub copy_rate: Option<u64>,
 }
 
+impl ProtectRequest {
+    /// On this host, with a checkpoint each interval.
+    #[must_use]
+    pub fn even(to: HostName, interval_us: u64) -> Self {
+        Self { to, interval_us, follow: None, max_in_flight: None, copy_rate: None }
+    }
+
+    /// On this host, with checkpoints that follow the output within the usual bounds.
+    #[must_use]
+    pub fn following(to: HostName) -> Self {
+        Self { follow: Some(FollowOutput::default()), ..Self::even(to, FollowOutput::LONGEST_US) }
+    }
+}
+
 /// Bounds for checkpoints that follow the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowOutput {
@@ -49,7 +63,17 @@ pub struct FollowOutput {
     pub max_latency_us: u64,
 }
 
+impl Default for FollowOutput {
+    fn default() -> Self {
+        let Follow { max_overhead, max_latency } = Follow::default();
+        Self { max_overhead_percent: max_overhead, max_latency_us: max_latency.0 }
+    }
+}
+
 impl FollowOutput {
+    /// The usual longest epoch, in microseconds: while nobody waits.
+    pub const LONGEST_US: u64 = 250_000;
+
     /// The bounds in a session's times.
     #[must_use]
     pub fn of(pacing: Pacing) -> Option<Self> {

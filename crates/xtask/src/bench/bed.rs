@@ -3,13 +3,13 @@
 use super::Run;
 use crate::stage::{HOSTS, Props};
 use anyhow::{Context, Result};
-use host::api::types::{EpochRecord, VmStatus};
+use host::api::types::{EpochRecord, ProtectRequest, VmStatus};
 use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, PATIENCE, VmFile, VmShape, wait_for};
 use lab::guest::pulse::{PULSE_PORT, PulseClient};
 use lab::guest::redis::REDIS_PORT;
 use lab::topology::Namespace;
-use protocol::VmName;
+use protocol::{HostName, VmName};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,6 +67,12 @@ impl Bed {
     /// Protects the VM at the first host by the second, and waits until that can take over.
     pub fn protect(&self, interval: Duration) -> Result<()> {
         Ok(self.cluster.protect(&self.vm, HOSTS[0], HOSTS[1], interval)?)
+    }
+
+    /// The same with checkpoints that follow the output, as is usual.
+    pub fn protect_following(&self) -> Result<()> {
+        let request = ProtectRequest::following(HostName::new(HOSTS[1])?);
+        Ok(self.cluster.protect_as(&self.vm, HOSTS[0], &request)?)
     }
 
     /// Ends the protection and waits until both hosts have.

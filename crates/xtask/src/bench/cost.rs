@@ -40,9 +40,16 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     let mut protected = Vec::new();
     for interval_ms in INTERVALS_MS {
         bed.protect(Duration::from_millis(interval_ms))?;
-        protected.push((interval_ms, see(run, bed.client(), bed.reach, &format!("every {interval_ms} ms"))?));
+        let label = format!("checkpoints every {interval_ms} ms");
+        let seen = see(run, bed.client(), bed.reach, &label)?;
+        protected.push((label, seen));
         bed.unprotect()?;
     }
+    bed.protect_following()?;
+    let label = "checkpoints that follow the output (auto)".to_owned();
+    let seen = see(run, bed.client(), bed.reach, &label)?;
+    protected.push((label, seen));
+    bed.unprotect()?;
     let after = see(run, bed.client(), bed.reach, "unprotected again")?;
     let unprotected = pooled(&before, &after);
     let median = Summary::of_us_in_ms(unprotected.latency_us.iter().copied()).context("no reply")?.median;
@@ -68,7 +75,7 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     );
     let mut rows = vec![("plain QEMU, no agent (TAP in the kernel)".to_owned(), &alone)];
     rows.push(("unprotected, before and after the others".to_owned(), &unprotected));
-    rows.extend(protected.iter().map(|(ms, seen)| (format!("checkpoints every {ms} ms"), seen)));
+    rows.extend(protected.iter().map(|(what, seen)| (what.clone(), seen)));
     for (what, seen) in rows {
         latency.row(what.clone(), latency_cells(seen, median));
         throughput.row(what, throughput_cells(seen, &unprotected));

@@ -191,7 +191,7 @@ impl Guest {
     ) -> Result<(), ClusterError> {
         let to = HostName::new(to)?;
         let interval_us = u64::try_from(self.interval.as_micros()).expect("a short time");
-        let request = ProtectRequest { to, interval_us, follow: None, max_in_flight: None, copy_rate };
+        let request = ProtectRequest { copy_rate, ..ProtectRequest::even(to, interval_us) };
         self.cluster.ask(from, |api| api.protect(&self.vm, &request))
     }
 
