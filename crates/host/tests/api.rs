@@ -240,8 +240,7 @@ fn another_user_is_refused_even_where_the_file_lets_it_in() {
 fn a_protection_that_was_accepted_may_still_fail_and_the_events_say_why() {
     let Some(room) = room() else { return };
     room.fake.let_protection_fail();
-    let request =
-        ProtectRequest::even(host_name("beta"), 25_000);
+    let request = ProtectRequest::even(host_name("beta"), 25_000);
     room.client.protect(&vm_name("web"), &request).unwrap();
     let mut polls = std::iter::repeat_with(|| room.client.vm(&vm_name("web")).unwrap());
     let after = polls.find(|vm| vm.phase != "copying").unwrap();

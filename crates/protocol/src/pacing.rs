@@ -57,6 +57,8 @@ pub struct Pacer {
     stretch: Micros,
     /// Output of this epoch waits since.
     waits: Option<(Epoch, Instant)>,
+    /// Output of the next epoch too, while that one is being closed.
+    behind: Option<(Epoch, Instant)>,
 }
 
 impl Pacer {
@@ -64,16 +66,17 @@ impl Pacer {
     #[must_use]
     pub fn new(pacing: Pacing, interval: Micros, now: Instant) -> Self {
         let stretch = FIRST_STRETCH.min(interval);
-        let mut this = Self { pacing, interval, cut_at: now, after: now, pause: Micros(0), stretch, waits: None };
-        // No packet and no epoch is older: whatever the pacing, it is due.
-        this.cut_at = Instant(now.0.saturating_sub(interval.0));
-        this
+        // As if the last had been taken long ago.
+        let cut_at = Instant(now.0.saturating_sub(interval.0));
+        Self { pacing, interval, cut_at, after: now, pause: Micros(0), stretch, waits: None, behind: None }
     }
 
     /// A packet of this epoch waits in the gate.
     pub fn output(&mut self, now: Instant, epoch: Epoch) {
-        if self.waits.is_none() {
-            self.waits = Some((epoch, now));
+        match self.waits {
+            None => self.waits = Some((epoch, now)),
+            Some((older, _)) if older < epoch && self.behind.is_none() => self.behind = Some((epoch, now)),
+            Some(_) => {}
         }
     }
 
@@ -81,7 +84,8 @@ impl Pacer {
     pub fn taken(&mut self, now: Instant, epoch: Epoch, cut_at: Instant, pause: Micros) {
         (self.cut_at, self.after) = (cut_at, now);
         self.pause = pause.max(Micros((self.pause.0 * 3 + pause.0) / 4));
-        self.waits = self.waits.filter(|(of, _)| *of > epoch);
+        let open = |waits: &(Epoch, Instant)| waits.0 > epoch;
+        self.waits = self.waits.filter(open).or(self.behind.take().filter(open));
         let stretch = if self.pause <= SHORT_PAUSE {
             Micros(self.stretch.0 * 5 / 4)
         } else {
@@ -99,7 +103,9 @@ impl Pacer {
     /// When the next checkpoint is due.
     #[must_use]
     pub fn due(&self) -> Instant {
-        let Pacing::Follow(follow) = self.pacing else { return (self.cut_at + self.interval).max(self.after) };
+        let Pacing::Follow(follow) = self.pacing else {
+            return (self.cut_at + self.interval).max(self.after);
+        };
         let rested = (self.cut_at + self.rest(follow)).max(self.after);
         let stretched = rested.max(self.cut_at + self.stretch);
         let Some((_, since)) = self.waits else { return stretched };
@@ -207,6 +213,7 @@ mod tests {
         pacer.taken(cut_at + Micros(2 * MS), Epoch(1), cut_at, Micros(2 * MS));
         assert!(pacer.due() > cut_at + Micros(20 * MS));
         let next = pacer.due();
+        pacer.output(next, Epoch(2));
         pacer.output(next, Epoch(3));
         pacer.taken(next + Micros(2 * MS), Epoch(2), next, Micros(2 * MS));
         assert_eq!(pacer.due(), next + Micros(10 * MS), "it came behind the cut");

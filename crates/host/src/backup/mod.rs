@@ -250,7 +250,8 @@ impl Loop<'_> {
     fn on_machine_event(&mut self, event: Option<MachineEvent>) {
         match event {
             Some(MachineEvent::Warning(text)) => self.handle.warn(text),
-            Some(MachineEvent::GuestShutdown) => {}
+            // A standby says nothing: its guest does not run.
+            Some(MachineEvent::GuestShutdown | MachineEvent::OutputWaits(_)) => {}
             Some(MachineEvent::Died(why)) => self.feed(Event::StandbyDied(why)),
             None => self.feed(Event::StandbyDied("its control connection is gone".into())),
         }

@@ -7,8 +7,8 @@ use protocol::Epoch;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::sync::mpsc::Receiver;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 
 #[test]
 fn a_full_gate_drops_the_newest_and_counts_it() {

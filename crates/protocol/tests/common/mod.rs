@@ -94,7 +94,12 @@ impl Owner {
     /// A checkpoint that was asked for is taken, without taking time.
     pub fn takes(&mut self, epoch: u64) -> Vec<Action> {
         let cut_at = self.now;
-        self.feed(primary::Event::CheckpointTaken { session: S1, epoch: Epoch(epoch), cut_at, pause: Micros(0) })
+        self.feed(primary::Event::CheckpointTaken {
+            session: S1,
+            epoch: Epoch(epoch),
+            cut_at,
+            pause: Micros(0),
+        })
     }
 
     /// The VM was handed over with epoch 2, in order; the arbiter has not been asked.

@@ -2,10 +2,10 @@
 
 use crate::cli::{Cli, Output, VmCommand};
 use crate::failure::{Failure, Kind};
+use crate::interval::Interval;
 use crate::wait::{self, Goal};
 use crate::{out, view};
 use host::api::client::Client;
-use crate::interval::Interval;
 use host::api::types::{FollowOutput, ProtectRequest, StartRequest, VmStatus};
 use protocol::VmName;
 use std::path::Path;
@@ -36,8 +36,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
             copy_rate,
             no_wait,
         } => {
-            let bounds =
-                FollowOutput { max_overhead_percent: *max_overhead, max_latency_us: max_latency.0 };
+            let bounds = FollowOutput { max_overhead_percent: *max_overhead, max_latency_us: max_latency.0 };
             let request = ProtectRequest {
                 to: to.clone(),
                 interval_us: interval.longest().0,
