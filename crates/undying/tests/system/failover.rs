@@ -1,6 +1,6 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
-use crate::kit::{Setup, look, possible, wait_for};
+use crate::kit::{Guest, Setup, look, possible, wait_for};
 use lab::topology::AGENT;
 
 #[test]
@@ -14,6 +14,29 @@ fn the_primary_host_dies() {
     assert_eq!(status.term, 2);
     assert!(!qemu.is_alive());
     loaded.verdict();
+}
+
+#[test]
+fn the_primary_host_dies_while_checkpoints_follow_the_output() {
+    if !possible() {
+        return;
+    }
+    let guest = Setup::new("follow").boot();
+    guest.protect_following("alpha", "beta");
+    let idle =
+        wait_for("epochs that stretch", || stretch(&guest, |ms| ms > 100), || look::logs(&guest.cluster));
+    let loaded = guest.load("log");
+    loaded.progress();
+    let pacing = loaded.status("alpha").pacing.expect("it follows");
+    assert!(pacing.rest_us < idle, "{pacing:?}");
+    loaded.fails_over("alpha", "beta");
+    loaded.verdict();
+}
+
+/// How far apart checkpoints are while nobody waits, if that is so, µs.
+fn stretch(guest: &Guest, is: impl Fn(u64) -> bool) -> Option<u64> {
+    let stretch = guest.status("alpha").pacing.expect("it follows").stretch_us;
+    is(stretch / 1_000).then_some(stretch)
 }
 
 #[test]

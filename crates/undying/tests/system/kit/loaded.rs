@@ -177,6 +177,12 @@ impl Guest {
         self.cluster.protect(&self.vm, from, to, self.interval).expect("the VM is protected");
     }
 
+    /// The same with checkpoints that follow the output, as is usual for who does not say otherwise.
+    pub fn protect_following(&self, from: &str, to: &str) {
+        let request = ProtectRequest::following(HostName::new(to).expect("a name"));
+        self.cluster.protect_as(&self.vm, from, &request).expect("the VM is protected");
+    }
+
     /// Asks for protection and waits for nothing but the agent's answer.
     pub fn ask_protect(&self, from: &str, to: &str) -> Result<(), ClusterError> {
         self.ask_protect_slowly(from, to, None)
