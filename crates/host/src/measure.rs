@@ -1,6 +1,7 @@
 //! Owns what a primary measures: one record a checkpoint, and their distributions.
 
 use crate::api::types::{EpochRecord, Measured, Summary};
+use crate::link::Written;
 use std::collections::VecDeque;
 
 /// Checkpoints kept: more than ten minutes at 40 a second.
@@ -10,8 +11,7 @@ const KEEP: usize = 30_000;
 #[derive(Debug, Default)]
 pub struct Measurements {
     records: VecDeque<EpochRecord>,
-    wire_bytes: u64,
-    pages: u64,
+    total: Written,
 }
 
 impl Measurements {
@@ -29,11 +29,13 @@ impl Measurements {
     }
 
     /// A checkpoint was written to the link.
-    pub fn written(&mut self, epoch: u64, wire_bytes: u64, pages: u64) {
-        self.wire_bytes += wire_bytes;
-        self.pages += pages;
-        if let Some(record) = self.find(epoch) {
-            record.wire_bytes = wire_bytes;
+    pub fn written(&mut self, written: &Written) {
+        self.total.wire_bytes += written.wire_bytes;
+        self.total.pages += written.pages;
+        self.total.deltas += written.deltas;
+        self.total.unchanged += written.unchanged;
+        if let Some(record) = self.find(written.epoch.0) {
+            record.wire_bytes = written.wire_bytes;
         }
     }
 
@@ -67,8 +69,10 @@ impl Measurements {
             dirty_pages: column(|r| r.dirty_pages, 1.0),
             ack_ms: column(|r| r.ack_us, 1e3),
             hold_ms,
-            wire_bytes: self.wire_bytes,
-            pages: self.pages,
+            wire_bytes: self.total.wire_bytes,
+            pages: self.total.pages,
+            delta_pages: self.total.deltas,
+            unchanged_pages: self.total.unchanged,
         }
     }
 }

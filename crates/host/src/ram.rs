@@ -155,6 +155,7 @@ impl GuestRam {
             let result = match data {
                 PageData::Zeros(count) => self.write_zeros(block, page, count),
                 PageData::Page(bytes) => self.write_page(block, page, bytes),
+                PageData::Delta(delta) => self.change_page(block, page, delta),
             };
             failed = failed.take().or(result.err());
         })?;
@@ -168,6 +169,23 @@ impl GuestRam {
             return Ok(());
         }
         Ok(self.process.write_forced(block.address + offset, bytes)?)
+    }
+
+    fn change_page(
+        &self,
+        block: &Block,
+        page: u64,
+        delta: &[u8; PAGE_SIZE as usize],
+    ) -> Result<(), ApplyError> {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        if block.main {
+            self.main.copy_pages_out(&[page * PAGE_SIZE], &mut bytes);
+        } else {
+            let range = Range::new(block.address + page * PAGE_SIZE, PAGE_SIZE);
+            self.process.read_ranges(&[range], &mut bytes)?;
+        }
+        bytes.iter_mut().zip(delta).for_each(|(byte, change)| *byte ^= change);
+        self.write_page(block, page, &bytes)
     }
 
     fn write_zeros(&self, block: &Block, page: u64, count: u64) -> Result<(), ApplyError> {

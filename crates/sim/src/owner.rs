@@ -22,6 +22,7 @@ use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
 use protocol::resync::{Offer, Repair};
 use protocol::wire::compare::Ask;
+use protocol::wire::known::KnownPages;
 use protocol::wire::{Inbound, Outbound, ToBackup, ToPrimary};
 use protocol::{Epoch, HostName, Instant, Session, Term};
 use std::collections::BTreeMap;
@@ -68,6 +69,9 @@ struct Gathered {
     cut_at: Instant,
 }
 
+/// Room for pages that the backup is known to have: fewer than a guest has.
+const KNOWN: usize = 10;
+
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) id: MachineId,
@@ -80,6 +84,8 @@ pub(crate) struct Owner {
     cut: Option<Cut>,
     cuts: u64,
     gathered: BTreeMap<Epoch, Gathered>,
+    /// What the session's backup was sent: room for some of the guest's pages.
+    known: KnownPages,
     purpose_asked: bool,
     /// It gave the VM away and has not heard what became of it.
     yielded: bool,
@@ -97,6 +103,7 @@ impl Owner {
             cut: None,
             cuts: 0,
             gathered: BTreeMap::new(),
+            known: KnownPages::new(KNOWN),
             purpose_asked: false,
             yielded: false,
         }
@@ -284,6 +291,7 @@ impl World {
         if let Some(owner) = self.owner(host) {
             owner.link = Some((session, None));
             owner.gathered.clear();
+            owner.known = KnownPages::new(KNOWN);
             let id = owner.id;
             let after = 2 * self.rng.between(self.plan.delay.0, self.plan.delay.1);
             self.job(host, after, Job::Connect(id, session, peer));

@@ -98,6 +98,10 @@ impl Image {
                     let first = usize::try_from(first).unwrap_or(0);
                     match data {
                         PageData::Page(page) => pages[first] = Rc::new(*page),
+                        PageData::Delta(delta) => {
+                            let changed = |at: usize| pages[first][at] ^ delta[at];
+                            pages[first] = Rc::new(core::array::from_fn(changed));
+                        }
                         PageData::Zeros(count) => {
                             let count = usize::try_from(count).unwrap_or(0);
                             pages[first..first + count].fill(Rc::new([0; PAGE]));

@@ -192,7 +192,13 @@ fn primary_rows(vm: &VmStatus) -> Vec<(&'static str, String)> {
         rows.push(("dirty pages", summary(&measured.dirty_pages, "")));
         rows.push(("ack", summary(&measured.ack_ms, "ms")));
         rows.push(("output held", summary(&measured.hold_ms, "ms")));
-        let wire = format!("{} for {} pages", bytes(measured.wire_bytes), measured.pages);
+        let wire = format!(
+            "{} for {} pages, of which {} as what changed and {} not, as nothing did",
+            bytes(measured.wire_bytes),
+            measured.pages,
+            measured.delta_pages,
+            measured.unchanged_pages
+        );
         rows.push(("on the wire", wire));
         rows.push(("slowed", slowed(vm)));
     }

@@ -160,8 +160,14 @@ pub struct Measured {
     pub hold_ms: Summary,
     /// Bytes on the wire for checkpoints.
     pub wire_bytes: u64,
-    /// Pages sent for checkpoints.
+    /// Dirty pages of checkpoints.
     pub pages: u64,
+    /// Of them sent as what changed.
+    #[serde(default)]
+    pub delta_pages: u64,
+    /// Of them not sent: the guest wrote what was there.
+    #[serde(default)]
+    pub unchanged_pages: u64,
 }
 
 /// What the gate counted.

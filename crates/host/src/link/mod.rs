@@ -2,7 +2,7 @@
 
 mod outbox;
 
-pub use outbox::{CopyWire, Outbox, Part};
+pub use outbox::{CopyWire, Outbox, Part, Written};
 
 use protocol::notice::LinkLoss;
 use protocol::wire::{HEADER_LEN, Header, Inbound, MessageError, WireError};

@@ -7,6 +7,7 @@ use crate::disks::{Kept, KeptChange};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
+use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
 use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
@@ -38,6 +39,10 @@ pub struct Written {
     pub wire_bytes: u64,
     /// Pages.
     pub pages: u64,
+    /// Of them sent as what changed.
+    pub deltas: u64,
+    /// Of them not sent: the guest wrote what was there.
+    pub unchanged: u64,
 }
 
 /// Bytes on the wire, headers included, that made a backup's copies of the disks the primary's.
@@ -110,6 +115,7 @@ impl Outbox {
             stream,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
+            known: KnownPages::new(MAX_KNOWN),
             open: Written::default(),
             body_bytes: 0,
             written: Box::new(written),
@@ -221,6 +227,7 @@ struct Writer {
     stream: TcpStream,
     outbound: Outbound,
     batch: PageBatch,
+    known: KnownPages,
     open: Written,
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
@@ -267,14 +274,16 @@ impl Writer {
     fn part(&mut self, epoch: Epoch, part: &Part) -> std::io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         for (&(block, page), data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
-            batch.push(block, page, data);
+            if epoch == Epoch(0) {
+                batch.push(block, page, data);
+            } else {
+                batch.push_changed(block, page, data, &mut self.known);
+            }
             if batch.is_full() {
                 self.batch(epoch, &mut batch)?;
             }
         }
-        if !batch.is_empty() {
-            self.batch(epoch, &mut batch)?;
-        }
+        self.batch(epoch, &mut batch)?;
         self.batch = batch;
         Ok(())
     }
@@ -318,8 +327,13 @@ impl Writer {
 
     fn batch(&mut self, epoch: Epoch, batch: &mut PageBatch) -> std::io::Result<()> {
         self.begin(epoch);
-        self.open.pages += batch.pages();
-        self.bulk(Kind::Pages, epoch, batch.finish())?;
+        let counts = batch.counts();
+        self.open.pages += counts.pages;
+        self.open.deltas += counts.deltas;
+        self.open.unchanged += counts.unchanged;
+        if !batch.is_empty() {
+            self.bulk(Kind::Pages, epoch, batch.finish())?;
+        }
         batch.clear();
         Ok(())
     }

@@ -70,7 +70,7 @@ fn open(
     let stream = link::connect(address, CONNECT_WITHIN)?;
     let outbox = Outbox::start(stream.try_clone()?, identity, move |written| {
         let mut measurements = measurements.lock().unwrap_or_else(PoisonError::into_inner);
-        measurements.written(written.epoch.0, written.wire_bytes, written.pages);
+        measurements.written(&written);
     })?;
     let (session, wire) = (identity.2, Arc::clone(outbox.copy_wire()));
     let _ = incoming.send((session, Incoming::Connected(SessionLink { session, outbox })));

@@ -29,6 +29,7 @@ pub mod compare;
 pub mod disk;
 mod header;
 mod inbound;
+pub mod known;
 mod message;
 pub mod pages;
 

@@ -8,11 +8,13 @@
 //! | 4 (Zero) | number of zero pages from that index on |
 //! | 4096 (Raw) | the page |
 //! | 2 + n (Lz4) | n, then an LZ4 block of the page |
+//! | 2 + n (Delta) | n, then an LZ4 block of the page XORed with the version that was sent before it in this session |
 //!
 //! Everything a reader hands out was checked: block and index lie inside the layout, a compressed page unpacks
 //! to exactly one page. Applying it later cannot fail.
 
 use super::MAX_BODY_LEN;
+use super::known::KnownPages;
 use alloc::vec::Vec;
 
 /// Size of a page in bytes.
@@ -21,6 +23,11 @@ pub const PAGE: usize = 4096;
 const ZERO: u8 = 0;
 const RAW: u8 = 1;
 const LZ4: u8 = 2;
+const DELTA: u8 = 3;
+/// Past so many changed words of 8 bytes a page is not worth a delta: half of it.
+const MANY_CHANGED: usize = PAGE / 8 / 2;
+/// A compressed page must be shorter than this: one that shrinks by less than an eighth is cheaper to read raw.
+const WORTHWHILE: usize = PAGE / 8 * 7;
 const INDEX_BITS: u32 = 48;
 /// A batch is full when a raw page might no longer fit.
 const FULL: usize = MAX_BODY_LEN as usize - PAGE - 16;
@@ -55,7 +62,18 @@ pub struct PageBatch {
     body: Vec<u8>,
     scratch: Vec<u8>,
     zero_run: Option<ZeroRun>,
-    pages: u64,
+    counts: PageCounts,
+}
+
+/// What became of the pages of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// Pages added.
+    pub pages: u64,
+    /// Of them sent as what changed.
+    pub deltas: u64,
+    /// Of them not sent: the guest wrote what was there.
+    pub unchanged: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,29 +91,60 @@ impl PageBatch {
             body: Vec::with_capacity(MAX_BODY_LEN as usize),
             scratch: alloc::vec![0; lz4_flex::block::get_maximum_output_size(PAGE)],
             zero_run: None,
-            pages: 0,
+            counts: PageCounts::default(),
         }
     }
 
     /// Adds a page.
     pub fn push(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
-        self.pages += 1;
+        self.counts.pages += 1;
         if is_zero(data) {
             self.push_zero(block, page);
             return;
         }
         self.flush_zeros();
+        if !self.push_packed(block, page, LZ4, data) {
+            self.head(block, page, RAW);
+            self.body.extend_from_slice(data);
+        }
+    }
+
+    /// Adds a page of a checkpoint: as what changed if its last version is known and little did, and not at all if
+    /// nothing did. From now on this version is known.
+    pub fn push_changed(&mut self, block: u8, page: u64, data: &[u8; PAGE], known: &mut KnownPages) {
+        let Some(version) = known.version(block, page) else {
+            known.keep(block, page, data);
+            return self.push(block, page, data);
+        };
+        let (delta, changed) = xor(version, data);
+        if changed == 0 {
+            self.counts.pages += 1;
+            self.counts.unchanged += 1;
+            return;
+        }
+        *version = *data;
+        if changed > MANY_CHANGED || is_zero(data) {
+            return self.push(block, page, data);
+        }
+        self.flush_zeros();
+        if self.push_packed(block, page, DELTA, &delta) {
+            self.counts.pages += 1;
+            self.counts.deltas += 1;
+        } else {
+            self.push(block, page, data);
+        }
+    }
+
+    /// False if it is not worth while.
+    fn push_packed(&mut self, block: u8, page: u64, encoding: u8, data: &[u8; PAGE]) -> bool {
         match lz4_flex::block::compress_into(data, &mut self.scratch) {
-            // A page that shrinks by less than an eighth is cheaper to read raw.
-            Ok(len) if len < PAGE / 8 * 7 => {
-                self.head(block, page, LZ4);
+            Ok(len) if len < WORTHWHILE => {
+                self.head(block, page, encoding);
                 self.body.extend_from_slice(&u16::try_from(len).unwrap_or(0).to_le_bytes());
                 self.body.extend_from_slice(&self.scratch[..len]);
+                true
             }
-            _ => {
-                self.head(block, page, RAW);
-                self.body.extend_from_slice(data);
-            }
+            _ => false,
         }
     }
 
@@ -131,16 +180,16 @@ impl PageBatch {
         self.body.len() >= FULL - 32
     }
 
-    /// Whether nothing was added.
+    /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pages == 0
+        self.body.is_empty() && self.zero_run.is_none()
     }
 
-    /// Pages added so far.
+    /// What became of the pages added so far.
     #[must_use]
-    pub fn pages(&self) -> u64 {
-        self.pages
+    pub fn counts(&self) -> PageCounts {
+        self.counts
     }
 
     /// Ends the batch: its body. Call [`PageBatch::clear`] before the next.
@@ -153,7 +202,7 @@ impl PageBatch {
     pub fn clear(&mut self) {
         self.body.clear();
         self.zero_run = None;
-        self.pages = 0;
+        self.counts = PageCounts::default();
     }
 }
 
@@ -163,6 +212,19 @@ pub fn is_zero(data: &[u8; PAGE]) -> bool {
     data.as_chunks::<64>().0.iter().all(|chunk| chunk.iter().fold(0, |acc, byte| acc | byte) == 0)
 }
 
+/// Both versions XORed, and how many words of 8 bytes differ.
+fn xor(before: &[u8; PAGE], after: &[u8; PAGE]) -> ([u8; PAGE], usize) {
+    let mut delta = [0; PAGE];
+    let mut changed = 0;
+    let words = before.as_chunks::<8>().0.iter().zip(after.as_chunks::<8>().0);
+    for (out, (one, other)) in delta.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        let word = u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other);
+        changed += usize::from(word != 0);
+        *out = word.to_ne_bytes();
+    }
+    (delta, changed)
+}
+
 /// What a record says about memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageData<'a> {
@@ -170,6 +232,8 @@ pub enum PageData<'a> {
     Zeros(u64),
     /// One page.
     Page(&'a [u8; PAGE]),
+    /// What is to be XORed to the page as it is.
+    Delta(&'a [u8; PAGE]),
 }
 
 /// Reads the records of a batch, calling `visit(block, page, data)` for each.
@@ -208,12 +272,13 @@ pub fn read_batch(
                 visit(block, page, PageData::Page(data));
                 pages += 1;
             }
-            LZ4 => {
+            LZ4 | DELTA => {
                 let len = usize::from(u16::from_le_bytes(*take::<2>(&mut rest)?));
                 let (packed, after) = rest.split_at_checked(len).ok_or(PagesError::Truncated)?;
                 rest = after;
                 in_range(1)?;
                 match lz4_flex::block::decompress_into(packed, &mut unpacked) {
+                    Ok(PAGE) if encoding == DELTA => visit(block, page, PageData::Delta(&unpacked)),
                     Ok(PAGE) => visit(block, page, PageData::Page(&unpacked)),
                     _ => return Err(PagesError::Lz4),
                 }
@@ -251,19 +316,26 @@ mod tests {
         page
     }
 
-    fn image_after(body: &[u8], layout: &[u64]) -> Vec<Vec<[u8; PAGE]>> {
-        let mut image: Vec<Vec<[u8; PAGE]>> =
+    type Pages = Vec<Vec<[u8; PAGE]>>;
+
+    fn image_after(body: &[u8], layout: &[u64]) -> Pages {
+        let mut image: Pages =
             layout.iter().map(|&n| alloc::vec![[0xee; PAGE]; usize::try_from(n).unwrap()]).collect();
+        apply(&mut image, body, layout);
+        image
+    }
+
+    fn apply(image: &mut Pages, body: &[u8], layout: &[u64]) {
         read_batch(body, layout, |block, page, data| {
             let pages = &mut image[usize::from(block)];
             let at = usize::try_from(page).unwrap();
             match data {
                 PageData::Zeros(n) => pages[at..at + usize::try_from(n).unwrap()].fill([0; PAGE]),
                 PageData::Page(p) => pages[at] = *p,
+                PageData::Delta(p) => pages[at] = xor(&pages[at], p).0,
             }
         })
         .unwrap();
-        image
     }
 
     proptest! {
@@ -277,15 +349,45 @@ mod tests {
                 batch.push(block, page, &data);
                 expected[usize::from(block)][usize::try_from(page).unwrap()] = data;
             }
-            prop_assert_eq!(batch.pages(), writes.len() as u64);
+            prop_assert_eq!(batch.counts().pages, writes.len() as u64);
             prop_assert_eq!(image_after(batch.finish(), &layout), expected);
+        }
+
+        /// Epochs in which few bytes of few pages change, with room for some of their versions.
+        #[test]
+        fn what_changed_is_enough(
+            max in 0usize..12,
+            epochs in prop::collection::vec(
+                prop::collection::vec((0u64..10, 0usize..PAGE, any::<u8>(), any::<u64>(), 0u8..8), 0..12),
+                0..20,
+            ),
+        ) {
+            let (mut known, mut batch) = (KnownPages::new(max), PageBatch::new());
+            let (mut guest, mut image) = (alloc::vec![[0xee; PAGE]; 10], alloc::vec![alloc::vec![[0xee; PAGE]; 10]]);
+            for writes in epochs {
+                for &(page, at, byte, seed, what) in &writes {
+                    let data = &mut guest[usize::try_from(page).unwrap()];
+                    match what {
+                        0 => *data = page_of(seed),
+                        1 => {}
+                        _ => data[at] = byte,
+                    }
+                    batch.push_changed(0, page, data, &mut known);
+                }
+                let counts = batch.counts();
+                prop_assert_eq!(counts.pages, writes.len() as u64);
+                prop_assert!(counts.deltas + counts.unchanged <= counts.pages);
+                apply(&mut image, batch.finish(), &[10]);
+                batch.clear();
+                prop_assert_eq!(&image[0], &guest);
+            }
         }
 
         #[test]
         fn no_bytes_make_the_reader_panic_or_leave_the_layout(body in prop::collection::vec(any::<u8>(), 0..400)) {
             let layout = [3, 1];
             let _ = read_batch(&body, &layout, |block, page, data| {
-                let count = match data { PageData::Zeros(n) => n, PageData::Page(_) => 1 };
+                let count = match data { PageData::Zeros(n) => n, PageData::Page(_) | PageData::Delta(_) => 1 };
                 assert!(page + count <= layout[usize::from(block)]);
             });
         }
@@ -307,6 +409,20 @@ mod tests {
             batch.push(0, page, &[0; PAGE]);
         }
         assert_eq!(batch.finish().len(), 12);
+    }
+
+    #[test]
+    fn a_byte_that_changed_in_a_page_that_does_not_pack_costs_little() {
+        let (mut known, mut batch, mut page) = (KnownPages::new(4), PageBatch::new(), page_of(2));
+        batch.push_changed(0, 7, &page, &mut known);
+        assert!(batch.finish().len() > PAGE);
+        batch.clear();
+        batch.push_changed(0, 7, &page, &mut known);
+        assert!(batch.is_empty() && batch.counts().unchanged == 1, "nothing changed");
+        page[2000] ^= 1;
+        batch.push_changed(0, 7, &page, &mut known);
+        assert!(batch.finish().len() < 64, "{}", batch.finish().len());
+        assert_eq!(batch.counts(), PageCounts { pages: 2, deltas: 1, unchanged: 1 });
     }
 
     #[test]

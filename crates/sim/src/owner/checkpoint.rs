@@ -116,11 +116,19 @@ impl World {
         let (mut frames, mut bytes) = (0, 0);
         for some in pages.chunks(3) {
             let mut batch = core::mem::take(&mut self.batch);
-            some.iter().for_each(|(index, page)| batch.push(0, *index, page));
-            let body = batch.finish();
-            frames += 1;
-            bytes += body.len() as u64;
-            self.send_frame(host, conn, Kind::Pages, epoch, body);
+            match self.owner(host).filter(|_| epoch > Epoch(0)) {
+                Some(owner) => {
+                    let known = &mut owner.known;
+                    some.iter().for_each(|(index, page)| batch.push_changed(0, *index, page, known));
+                }
+                None => some.iter().for_each(|(index, page)| batch.push(0, *index, page)),
+            }
+            if !batch.is_empty() {
+                let body = batch.finish();
+                frames += 1;
+                bytes += body.len() as u64;
+                self.send_frame(host, conn, Kind::Pages, epoch, body);
+            }
             batch.clear();
             self.batch = batch;
         }
