@@ -204,8 +204,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A lab with an arbiter in a directory and an agent (`binary`) on each of these hosts, the first two of which must
-    /// be `alpha` and `beta`. `detection` is the text of the configuration's section of that name, or empty.
+    /// A lab with an arbiter in a directory and an agent (`binary`) on each of these hosts, which are one another's
+    /// peers. `detection` is the text of the configuration's section of that name, or empty; other sections may follow
+    /// in it.
     ///
     /// # Errors
     /// If anything of it cannot be made.
@@ -224,10 +225,7 @@ impl Cluster {
         detection: &str,
         arbiter: ArbiterKind,
     ) -> Result<Self, ClusterError> {
-        let lab = Lab::new(tag)?;
-        for host in hosts.iter().skip(2) {
-            lab.add_host(host)?;
-        }
+        let lab = Lab::with_hosts(tag, hosts)?;
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut cluster = Self { lab, binary: binary.to_path_buf(), hosts, arbiter: LabArbiter::default() };
         cluster.arbiter = cluster.make_arbiter(arbiter)?;

@@ -63,6 +63,27 @@ fn links_carry_until_they_are_cut_and_again_when_healed() {
 }
 
 #[test]
+fn a_lab_has_any_hosts_and_several_die_at_once() {
+    if !common::root_and_programs() {
+        return;
+    }
+    let lab = Lab::with_hosts("any", &["gamma", "one", "two", "three"]).expect("a lab");
+    lab.host("alpha").expect_err("no host that was not named");
+    let gamma = lab.host("gamma").expect("gamma");
+    let listen = |name: &str| {
+        let address = lab.replication_address(name).expect("an address");
+        let host = lab.host(name).expect("a host");
+        host.run(|| TcpListener::bind((address, 0)).expect("a listener")).expect("the host")
+    };
+    let listeners: Vec<_> = ["one", "two", "three"].map(listen).into();
+    let address = |at: usize| listeners[at].local_addr().expect("bound");
+    assert!((0..3).all(|at| reaches(&gamma, address(at))));
+    lab.kill_hosts(&["one", "three"]).expect("dead");
+    assert!(does_not_reach(&gamma, address(0)) && does_not_reach(&gamma, address(2)));
+    assert!(reaches(&gamma, address(1)));
+}
+
+#[test]
 fn processes_are_logged_frozen_and_killed_with_what_they_started() {
     if !common::root_and_programs() {
         return;

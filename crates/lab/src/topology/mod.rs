@@ -36,6 +36,8 @@ use crate::command::CommandError;
 
 /// The bridge of every host, which its guests' TAP devices join.
 pub const BRIDGE: &str = "br0";
+/// Hosts have the addresses below those of the guests.
+pub const MOST_HOSTS: usize = 49;
 /// The name under which [`Lab::start_agent`] starts an agent.
 pub const AGENT: &str = "agent";
 
@@ -71,6 +73,9 @@ pub enum LabError {
     /// There is no host of this name.
     #[error("there is no host `{0}` in this lab")]
     UnknownHost(String),
+    /// Its addresses are used up.
+    #[error("a lab has room for {MOST_HOSTS} hosts, and there is none for `{0}`")]
+    TooManyHosts(String),
     /// There is no such process on the host.
     #[error("no process `{process}` is running on {host}")]
     NotRunning {
@@ -151,7 +156,7 @@ struct Host {
     number: u8,
 }
 
-/// Hosts `alpha` and `beta` (and more), a switch and a client.
+/// Hosts, a switch and a client.
 #[derive(Debug)]
 pub struct Lab {
     // Declared, and so dropped, in this order: processes end before their namespaces go.
@@ -166,11 +171,20 @@ pub struct Lab {
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
-    /// A lab with the hosts `alpha` and `beta`; `tag` (a few letters) shows in the names of its namespaces.
+    /// A lab with the hosts `alpha` and `beta`.
     ///
     /// # Errors
-    /// Not root, or the namespaces or links cannot be made.
+    /// As [`Lab::with_hosts`].
     pub fn new(tag: &str) -> Result<Lab, LabError> {
+        Lab::with_hosts(tag, &["alpha", "beta"])
+    }
+
+    /// A lab with these hosts, whose names are at most 10 characters long; `tag` (a few letters) shows in the names of
+    /// its namespaces.
+    ///
+    /// # Errors
+    /// Not root, too many hosts, or the namespaces or links cannot be made.
+    pub fn with_hosts(tag: &str, names: &[&str]) -> Result<Lab, LabError> {
         if !rustix::process::geteuid().is_root() {
             return Err(LabError::NotRoot);
         }
@@ -187,18 +201,22 @@ impl Lab {
         ip::connect_client(&switch, &client, [IpAddr::V4(lan_v4(100)), IpAddr::V6(lan_v6(100))])?;
         let hosts = Mutex::default();
         let lab = Lab { processes: Processes::default(), hosts, client, switch, prefix, directory };
-        lab.add_host("alpha")?;
-        lab.add_host("beta")?;
+        for name in names {
+            lab.add_host(name)?;
+        }
         Ok(lab)
     }
 
     /// Adds a host, connected as the others are. Names are at most 10 characters long.
     ///
     /// # Errors
-    /// The namespace or its links cannot be made.
+    /// Too many hosts, or the namespace or its links cannot be made.
     pub fn add_host(&self, name: &str) -> Result<(), LabError> {
         let mut hosts = self.hosts();
-        let number = u8::try_from(hosts.len() + 1).expect("a lab has a handful of hosts");
+        let number = match u8::try_from(hosts.len() + 1) {
+            Ok(number) if usize::from(number) <= MOST_HOSTS => number,
+            _ => return Err(LabError::TooManyHosts(name.to_owned())),
+        };
         let namespace = Namespace::create(format!("{}-{name}", self.prefix))?;
         let addresses = [IpAddr::V4(lan_v4(number)), IpAddr::V6(lan_v6(number))];
         ip::connect_host(&self.switch, &namespace, name, addresses, replication_v4(number))?;
@@ -245,8 +263,19 @@ impl Lab {
     /// # Errors
     /// There is no such host, or `ip` fails.
     pub fn cut_link(&self, link: Link<'_>) -> Result<(), LabError> {
-        let (_, cables) = self.cables(link)?;
-        ip::cut(&self.switch, &cables)
+        self.cut_links(&[link])
+    }
+
+    /// Pulls several cables at once.
+    ///
+    /// # Errors
+    /// As [`Lab::cut_link`].
+    pub fn cut_links(&self, links: &[Link<'_>]) -> Result<(), LabError> {
+        let mut all = Vec::new();
+        for &link in links {
+            all.extend(self.cables(link)?.1);
+        }
+        ip::cut(&self.switch, &all)
     }
 
     /// Puts a cable back, and waits until it carries.

@@ -148,9 +148,17 @@ impl Lab {
     /// # Errors
     /// There is no such host, or its links cannot be cut.
     pub fn kill_host(&self, host: &str) -> Result<u64, LabError> {
+        self.kill_hosts(&[host])
+    }
+
+    /// Several hosts die as [`Lab::kill_host`] says, at the same instant.
+    ///
+    /// # Errors
+    /// One of them is not there, or the links cannot be cut.
+    pub fn kill_hosts(&self, hosts: &[&str]) -> Result<u64, LabError> {
         let began = os::clock::now_us();
-        self.cut_link(Link::All(host))?;
-        end(self.take(|running| running.host == host));
+        self.cut_links(&hosts.iter().map(|host| Link::All(host)).collect::<Vec<_>>())?;
+        end(self.take(|running| hosts.contains(&running.host.as_str())));
         Ok(began)
     }
 
