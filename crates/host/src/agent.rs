@@ -8,6 +8,7 @@ use crate::config::HostConfig;
 use crate::context::Context;
 use crate::events::EventLog;
 use crate::primary::Request;
+use crate::room::Room;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crate::watch::ArbiterWatch;
@@ -79,7 +80,11 @@ impl Agent {
         let address = config.listen;
         let table = Arc::new(Table::default());
         let watch = ArbiterWatch::start(&arbiter, &table).map_err(AgentError::Thread)?;
-        let context = Arc::new(Context { config, arbiter, events });
+        let room = Room::of(&config);
+        let has = room.status();
+        let from = if has.configured { "as configured" } else { "what is available now without a reserve" };
+        tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);
+        let context = Arc::new(Context { config, arbiter, events, room });
         crate::listener::start(&context, &table).map_err(|source| AgentError::Listen { address, source })?;
         Ok(Self { context, table, watch })
     }
@@ -130,6 +135,7 @@ impl Control for Agent {
             arbiter: self.context.arbiter.describe(),
             arbiter_error: self.watch.error(),
             vms: self.table.vms().keys().cloned().collect(),
+            room: Some(self.context.room.status()),
         }
     }
 

@@ -76,6 +76,28 @@ pub struct HostConfig {
     /// Most bytes a second of a first copy or resynchronisation, such as `"200M"`; without it as fast as it goes.
     #[serde(default)]
     pub copy_rate: Option<MemorySize>,
+    /// What other hosts' VMs may have here.
+    #[serde(default)]
+    pub backup: BackupConfig,
+}
+
+/// What a host has for standbys of other hosts' VMs, and for VMs that took over here.
+///
+/// ```toml
+/// [backup]
+/// memory = "8GiB"
+/// vms = 4
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// Most guest memory and buffers. Without it what is available at the agent's start, less a reserve; then VMs that
+    /// are started here take of it too.
+    pub memory: Option<MemorySize>,
+    /// Most VMs.
+    pub vms: Option<u32>,
+    /// Replicas of disks may be promised more than their file system has left, in the hope that guests do not fill them.
+    pub sparse_disks: bool,
 }
 
 /// The configuration of a host that is a witness: it keeps the records of terms for the others, and runs no VMs.
@@ -251,6 +273,18 @@ mod tests {
         };
         assert_eq!(with("200M").unwrap().copy_rate.map(|rate| rate.0), Some(200 << 20));
         assert!(with("fast").unwrap_err().to_string().contains("fast"));
+    }
+
+    #[test]
+    fn what_standbys_may_have_is_a_section_of_its_own() {
+        let path = Path::new("host.toml");
+        assert_eq!(HostConfig::parse(path, GOOD).unwrap().backup, BackupConfig::default());
+        let with = format!("{GOOD}\n[backup]\nmemory = '2GiB'\nvms = 3\n");
+        let backup = HostConfig::parse(path, &with).unwrap().backup;
+        let memory = Some(MemorySize(2 << 30));
+        assert_eq!(backup, BackupConfig { memory, vms: Some(3), sparse_disks: false });
+        let typo = format!("{GOOD}\n[backup]\nmemry = '2GiB'\n");
+        assert!(HostConfig::parse(path, &typo).unwrap_err().to_string().contains("memry"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::config::HostConfig;
 use crate::events::EventLog;
+use crate::room::Room;
 use arbiter::Arbiter;
 use protocol::VmName;
 use protocol::notice::Notice;
@@ -15,6 +16,8 @@ pub struct Context {
     pub arbiter: Arc<dyn Arbiter>,
     /// The event log.
     pub events: EventLog,
+    /// What there is for standbys.
+    pub room: Arc<Room>,
 }
 
 impl Context {

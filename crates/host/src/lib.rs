@@ -26,6 +26,7 @@ mod machine;
 mod measure;
 pub mod primary;
 mod ram;
+mod room;
 mod speed;
 mod staging;
 mod start;

@@ -9,7 +9,7 @@ use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use protocol::backup::Conn;
 use protocol::notice::LinkLoss;
-use protocol::wire::{Header, Hello, Inbound, Kind, Refusal, ToBackup, ToPrimary};
+use protocol::wire::{Header, Hello, Inbound, Kind, MAX_BODY_LEN, Refusal, ToBackup, ToPrimary};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -18,8 +18,10 @@ use std::time::Duration;
 
 /// A connection that says nothing for so long is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Bulk frames of one connection that wait for the loop: 16 MiB at the most.
+/// Bulk frames of one connection that wait for the loop.
 const FRAMES_AHEAD: usize = 16;
+/// Their bytes at the most.
+pub const MAX_AHEAD: u64 = FRAMES_AHEAD as u64 * MAX_BODY_LEN as u64;
 
 static NEXT_CONN: AtomicU64 = AtomicU64::new(1);
 

@@ -53,7 +53,9 @@ pub fn start(
     let (context_too, table_too, handle_too) = (Arc::clone(context), Arc::clone(table), Arc::clone(&handle));
     let accepted =
         Accepted { last_owner_is_dead: request.last_owner_is_dead, older_disk: request.accept_older_disk };
+    let memory = spec.memory.0;
     let body = move || {
+        let _held = context_too.room.started(handle_too.name(), memory);
         let engine = match prepare(&context_too, &handle_too, spec, accepted) {
             Ok(engine) => engine,
             Err(error) => {

@@ -73,6 +73,8 @@ struct State {
     follow: Option<FollowOutput>,
     copy_rate: Option<u64>,
     warnings: Vec<String>,
+    /// Why the last request for protection came to nothing.
+    not_protected: Option<String>,
     measurements: Option<Arc<Mutex<Measurements>>>,
     gate: Option<net::Gate>,
     disks: Option<Arc<Disks>>,
@@ -99,6 +101,7 @@ impl VmHandle {
             follow: None,
             copy_rate: None,
             warnings: Vec::new(),
+            not_protected: None,
             measurements: None,
             gate: None,
             disks: None,
@@ -181,6 +184,11 @@ impl VmHandle {
         }
     }
 
+    /// Why protection could not begin; none once it is asked for again.
+    pub fn set_not_protected(&self, why: Option<String>) {
+        self.state().not_protected = why;
+    }
+
     /// Where the measurements are.
     pub fn attach_measurements(&self, measurements: &Arc<Mutex<Measurements>>, gate: &net::Gate) {
         let mut state = self.state();
@@ -260,6 +268,9 @@ fn warnings(state: &State) -> Vec<String> {
     };
     if !says.is_empty() {
         all.insert(0, says.to_owned());
+    }
+    if let (Some(why), "unprotected") = (&state.not_protected, state.snapshot.phase.as_str()) {
+        all.insert(1, why.clone());
     }
     if state.snapshot.throttled {
         all.push(

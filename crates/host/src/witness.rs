@@ -67,6 +67,7 @@ impl Control for Witness {
             arbiter: format!("this host, a witness; its records are in the {}", self.store.describe()),
             arbiter_error: self.store.identity().err().map(|error| error.to_string()),
             vms: Vec::new(),
+            room: None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Owns the sentences of the event log.
 
 use protocol::VmName;
-use protocol::notice::{Discard, LinkLoss, Notice};
-use protocol::wire::{EndReason, Refusal, YieldReason};
+use protocol::notice::{Discard, Notice};
+use protocol::wire::{EndReason, YieldReason};
 
 /// A notice in words.
 #[must_use]
@@ -11,13 +11,13 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
         Notice::Copying { peer, session } => format!("VM {vm}: first copy to {peer} (session {session})"),
         Notice::Protected { peer, term } => format!("VM {vm}: PROTECTED by {peer} in term {term}"),
         Notice::ProtectFailed { peer, why } => {
-            format!("VM {vm}: could not be protected by {peer}: {}; it runs on unprotected", loss(why))
+            format!("VM {vm}: could not be protected by {peer}: {}; it runs on unprotected", why)
         }
         Notice::CheckpointFailed { epoch, why } => {
             format!("VM {vm}: checkpoint {epoch} failed: {why}; its pages are owed to the next")
         }
         Notice::BackupLost { peer, why } => {
-            format!("VM {vm}: backup {peer} LOST: {}; output is held, the arbiter is asked", loss(why))
+            format!("VM {vm}: backup {peer} LOST: {}; output is held, the arbiter is asked", why)
         }
         Notice::ArbiterUnreachable { why } => {
             format!("VM {vm}: the arbiter has not decided: {why}; output stays held, asking again")
@@ -41,6 +41,9 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
         Notice::StandbyPreparing { primary, term } => {
             format!("VM {vm}: preparing a standby for {primary} (term {term})")
         }
+        Notice::StandbyRefused { primary, term, why } => {
+            format!("VM {vm}: NO STANDBY for {primary} (term {term}): {why}")
+        }
         Notice::StandbyArmed { primary, term } => {
             format!("VM {vm}: this host can take over from {primary} (term {term})")
         }
@@ -51,7 +54,7 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
         }
         Notice::PrimaryLost { primary, epoch, why } => format!(
             "VM {vm}: primary {primary} LOST: {}; newest committed epoch is {epoch}, the arbiter is asked",
-            loss(why)
+            why
         ),
         Notice::TakingOver { epoch, reason } => {
             format!("VM {vm}: taking over at epoch {epoch} ({})", yielded(*reason))
@@ -59,18 +62,6 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
         Notice::Promoting { term, epoch } => format!("VM {vm}: PROMOTING in term {term}, from epoch {epoch}"),
         Notice::PromotionFailed { term, why } => format!("VM {vm}: promotion in term {term} FAILED: {why}"),
         Notice::StandbyDiscarded { why } => format!("VM {vm}: standby thrown away: {}", discarded(why)),
-    }
-}
-
-fn loss(why: &LinkLoss) -> String {
-    match why {
-        LinkLoss::Refused(Refusal::Machine { why }) => format!("the backup refused: {why}"),
-        LinkLoss::Refused(Refusal::Busy { term }) => {
-            format!(
-                "the backup refused: it runs this VM itself, or stands by for another owner of it (term {term})"
-            )
-        }
-        other => other.to_string(),
     }
 }
 
@@ -86,7 +77,7 @@ fn discarded(why: &Discard) -> String {
         Discard::Ended(EndReason::Unprotected) => "the primary ended protection".into(),
         Discard::Ended(EndReason::Stopped) => "the VM was stopped".into(),
         Discard::LostClaim { owner, term } => format!("{owner} owns the VM in term {term}"),
-        Discard::Incomplete(why) => format!("the first copy did not finish: {}", loss(why)),
+        Discard::Incomplete(why) => format!("the first copy did not finish: {}", why),
         Discard::Replaced { term } => format!("a newer session of term {term} takes its place"),
         Discard::Operator => "the operator asked".into(),
     }

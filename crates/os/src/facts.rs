@@ -74,6 +74,19 @@ pub fn total_memory() -> u64 {
     info.totalram * u64::from(info.mem_unit)
 }
 
+/// Memory in bytes that programs can have without swapping, as the kernel estimates it.
+#[must_use]
+pub fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    parse_available(&text).unwrap_or_else(total_memory)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +110,8 @@ mod tests {
     fn the_page_size_is_what_this_crate_counts_in() {
         assert_eq!(page_size() as u64, crate::range::PAGE_SIZE);
         assert!(total_memory() > 64 << 20);
+        assert!((1..=total_memory()).contains(&available_memory()));
+        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert!(cores().unwrap() > 0);
     }
 }

@@ -23,6 +23,11 @@ impl Detector {
         self.heard = self.heard.max(now);
     }
 
+    /// Until now nobody listened: silence counts from here.
+    pub fn excuse(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
     /// From now on another length of silence is too long.
     pub fn set_timeout(&mut self, timeout: Micros) {
         self.timeout = timeout;

@@ -22,7 +22,7 @@ pub enum LinkLoss {
     #[error("the backup is alive but has not acknowledged a checkpoint for {0} ms")]
     Stalled(u64),
     /// The other side refused.
-    #[error("the backup refused: {0:?}")]
+    #[error("the backup refused: {0}")]
     Refused(Refusal),
     /// The other side found the stream damaged.
     #[error("the backup refused the stream: {0}")]
@@ -125,6 +125,15 @@ pub enum Notice {
         primary: HostName,
         /// Its term.
         term: Term,
+    },
+    /// There is no room for this owner's standby; nothing was done for it.
+    StandbyRefused {
+        /// The owner.
+        primary: HostName,
+        /// Its term.
+        term: Term,
+        /// What is missing.
+        why: Refusal,
     },
     /// The standby has a whole checkpoint.
     StandbyArmed {

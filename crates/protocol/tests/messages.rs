@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use protocol::resync::{Base, Offer, Run};
 use protocol::wire::compare::{Ask, Hashes};
 use protocol::wire::{
-    AckBody, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Refusal, ToBackup, ToPrimary, YieldReason,
+    AckBody, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Lack, Refusal, ToBackup, ToPrimary,
+    YieldReason,
 };
 use protocol::{Epoch, Instant, Session, Term, Timing};
 
@@ -44,6 +45,13 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
     let refusal = prop_oneof![
         any::<u64>().prop_map(|term| Refusal::Busy { term: Term(term) }),
         ".{0,20}".prop_map(|why| Refusal::Machine { why }),
+        any::<(u64, u64, u64)>().prop_map(|(needs, left, of)| Refusal::NoRoom {
+            host: host("gamma"),
+            lack: Lack::Disk,
+            needs,
+            left,
+            of
+        }),
     ];
     let body = |echo| AckBody { echo: Instant(echo) };
     prop_oneof![

@@ -367,6 +367,36 @@ pub struct HostStatus {
     pub arbiter_error: Option<String>,
     /// Names of the VMs here.
     pub vms: Vec<VmName>,
+    /// What it has for standbys; none at a witness.
+    #[serde(default)]
+    pub room: Option<RoomStatus>,
+}
+
+/// What a host has for standbys of other hosts' VMs, and for VMs that took over here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomStatus {
+    /// Most bytes of guest memory and buffers.
+    pub memory_bytes: u64,
+    /// Bytes of them that are left.
+    pub memory_left_bytes: u64,
+    /// Whether the configuration says so; otherwise it is what was available at the agent's start, without a reserve,
+    /// and VMs that were started here take of it too.
+    pub configured: bool,
+    /// Most VMs.
+    pub vms: Option<u32>,
+    /// Who takes of it.
+    pub tenants: Vec<RoomTenant>,
+}
+
+/// A VM that takes of a host's room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomTenant {
+    /// The VM.
+    pub vm: VmName,
+    /// Whether it stands by here; otherwise it runs here.
+    pub standby: bool,
+    /// Its memory, with its buffers while it stands by.
+    pub memory_bytes: u64,
 }
 
 /// One line of the event log.

@@ -8,6 +8,7 @@ mod comparer;
 mod input;
 mod persister;
 mod promote;
+mod staged;
 
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
@@ -15,24 +16,30 @@ use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::primary::{Engine, Request};
+use crate::room::{self, Reservation};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
 use applier::Applier;
 use comparer::{Compared, Comparer};
 use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
+pub use persister::LIMIT as JOURNAL_LIMIT;
 use persister::{Persisted, Persister, Place};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
-use protocol::notice::LinkLoss;
+use protocol::notice::{LinkLoss, Notice};
 use protocol::resync::Base;
 use protocol::wire::compare::Ask;
-use protocol::wire::{Hello, Kind, ToBackup, blob, disk, pages};
+use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary, blob, disk, pages};
 use protocol::{Claim, Epoch, Grant, Session, Term};
+use staged::Staged;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes received and not yet applied; past it nothing more is read.
 const MAX_BACKLOG: u64 = 64 << 20;
+/// Memory that a standby reserves beside its guest's: the backlog, what its connection reads ahead, and as much as
+/// usual checkpoints need until they are whole. For larger ones more is asked for when they come.
+pub const BUFFERS: u64 = MAX_BACKLOG + crate::listener::MAX_AHEAD + (48 << 20);
 /// How often to look whether the applier has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
 
@@ -82,7 +89,11 @@ struct Loop<'a> {
     /// A connection whose Hello is being considered.
     candidate: Option<Connection>,
     standby: Option<Standby>,
-    staged: Vec<Frame>,
+    staged: Staged,
+    /// What the standby takes of this host, or the VM that it became.
+    reserved: Option<Reservation>,
+    /// The same for the standby that is about to be prepared.
+    admitted: Option<Reservation>,
     /// What the primary's guest was given lately.
     input: InputLog,
     claims: Channel<(Claim, ClaimAnswer)>,
@@ -109,7 +120,9 @@ pub fn run(
         current: None,
         candidate: None,
         standby: None,
-        staged: Vec::new(),
+        staged: Staged::default(),
+        reserved: None,
+        admitted: None,
         input: InputLog::default(),
         claims: unbounded(),
         persisted: unbounded(),
@@ -119,6 +132,8 @@ pub fn run(
         over: false,
     };
     let promoted = this.serve(inputs);
+    // To the end of the VM at this host.
+    let _reserved = this.reserved.take();
     drop(this);
     let Some((machine, grant)) = promoted else { return Ended::Discarded };
     Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant).run(requests)
@@ -135,6 +150,9 @@ impl Loop<'_> {
                 Some(current) if !backlog => current.frames.clone(),
                 _ => nothing,
             };
+            if backlog {
+                self.protocol.not_listening(now());
+            }
             let wait = self.until_deadline(backlog);
             let (claims, persisted) = (self.claims.1.clone(), self.persisted.1.clone());
             let compared = self.compared.1.clone();
@@ -178,11 +196,41 @@ impl Loop<'_> {
     fn on_input(&mut self, input: BackupInput) {
         let BackupInput::Opened { conn, term, session, hello, outbox, frames } = input;
         self.candidate = Some(Connection { conn, session, outbox, frames });
-        self.feed(Event::Hello(conn, term, hello));
+        match self.admit(term, &hello) {
+            Ok(admitted) => {
+                self.admitted = admitted;
+                self.feed(Event::Hello(conn, term, hello));
+            }
+            Err(why) => self.turn_away(conn, term, hello, why),
+        }
         // Not taken: dropping it closes it behind the refusal.
         if self.candidate.take().is_some() && self.current.is_none() && self.standby.is_none() {
             self.over = true;
         }
+    }
+
+    /// Reserves what the standby takes that a Hello asks for, before anything is done for it. What the protocol will not
+    /// take needs no room.
+    fn admit(&self, term: Term, hello: &Hello) -> Result<Option<Reservation>, Refusal> {
+        if !self.protocol.takes(term, hello) {
+            return Ok(None);
+        }
+        let (memory, images) = crate::machine::asked_for(&hello.machine)
+            .map_err(|error| Refusal::Machine { why: error.to_string() })?;
+        let name = self.handle.name();
+        let needs = room::needs(&self.context.config, name, memory, &images);
+        self.context.room.reserve(name, needs).map(Some)
+    }
+
+    /// There is no room for this primary's standby: it is told, and whatever is here for the VM stays as it is.
+    fn turn_away(&mut self, conn: Conn, term: Term, hello: Hello, why: Refusal) {
+        if let Some(outbox) = self.outbox(conn) {
+            outbox.to_primary(&ToPrimary::Refuse(why.clone()));
+        }
+        self.close(conn);
+        let notice = Notice::StandbyRefused { primary: hello.primary, term, why };
+        self.context.notice(self.handle.name(), &notice);
+        self.over = self.current.is_none() && self.standby.is_none();
     }
 
     fn on_frame(&mut self, frame: Result<Frame, LinkLoss>) {
@@ -239,6 +287,10 @@ impl Loop<'_> {
             BulkUse::Ignore => {}
         }
         self.carry_out(actions);
+        let held = self.staged.bytes() + self.backlog();
+        if let Some(Err(why)) = self.reserved.as_mut().map(|reserved| reserved.hold(held)) {
+            self.lose(conn, LinkLoss::Stream(why));
+        }
     }
 
     /// The connection is over; if its bytes made no sense the protocol tells the primary before it is closed.
@@ -310,6 +362,7 @@ impl Loop<'_> {
 
     fn prepare(&mut self, conn: Conn, hello: &Hello) {
         self.current = self.candidate.take_if(|c| c.conn == conn);
+        self.reserved = self.admitted.take();
         self.over = false;
         self.handle.set_interval(hello.timing.interval, FollowOutput::of(hello.timing.pacing));
         let term = self.protocol.known_term();
@@ -360,8 +413,7 @@ impl Loop<'_> {
 
     /// Makes the disk changes of an epoch durable. They stay staged until it is committed.
     fn persist(&mut self, conn: Conn, epoch: Epoch) {
-        let of_epoch = |frame: &&Frame| frame.header.kind == Kind::Disk && frame.header.epoch == epoch;
-        let changes: Vec<_> = self.staged.iter().filter(of_epoch).map(|frame| frame.body.clone()).collect();
+        let changes = self.staged.disk_changes(epoch);
         let Some(standby) = &mut self.standby else { return };
         let Some((persister, _)) = &standby.persister else {
             // Changes of disks that the VM does not have were refused when they came.
@@ -388,10 +440,7 @@ impl Loop<'_> {
     }
 
     fn commit(&mut self, epoch: Epoch, gate: Vec<u8>) {
-        // What is staged behind the epoch is of later ones.
-        let later = self.staged.partition_point(|frame| frame.header.epoch <= epoch);
-        let later = self.staged.split_off(later);
-        let frames = std::mem::replace(&mut self.staged, later);
+        let frames = self.staged.take(epoch);
         self.input.committed(epoch);
         if let Some(standby) = &self.standby {
             standby.applier.commit(epoch, frames, gate);
@@ -409,6 +458,7 @@ impl Loop<'_> {
             drop(standby.comparer);
             standby.machine.end();
         }
+        self.reserved = None;
         self.over = self.candidate.is_none();
     }
 
@@ -417,14 +467,13 @@ impl Loop<'_> {
             Some((peer, term, epoch)) => (Some(peer.clone()), term, epoch),
             None => (None, self.protocol.known_term(), Epoch(0)),
         };
-        let staged: usize = self.staged.iter().map(|frame| frame.body.len()).sum();
         self.handle.publish(Snapshot {
             phase: name_of(&self.protocol.phase()),
             term,
             peer,
             epoch,
             acked: epoch,
-            agent_bytes: staged as u64 + self.backlog(),
+            agent_bytes: self.staged.bytes() + self.backlog(),
             ..Snapshot::default()
         });
     }
@@ -441,6 +490,9 @@ impl Loop<'_> {
             Ok((machine, split)) => {
                 self.context.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.took_over();
+                }
                 self.handle.set_facts(Facts { ..machine.facts() });
                 self.follow(Event::Promoted);
                 self.promoted = Some((machine, grant));

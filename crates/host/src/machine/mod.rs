@@ -23,7 +23,7 @@ use qemu::fingerprint::Fingerprint;
 use qemu::{Channels, Installation, Qemu, ResolvedSpec, Role};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surroundings::{check_bridges, console_path, open_taps};
@@ -38,6 +38,17 @@ struct Description {
     /// None in what agents of versions say that know raw disks only.
     #[serde(default)]
     placeholders: Placeholders,
+}
+
+/// What a standby of a described machine is given: memory in bytes, and its disks' images with their sizes.
+///
+/// # Errors
+/// If the description cannot be read.
+pub fn asked_for(description: &[u8]) -> Result<(u64, Vec<(PathBuf, u64)>), MachineError> {
+    let description: Description = serde_json::from_slice(description)?;
+    let spec = &description.resolved.spec;
+    let images = spec.disks.iter().map(|disk| disk.image.clone());
+    Ok((spec.memory.0, images.zip(description.disk_sizes).collect()))
 }
 
 /// A VM that runs, or is about to.

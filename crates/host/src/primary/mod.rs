@@ -21,8 +21,8 @@ use checkpointer::{Done, Job};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
-use protocol::notice::LinkLoss;
 use protocol::pacing::Pacing;
+use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
 use protocol::resync::{Base, Offer};
 use protocol::{Claim, Epoch, Grant, Session};
@@ -216,8 +216,21 @@ impl Engine {
                 self.ended = Some(Ended::Fenced);
             }
             Action::Shutdown => self.ended = Some(Ended::Stopped(self.protocol.term())),
-            Action::Notice(notice) => self.context.notice(self.handle.name(), &notice),
+            Action::Notice(notice) => self.tell(&notice),
         }
+    }
+
+    /// Tells the operator. Why protection could not begin stays in the VM's status until it begins.
+    fn tell(&self, notice: &Notice) {
+        let name = self.handle.name();
+        match notice {
+            Notice::ProtectFailed { .. } => {
+                self.handle.set_not_protected(Some(crate::words::of(name, notice)));
+            }
+            Notice::Copying { .. } => self.handle.set_not_protected(None),
+            _ => {}
+        }
+        self.context.notice(name, notice);
     }
 
     fn start_copy(&mut self, session: Session, offer: Offer) {

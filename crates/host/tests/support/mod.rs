@@ -138,6 +138,7 @@ impl Control for Fake {
             arbiter: "directory /nowhere".into(),
             arbiter_error: Some("not mounted".into()),
             vms,
+            room: None,
         }
     }
 

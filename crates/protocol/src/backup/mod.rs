@@ -293,6 +293,20 @@ impl Backup {
         current
     }
 
+    /// This host does not read on now. What it does not hear for that reason is no silence of the primary: claiming
+    /// later than promised harms nobody.
+    pub fn not_listening(&mut self, now: Instant) {
+        if let Some(primary) = self.primary_mut() {
+            primary.detector.excuse(now);
+        }
+    }
+
+    /// Whether a Hello would be taken: what a standby needs is to be had before anything of the old state goes.
+    #[must_use]
+    pub fn takes(&self, term: Term, hello: &Hello) -> bool {
+        self.refuse_hello(term, hello).is_none()
+    }
+
     /// When to call [`Backup::handle`] with a [`Event::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

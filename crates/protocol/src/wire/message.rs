@@ -66,18 +66,90 @@ pub enum EndReason {
 }
 
 /// Why a backup will not stand by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// The host runs this VM itself, or stands by for another owner of it, in this or a higher term.
+    #[error("it runs this VM itself, or stands by for another owner of it (term {term})")]
     Busy {
         /// The term it knows.
         term: Term,
     },
     /// The machine cannot be started here as it is there.
+    #[error("{why}")]
     Machine {
         /// What differs or is missing, for people.
         why: String,
     },
+    /// The host cannot hold one more standby. Nothing was done for it.
+    #[error("{}", no_room(host, *lack, *needs, *left, *of))]
+    NoRoom {
+        /// The host.
+        host: HostName,
+        /// Of what it has too little.
+        lack: Lack,
+        /// How much the standby needs: bytes, or VMs.
+        needs: u64,
+        /// How much is left.
+        left: u64,
+        /// Of how much in all.
+        of: u64,
+    },
+}
+
+/// What a host has too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// Memory for standbys.
+    Memory,
+    /// Places: so many VMs may stand by.
+    Vms,
+    /// Room for replicas and the journal on their file system.
+    Disk,
+}
+
+fn no_room(host: &HostName, lack: Lack, needs: u64, left: u64, of: u64) -> String {
+    // What is left is not shown larger than it is, what is needed not smaller.
+    let (needed, left, all) = (Size::above(needs), Size::below(left), Size::below(of));
+    match lack {
+        Lack::Memory => alloc::format!(
+            "host {host} has {left} of {all} of memory left for standbys, and this VM needs {needed}: raise [backup] \
+             memory there, or protect it elsewhere"
+        ),
+        Lack::Vms => alloc::format!(
+            "host {host} may stand by for {of} VMs and does: raise [backup] vms there, or protect it elsewhere"
+        ),
+        Lack::Disk => alloc::format!(
+            "host {host} has {left} left on the file system of this VM's replicas, and they need {needed}: make room \
+             there, or protect it elsewhere"
+        ),
+    }
+}
+
+/// Bytes for people, with tenths.
+struct Size {
+    tenths: u128,
+    unit: &'static str,
+}
+
+impl Size {
+    /// Cut off behind the tenths.
+    fn below(bytes: u64) -> Self {
+        let (shift, unit) = if bytes >> 30 > 0 { (30, "GiB") } else { (20, "MiB") };
+        Self { tenths: (u128::from(bytes) * 10) >> shift, unit }
+    }
+
+    /// The next tenth.
+    fn above(bytes: u64) -> Self {
+        let (shift, unit) = if bytes >> 30 > 0 { (30, "GiB") } else { (20, "MiB") };
+        Self { tenths: (u128::from(bytes) * 10).div_ceil(1 << shift), unit }
+    }
+}
+
+impl core::fmt::Display for Size {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}.{} {}", self.tenths / 10, self.tenths % 10, self.unit)
+    }
 }
 
 /// What a primary says.

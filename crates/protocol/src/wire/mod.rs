@@ -36,5 +36,5 @@ pub mod pages;
 pub use header::{HEADER_LEN, Header, Kind, MAX_BODY_LEN, VERSION, WireError};
 pub use inbound::{Inbound, Outbound};
 pub use message::{
-    AckBody, Commit, EndReason, Hello, MessageError, Refusal, ToBackup, ToPrimary, YieldReason,
+    AckBody, Commit, EndReason, Hello, Lack, MessageError, Refusal, ToBackup, ToPrimary, YieldReason,
 };

@@ -125,13 +125,16 @@ fn memory(bed: &Bed, found: &mut Findings) -> Result<()> {
 
 /// A process's memory without the guest's RAM, in MiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Shares {
-    rss: f64,
-    pss: f64,
+pub struct Shares {
+    /// What it has in memory.
+    pub rss: f64,
+    /// The same, shared pages divided among those that share them.
+    pub pss: f64,
 }
 
 impl Shares {
-    fn of(pid: u32) -> Result<Self> {
+    /// That of a process.
+    pub fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/smaps");
         Ok(Self::parse(&fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?))
     }
@@ -157,7 +160,7 @@ impl Shares {
 }
 
 /// How much of the memory file with the guest's RAM exists, in MiB.
-fn ram_in_use(qemu: u32, size: u64) -> Result<f64> {
+pub fn ram_in_use(qemu: u32, size: u64) -> Result<f64> {
     for entry in fs::read_dir(format!("/proc/{qemu}/fd")).context("cannot look at QEMU's files")?.flatten() {
         let memory = fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"));
         // Followed, the link is the file itself.

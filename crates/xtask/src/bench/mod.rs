@@ -10,6 +10,7 @@ mod cost;
 mod disk;
 mod figures;
 mod machines;
+mod many;
 mod memory;
 mod outage;
 mod page;
@@ -39,6 +40,9 @@ pub enum Bench {
     /// What the agent's disks cost beside QEMU's own driver for files (30 minutes, as root).
     /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench, 5 resynchronisation
     Disk(BenchArgs),
+    /// What it is to stand by for 1, 2, 5 and 10 VMs of other hosts (15 minutes, as root).
+    /// Parts: 1 number of VMs and death of all, 2 first copy beside checkpoints, 3 refusal
+    Many(BenchArgs),
 }
 
 /// How to measure
@@ -91,6 +95,17 @@ const DISK: Suite = Suite {
         ("Pause of a checkpoint with a busy disk", disk::busy::measure),
         ("A database by checkpoint interval", disk::bank::measure),
         ("Resynchronisation by difference", disk::difference::measure),
+    ],
+    facts: Vec::new,
+};
+
+const MANY: Suite = Suite {
+    name: "many",
+    title: "One backup, many primaries",
+    parts: &[
+        ("By number of VMs, and the death of all their hosts", many::number::measure),
+        ("A first copy beside checkpoints", many::greedy::measure),
+        ("Refusal at the limit", many::refusal::measure),
     ],
     facts: Vec::new,
 };
@@ -186,6 +201,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
     let (suite, args) = match bench {
         Bench::Checkpoint(args) => (&CHECKPOINT, args),
         Bench::Disk(args) => (&DISK, args),
+        Bench::Many(args) => (&MANY, args),
     };
     if !rustix::process::geteuid().is_root() {
         bail!("only root may make network namespaces and protect VMs: run this as root");

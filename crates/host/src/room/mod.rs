@@ -1,0 +1,222 @@
+//! Owns what this host has for standbys: whether one more fits, and the reservations of those that were taken.
+//!
+//! A reservation is made before anything is done for a standby, under one lock, so that two primaries that come at once
+//! cannot both get the last place. It ends when it is dropped: however a standby's life ends, its room is free again.
+
+mod account;
+mod media;
+
+pub use account::{Needs, Tenant};
+
+use crate::api::types::{RoomStatus, RoomTenant};
+use crate::backup::{BUFFERS, JOURNAL_LIMIT};
+use crate::config::HostConfig;
+use crate::disks::journal_directory;
+use account::{Account, Limits, Shortage, Ticket};
+use media::FileSystems;
+use protocol::wire::Refusal;
+use protocol::{HostName, VmName};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Kept for the system, QEMU's own memory and the agent where nothing is configured: at least this, or a sixteenth.
+const LEAST_RESERVE: u64 = 256 << 20;
+
+/// What a host has for standbys, and who has it.
+#[derive(Debug)]
+pub struct Room {
+    host: HostName,
+    account: Mutex<Account>,
+}
+
+/// A standby's place, or that of a VM that was one; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    room: Arc<Room>,
+    vm: VmName,
+    ticket: Ticket,
+    buffers: u64,
+}
+
+impl Room {
+    /// What the configuration says, or else what the host has available now without a reserve.
+    #[must_use]
+    pub fn of(config: &HostConfig) -> Arc<Self> {
+        let derived = || {
+            let reserve = (os::facts::total_memory() / 16).max(LEAST_RESERVE);
+            os::facts::available_memory().saturating_sub(reserve)
+        };
+        let limits = Limits {
+            memory: config.backup.memory.map_or_else(derived, |memory| memory.0),
+            vms: config.backup.vms,
+            whole_host: config.backup.memory.is_none(),
+        };
+        Arc::new(Self { host: config.name.clone(), account: Mutex::new(Account::new(limits)) })
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves what a standby needs.
+    ///
+    /// # Errors
+    /// What is missing, for its primary; then nothing has changed.
+    pub fn reserve(self: &Arc<Self>, vm: &VmName, needs: Needs) -> Result<Reservation, Refusal> {
+        let buffers = needs.buffers;
+        let admitted = self.account().admit(vm, needs, &FileSystems);
+        let ticket = admitted.map_err(|Shortage { lack, needs, left, of }| Refusal::NoRoom {
+            host: self.host.clone(),
+            lack,
+            needs,
+            left,
+            of,
+        })?;
+        Ok(Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers })
+    }
+
+    /// An operator starts a VM here.
+    #[must_use]
+    pub fn started(self: &Arc<Self>, vm: &VmName, memory: u64) -> Reservation {
+        let ticket = self.account().started(vm, memory);
+        Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers: 0 }
+    }
+
+    /// For the API.
+    #[must_use]
+    pub fn status(&self) -> RoomStatus {
+        let account = self.account();
+        let limits = account.limits();
+        let tenant = |(vm, tenant, memory_bytes): (&VmName, Tenant, u64)| RoomTenant {
+            vm: vm.clone(),
+            standby: tenant == Tenant::Standby,
+            memory_bytes,
+        };
+        RoomStatus {
+            memory_bytes: limits.memory,
+            memory_left_bytes: limits.memory.saturating_sub(account.used()),
+            configured: !limits.whole_host,
+            vms: limits.vms,
+            tenants: account.tenants().map(tenant).collect(),
+        }
+    }
+}
+
+impl Reservation {
+    /// A standby's buffers must hold so many bytes: more memory is asked for past what they have, and given back later.
+    ///
+    /// # Errors
+    /// In words, what is left, if that is too little.
+    pub fn hold(&mut self, bytes: u64) -> Result<(), String> {
+        let wanted = buffers_for(bytes);
+        if wanted == self.buffers {
+            return Ok(());
+        }
+        let resized = self.room.account().resize(&self.vm, self.ticket, wanted);
+        resized.map_err(|Shortage { left, of, .. }| {
+            let mib = |bytes: u64| bytes >> 20;
+            format!(
+                "{} MiB of checkpoints of VM {} wait at host {}, which has {} of {} MiB left for it and its standby: \
+                 raise [backup] memory there",
+                mib(bytes),
+                self.vm,
+                self.room.host,
+                mib(left),
+                mib(of),
+            )
+        })?;
+        self.buffers = wanted;
+        Ok(())
+    }
+
+    /// The standby is the VM now.
+    pub fn took_over(&mut self) {
+        self.room.account().took_over(&self.vm, self.ticket);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.room.account().release(&self.vm, self.ticket);
+    }
+}
+
+/// Buffers that hold so many bytes: the usual ones, or more in steps, so that the account is seldom asked.
+fn buffers_for(bytes: u64) -> u64 {
+    const STEP: u64 = 16 << 20;
+    BUFFERS.max((bytes.div_ceil(STEP) + 1) * STEP)
+}
+
+/// What a standby takes: its guest's memory, buffers, and on the media what replicas and journal do not have there yet.
+#[must_use]
+pub fn needs(config: &HostConfig, vm: &VmName, memory: u64, images: &[(PathBuf, u64)]) -> Needs {
+    let mut files = Vec::new();
+    if !images.is_empty() {
+        files.push((journal_directory(config, vm), JOURNAL_LIMIT));
+    }
+    if !config.backup.sparse_disks {
+        files.extend(images.iter().map(|(image, size)| (config.disk_path(image), *size)));
+    }
+    Needs { memory, buffers: BUFFERS, files }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(memory: &str) -> Arc<Room> {
+        let text = format!(
+            "name = 'beta'\nlisten = '127.0.0.1:1'\nstate_dir = '/x'\napi_socket = '/s'\n[arbiter]\ndirectory = '/a'\n[backup]\nmemory = '{memory}'"
+        );
+        Room::of(&toml::from_str(&text).unwrap())
+    }
+
+    fn vm(number: u32) -> VmName {
+        VmName::new(&format!("vm{number}")).unwrap()
+    }
+
+    fn standby(mib: u64) -> Needs {
+        Needs { memory: mib << 20, ..Needs::default() }
+    }
+
+    #[test]
+    fn of_many_that_come_at_once_as_many_get_a_place_as_there_are() {
+        let room = room("10MiB");
+        let start = std::sync::Barrier::new(16);
+        let ask = |number| {
+            start.wait();
+            room.reserve(&vm(number), standby(3)).ok()
+        };
+        let places: Vec<_> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..16).map(|number| scope.spawn(move || ask(number))).collect();
+            asking.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!((places.len(), room.status().memory_left_bytes), (3, 1 << 20));
+        drop(places);
+        assert_eq!(room.status().memory_left_bytes, 10 << 20);
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_needed_what_is_left_and_what_to_do() {
+        let room = room("8GiB");
+        let _held = room.reserve(&vm(1), standby(6_963)).unwrap();
+        let refused = room.reserve(&vm(2), standby(2_150)).unwrap_err().to_string();
+        let says = "host beta has 1.2 GiB of 8.0 GiB of memory left for standbys, and this VM needs 2.1 GiB";
+        assert!(refused.contains(says), "{refused}");
+        assert!(refused.contains("raise [backup] memory"), "{refused}");
+    }
+
+    #[test]
+    fn buffers_grow_in_steps_while_there_is_room_and_shrink_again() {
+        let room = room("300MiB");
+        let mut held = room.reserve(&vm(1), Needs { buffers: BUFFERS, ..standby(64) }).unwrap();
+        held.hold(1 << 20).unwrap();
+        assert_eq!(room.status().memory_left_bytes, (300 << 20) - (64 << 20) - BUFFERS);
+        held.hold(200 << 20).unwrap();
+        assert!(room.status().memory_left_bytes < 30 << 20);
+        let why = held.hold(400 << 20).unwrap_err();
+        assert!(why.contains("vm1") && why.contains("beta"), "{why}");
+        held.hold(0).unwrap();
+        assert_eq!(room.status().memory_left_bytes, (300 << 20) - (64 << 20) - BUFFERS);
+    }
+}
