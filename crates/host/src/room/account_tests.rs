@@ -114,7 +114,7 @@ proptest! {
             };
             match step {
                 Step::Admit(vm, memory, buffers) => {
-                    let fits = used(&live, &name(vm)) + memory + buffers <= MEMORY;
+                    let fits = memory + buffers <= MEMORY.saturating_sub(used(&live, &name(vm)));
                     let needs = Needs { memory, buffers, files: Vec::new() };
                     let ticket = account.admit(&name(vm), needs, &Blank);
                     prop_assert_eq!(ticket.is_ok(), fits);
@@ -134,7 +134,8 @@ proptest! {
                     let done = account.resize(&vm, ticket, buffers).is_ok();
                     match live.get_mut(&vm).filter(|held| held.0 == ticket) {
                         Some(held) => {
-                            prop_assert_eq!(done, buffers <= held.2 || beside + held.1 + buffers <= MEMORY);
+                            let fits = held.1 + buffers <= MEMORY.saturating_sub(beside);
+                            prop_assert_eq!(done, buffers <= held.2 || fits);
                             if done { held.2 = buffers; }
                         }
                         None => prop_assert!(done, "a reservation that is over changes nothing"),
