@@ -4,6 +4,7 @@ use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
 use crate::context::Context;
 use crate::link::{self, LinkError, Outbox};
+use crate::loops::Haste;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -109,9 +110,13 @@ fn read(
     inbound: &mut Inbound,
     frames: &Sender<Result<link::Frame, LinkLoss>>,
 ) -> LinkError {
+    let mut haste = Haste::default();
     loop {
         match link::read_session_frame(stream, inbound) {
             Ok(frame) => {
+                if matches!(frame.header.kind, Kind::Pages | Kind::Disk | Kind::Commit) {
+                    haste.suit(frame.header.epoch);
+                }
                 if frames.send(Ok(frame)).is_err() {
                     return LinkError::Closed;
                 }

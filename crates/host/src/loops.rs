@@ -1,7 +1,7 @@
-//! Owns what the two loops have in common: their clock, their channels, their priority.
+//! Owns what the two loops have in common: their clock, their channels, the priority of threads.
 
 use crossbeam_channel::{Receiver, Sender};
-use protocol::Instant;
+use protocol::{Epoch, Instant};
 
 /// Both ends: threads beside a loop get clones of the first.
 pub type Channel<T> = (Sender<T>, Receiver<T>);
@@ -22,6 +22,28 @@ pub fn name_of(phase: &impl serde::Serialize) -> String {
 pub fn prefer_this_thread() {
     if let Err(error) = os::sched::raise_current_thread() {
         tracing::debug!(%error, "the engine's threads run at ordinary priority");
+    }
+}
+
+/// The priority of a thread that carries a session's data. A first copy is bulk: at the priority of checkpoints its reading,
+/// packing and unpacking would keep other VMs' checkpoints from their processors for as long as it lasts.
+#[derive(Debug, Default)]
+pub struct Haste {
+    preferred: Option<bool>,
+}
+
+impl Haste {
+    /// The thread is about to work for this epoch; 0 is the first copy.
+    pub fn suit(&mut self, epoch: Epoch) {
+        let prefer = epoch > Epoch(0);
+        if self.preferred.replace(prefer) == Some(prefer) {
+            return;
+        }
+        if prefer {
+            prefer_this_thread();
+        } else if let Err(error) = os::sched::ordinary_current_thread() {
+            tracing::debug!(%error, "a first copy runs at the priority of checkpoints");
+        }
     }
 }
 

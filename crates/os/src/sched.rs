@@ -50,9 +50,42 @@ pub fn raise_current_thread() -> Result<Priority, PriorityError> {
     Err(PriorityError { real_time, nice: io::Error::last_os_error() })
 }
 
+/// Makes the calling thread an ordinary one again.
+///
+/// # Errors
+/// If the system does not allow even that; the thread goes on as before.
+pub fn ordinary_current_thread() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 means the calling thread; the parameter is read only.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes numbers; with PRIO_PROCESS, 0 means the calling thread on Linux.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_is_ordinary_again() {
+        std::thread::spawn(|| {
+            let _ = raise_current_thread();
+            // A process may have been started with RESET_ON_FORK, which only root can take away.
+            ordinary_current_thread().unwrap();
+            // SAFETY: 0 means the calling thread.
+            assert_eq!(
+                unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK,
+                libc::SCHED_OTHER
+            );
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn the_result_says_what_the_kernel_says() {

@@ -13,7 +13,7 @@ mod staged;
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::link::{Frame, Outbox};
-use crate::loops::{Channel, name_of, now};
+use crate::loops::{Channel, Haste, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::primary::{Engine, Request};
 use crate::room::{self, Reservation};
@@ -100,6 +100,7 @@ struct Loop<'a> {
     persisted: Channel<Persisted>,
     compared: Channel<Compared>,
     actions: Vec<Action>,
+    haste: Haste,
     promoted: Option<(Machine, Grant)>,
     over: bool,
 }
@@ -128,6 +129,7 @@ pub fn run(
         persisted: unbounded(),
         compared: unbounded(),
         actions: Vec::new(),
+        haste: Haste::default(),
         promoted: None,
         over: false,
     };
@@ -264,6 +266,7 @@ impl Loop<'_> {
 
     fn on_bulk(&mut self, conn: Conn, mut frame: Frame) {
         let Some(standby) = &self.standby else { return };
+        self.haste.suit(frame.header.epoch);
         let len = frame.body.len();
         let valid = match frame.header.kind {
             Kind::Pages => pages::read_batch(&frame.body, standby.machine.page_counts(), |_, _, _| ())

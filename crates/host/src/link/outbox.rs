@@ -4,6 +4,7 @@
 //! taken where the frames are written, so that they say what was sent and not what was meant.
 
 use crate::disks::{Kept, KeptChange};
+use crate::loops::Haste;
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
@@ -123,6 +124,7 @@ impl Outbox {
             disks: Arc::clone(&disks),
             changes: DiskBatch::new(),
             urgent: urgent_items,
+            haste: Haste::default(),
         };
         std::thread::Builder::new().name("ud-outbox".into()).spawn(move || {
             crate::loops::prefer_this_thread();
@@ -235,6 +237,7 @@ struct Writer {
     disks: Arc<AtomicUsize>,
     changes: DiskBatch,
     urgent: Receiver<Item>,
+    haste: Haste,
 }
 
 impl Writer {
@@ -253,6 +256,13 @@ impl Writer {
     }
 
     fn item(&mut self, item: Item) -> std::io::Result<()> {
+        if let Item::Part(epoch, _)
+        | Item::Disks(epoch, _)
+        | Item::Device(epoch, _)
+        | Item::Commit(epoch, ..) = &item
+        {
+            self.haste.suit(*epoch);
+        }
         match item {
             Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body),
             Item::Part(epoch, part) => self.part(epoch, &part),

@@ -11,6 +11,7 @@ use super::pace::Pace;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Part};
+use crate::loops::Haste;
 use crate::machine::Machine;
 use crate::ram::GuestRam;
 use crate::staging::Pool;
@@ -296,6 +297,8 @@ impl Worker {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
         };
+        let mut haste = Haste::default();
+        haste.suit(Epoch(0));
         let outcome = Copy {
             session,
             ram: &self.ram,
@@ -312,6 +315,7 @@ impl Worker {
             later: &mut self.later,
         }
         .run();
+        haste.suit(Epoch(1));
         match outcome {
             Outcome::Copied => {
                 self.active = Some(active);
