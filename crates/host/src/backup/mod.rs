@@ -37,8 +37,8 @@ use std::time::Duration;
 
 /// Bytes received and not yet applied; past it nothing more is read.
 const MAX_BACKLOG: u64 = 64 << 20;
-/// Memory that a standby reserves beside its guest's: the backlog, what its connection reads ahead, and as much as
-/// usual checkpoints need until they are whole. For larger ones more is asked for when they come.
+/// Memory that a standby reserves beside its guest's: the backlog, what its connection reads ahead, recent input (16 MiB),
+/// and as much as usual checkpoints need until they are whole. For larger ones more is asked for when they come.
 pub const BUFFERS: u64 = MAX_BACKLOG + crate::listener::MAX_AHEAD + (48 << 20);
 /// How often to look whether the applier has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(1);

@@ -141,10 +141,11 @@ impl Drop for Reservation {
     }
 }
 
-/// Buffers that hold so many bytes: the usual ones, or more in steps, so that the account is seldom asked.
+/// Buffers that hold so many bytes beside what the connection reads ahead and recent input: the usual ones, or more in
+/// steps, so that the account is seldom asked.
 fn buffers_for(bytes: u64) -> u64 {
     const STEP: u64 = 16 << 20;
-    BUFFERS.max((bytes.div_ceil(STEP) + 1) * STEP)
+    BUFFERS.max((bytes.div_ceil(STEP) + 2).saturating_mul(STEP))
 }
 
 /// What a standby takes: its guest's memory, buffers, and on the media what replicas and journal do not have there yet.

@@ -174,3 +174,23 @@ fn a_standby_that_does_not_fit_is_refused_until_there_is_room_and_a_promoted_vm_
     web_load.verdict(&cluster);
     db_load.verdict(&cluster);
 }
+
+#[test]
+fn a_checkpoint_that_there_is_no_memory_for_ends_protection_and_not_the_guest() {
+    if !possible() {
+        return;
+    }
+    // 384 MiB are taken by the standby; checkpoints of more than some 112 MiB do not fit.
+    let little = "[backup]\nmemory = \"400MiB\"\n[detection]\nheartbeat_ms = 50\ntimeout_ms = 1000\n";
+    let loaded = Setup::new("large").detection(little).start();
+    let mark = look::mark(&loaded.cluster, "alpha");
+    loaded.pulse(|mut pulse| pulse.dirty(40_000, "full", "seq+page").expect("it obeys"));
+    let lost = look::event(&loaded.cluster, "alpha", "backup_lost", mark).text;
+    assert!(lost.contains("host beta") && lost.contains("raise [backup] memory"), "{lost}");
+    loaded.pulse(|mut pulse| pulse.stop().expect("it obeys"));
+    assert_eq!(loaded.runs_at("alpha").term, 2);
+    loaded.cluster.wait_gone("beta", &loaded.vm).expect("its standby goes");
+    assert_eq!(room(&loaded.cluster, "beta").memory_left_bytes, 400 << 20);
+    loaded.protect("alpha", "beta");
+    loaded.verdict();
+}
