@@ -31,10 +31,11 @@ const ROOMS: &[Room] = &[
     room("qemu", &["os"], &[]),
     room("net", &["protocol", "os"], &[]),
     room("disk", &["protocol", "os"], &[]),
-    room("arbiter", &["protocol"], &[]),
-    room("host", &["protocol", "os", "qemu", "net", "disk", "arbiter"], &[]),
-    room("undying", &["host", "protocol", "qemu", "arbiter", "os"], &["lab"]),
-    room("lab", &["os", "protocol", "arbiter", "host"], &[]),
+    room("trust", &["protocol"], &[]),
+    room("arbiter", &["protocol", "trust"], &[]),
+    room("host", &["protocol", "os", "qemu", "net", "disk", "trust", "arbiter"], &[]),
+    room("undying", &["host", "protocol", "qemu", "trust", "arbiter", "os"], &["lab"]),
+    room("lab", &["os", "protocol", "trust", "arbiter", "host"], &[]),
     room("xtask", &["lab", "sim", "host", "protocol", "qemu", "arbiter", "os"], &[]),
 ];
 
