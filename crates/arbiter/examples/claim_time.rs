@@ -1,6 +1,7 @@
 //! Measures how long a claim takes at an arbiter, as hosts make it: with a memory, one after the other.
 //!
-//! `cargo run --release -p arbiter --example claim_time -- directory DIR | witness ADDRESS | etcd URL...`
+//! `cargo run --release -p arbiter --example claim_time -- directory DIR | witness NAME ADDRESS STATE_DIR | etcd URL...`,
+//! with the state directory of host `alpha`, which the witness trusts
 
 use arbiter::directory::DirectoryArbiter;
 use arbiter::etcd::{EtcdArbiter, EtcdPlace, TlsFiles};
@@ -9,19 +10,23 @@ use arbiter::witness::WitnessArbiter;
 use arbiter::{Arbiter, ArbiterError};
 use protocol::{Claim, HostName, Term, VmName};
 use std::time::Instant;
+use trust::Store;
 
 const CLAIMS: u64 = 200;
 
 fn arbiter(kind: &str, place: &[String]) -> Result<Box<dyn Arbiter>, Box<dyn std::error::Error>> {
     Ok(match (kind, place) {
         ("directory", [path]) => Box::new(DirectoryArbiter::new(path.as_ref())),
-        ("witness", [address]) => Box::new(WitnessArbiter::new(address.parse()?)),
+        ("witness", [name, address, state_dir]) => {
+            let trust = Store::new(state_dir.as_ref(), &HostName::new("alpha")?);
+            Box::new(WitnessArbiter::new(HostName::new(name)?, address.parse()?, trust))
+        }
         ("etcd", [_, ..]) => {
             let place =
                 EtcdPlace { endpoints: place.to_vec(), prefix: "undying".into(), tls: TlsFiles::default() };
             Box::new(EtcdArbiter::new(&place)?)
         }
-        _ => return Err("say: directory DIR | witness ADDRESS | etcd URL...".into()),
+        _ => return Err("say: directory DIR | witness NAME ADDRESS STATE_DIR | etcd URL...".into()),
     })
 }
 

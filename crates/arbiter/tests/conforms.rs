@@ -2,8 +2,7 @@
 
 mod support;
 
-use arbiter::conformance;
-use arbiter::witness::WitnessArbiter;
+use arbiter::{Arbiter, conformance};
 use protocol::Grant;
 use rustix::process::Signal;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use support::etcd::{Etcd, possible};
 use support::faults::{back_in_time, gone_and_back, persist};
 use support::place::{Directory, Place, Witness, client};
 use support::relay::Relay;
+use support::trusting::Hosts;
 use support::{claim, until, vm};
 
 #[test]
@@ -115,8 +115,8 @@ fn slow(address: impl Fn(&Relay) -> String, relay: &Relay) {
 #[test]
 fn a_slow_witness_is_waited_for_and_not_for_ever() {
     let place = Witness::new();
-    let target = place.address().strip_prefix("witness=").unwrap().parse().unwrap();
-    slow(|relay| format!("witness={}", relay.address), &Relay::to(target));
+    let files = place.files().display();
+    slow(|relay| format!("witness={},{files}", relay.address), &Relay::to(place.at()));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_witness_that_is_something_else_is_named() {
             let _ = std::io::Write::write_all(&mut stream, b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n");
         }
     });
-    let witness: &dyn arbiter::Arbiter = &WitnessArbiter::new(address);
-    let error = witness.identity().unwrap_err();
+    let files = tempfile::tempdir().unwrap();
+    let error = Hosts::new(files.path(), address).identity().unwrap_err();
     assert!(error.to_string().contains("is the port right?"), "{error}");
 }

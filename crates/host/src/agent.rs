@@ -6,6 +6,7 @@ use crate::api::types::{
 };
 use crate::config::HostConfig;
 use crate::context::Context;
+use crate::door::Door;
 use crate::events::EventLog;
 use crate::primary::Request;
 use crate::room::Room;
@@ -38,6 +39,14 @@ pub enum AgentError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// Its identity, or whom it trusts.
+    #[error("host {name} cannot speak to other hosts: {source}")]
+    Trust {
+        /// The host.
+        name: protocol::HostName,
+        /// What is wrong.
+        source: trust::TrustError,
+    },
     /// The arbiter, or this host's memory of it.
     #[error(transparent)]
     Arbiter(#[from] arbiter::ArbiterError),
@@ -68,14 +77,17 @@ impl Agent {
     /// Starts the agent: listens for other hosts.
     ///
     /// # Errors
-    /// If the state directory or the port cannot be used, or the configured arbiter makes no sense.
+    /// If the state directory or the port cannot be used, the host has no identity or others may read it, or the
+    /// configured arbiter makes no sense.
     pub fn start(config: HostConfig) -> Result<Self, AgentError> {
         let state_dir = config.state_dir.clone();
         let events = std::fs::create_dir_all(&state_dir)
             .and_then(|()| EventLog::open(config.name.clone(), &state_dir))
             .map_err(|source| AgentError::StateDir { path: state_dir, source })?;
+        let trust = config.trust();
+        let door = open_door(&trust, &Arc::new(events))?;
         // It may be away and come back; until then nothing can be started, protected or taken over here.
-        let client = config.arbiter.client()?;
+        let client = config.arbiter.client(&trust)?;
         let arbiter: Arc<dyn Arbiter> = Arc::new(Remembering::new(client, &config.arbiter_memory())?);
         let address = config.listen;
         let table = Arc::new(Table::default());
@@ -84,7 +96,8 @@ impl Agent {
         let has = room.status();
         let from = if has.configured { "as configured" } else { "what is available now without a reserve" };
         tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);
-        let context = Arc::new(Context { config, arbiter, events, room });
+        let events = Arc::clone(door.events());
+        let context = Arc::new(Context { config, arbiter, events, door, room });
         crate::listener::start(&context, &table).map_err(|source| AgentError::Listen { address, source })?;
         Ok(Self { context, table, watch })
     }
@@ -124,6 +137,16 @@ impl Agent {
     }
 }
 
+/// Opens the door of a host whose files of trust are right, and says what will not be so for long.
+pub(crate) fn open_door(trust: &trust::Store, events: &Arc<EventLog>) -> Result<Arc<Door>, AgentError> {
+    let wrong = |source| AgentError::Trust { name: trust.host().clone(), source };
+    trust.check().map_err(wrong)?;
+    for text in crate::door::soon_expired(trust).map_err(wrong)? {
+        events.log_host(&serde_json::json!({"event": "certificate_expires"}), text);
+    }
+    Door::start(trust.clone(), Arc::clone(events)).map_err(AgentError::Thread)
+}
+
 impl Control for Agent {
     fn host_status(&self) -> HostStatus {
         let config = &self.context.config;
@@ -131,7 +154,7 @@ impl Control for Agent {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             listen: config.listen.to_string(),
-            peers: config.peers.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
+            peers: config.peers.iter().map(|(name, peer)| (name.clone(), peer.address.to_string())).collect(),
             arbiter: self.context.arbiter.describe(),
             arbiter_error: self.watch.error(),
             vms: self.table.vms().keys().cloned().collect(),

@@ -4,7 +4,9 @@ use arbiter::directory::{self, DirectoryArbiter};
 use arbiter::etcd::{self, EtcdArbiter, EtcdPlace, TlsFiles};
 use arbiter::witness::WitnessArbiter;
 use arbiter::{Arbiter, ArbiterError};
+use protocol::HostName;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -25,7 +27,7 @@ const PREFIX: &str = "undying";
 /// key = "/etc/undying/etcd.key"
 ///
 /// [arbiter]
-/// witness = "10.0.0.3:7401"                 # a third host, without VMs
+/// witness = { gamma = "10.0.0.3:7401" }     # a third host, without VMs
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
@@ -35,7 +37,7 @@ pub enum ArbiterConfig {
     /// An etcd cluster.
     Etcd(EtcdPlace),
     /// A third host.
-    Witness(SocketAddr),
+    Witness(HostName, SocketAddr),
 }
 
 /// As it is written.
@@ -48,7 +50,29 @@ struct Written {
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
-    witness: Option<SocketAddr>,
+    witness: Option<Witness>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Witness {
+    Named(BTreeMap<HostName, SocketAddr>),
+    Nameless(String),
+}
+
+impl Witness {
+    fn one(self) -> Result<ArbiterConfig, String> {
+        match self {
+            Self::Named(named) if named.len() == 1 => {
+                let mut named = named.into_iter().map(|(name, address)| ArbiterConfig::Witness(name, address));
+                named.next().ok_or_else(String::new)
+            }
+            Self::Named(_) => Err("`witness` in [arbiter] names one host".into()),
+            Self::Nameless(address) => {
+                Err(format!("`witness` in [arbiter] says which host it is: witness = {{ NAME = {address:?} }}"))
+            }
+        }
+    }
 }
 
 impl TryFrom<Written> for ArbiterConfig {
@@ -67,7 +91,7 @@ impl TryFrom<Written> for ArbiterConfig {
         }
         match (written.directory, written.etcd, written.witness) {
             (Some(directory), None, None) => Ok(Self::Directory(directory)),
-            (None, None, Some(witness)) => Ok(Self::Witness(witness)),
+            (None, None, Some(witness)) => witness.one(),
             (None, Some(endpoints), None) => {
                 let identity = match (written.cert, written.key) {
                     (Some(cert), Some(key)) => Some((cert, key)),
@@ -84,15 +108,15 @@ impl TryFrom<Written> for ArbiterConfig {
 }
 
 impl ArbiterConfig {
-    /// A client of the arbiter. Nothing is asked yet: an arbiter that is away may come back.
+    /// A client of the arbiter, for the host whom these files of trust belong to. Nothing is asked yet: an arbiter that is away may come back.
     ///
     /// # Errors
     /// If the configuration cannot work.
-    pub fn client(&self) -> Result<Box<dyn Arbiter>, ArbiterError> {
+    pub fn client(&self, trust: &trust::Store) -> Result<Box<dyn Arbiter>, ArbiterError> {
         Ok(match self {
             Self::Directory(path) => Box::new(DirectoryArbiter::new(path)),
             Self::Etcd(place) => Box::new(EtcdArbiter::new(place)?),
-            Self::Witness(address) => Box::new(WitnessArbiter::new(*address)),
+            Self::Witness(name, address) => Box::new(WitnessArbiter::new(name.clone(), *address, trust.clone())),
         })
     }
 
@@ -100,12 +124,12 @@ impl ArbiterConfig {
     ///
     /// # Errors
     /// If it cannot be reached or written.
-    pub fn init(&self) -> Result<Box<dyn Arbiter>, ArbiterError> {
+    pub fn init(&self, trust: &trust::Store) -> Result<Box<dyn Arbiter>, ArbiterError> {
         match self {
             Self::Directory(path) => Ok(Box::new(directory::init(path)?)),
             Self::Etcd(place) => Ok(Box::new(etcd::init(place)?)),
-            Self::Witness(_) => {
-                let client = self.client()?;
+            Self::Witness(..) => {
+                let client = self.client(trust)?;
                 client.identity()?;
                 Ok(client)
             }
@@ -124,8 +148,9 @@ mod tests {
     #[test]
     fn each_kind_is_read() {
         assert_eq!(read("directory = '/a'").unwrap(), ArbiterConfig::Directory("/a".into()));
-        let witness = read("witness = '10.0.0.3:7401'").unwrap();
-        assert_eq!(witness, ArbiterConfig::Witness("10.0.0.3:7401".parse().unwrap()));
+        let witness = read("witness = { gamma = '10.0.0.3:7401' }").unwrap();
+        let gamma = HostName::new("gamma").unwrap();
+        assert_eq!(witness, ArbiterConfig::Witness(gamma, "10.0.0.3:7401".parse().unwrap()));
         let ArbiterConfig::Etcd(place) = read("etcd = ['http://h:1']").unwrap() else { panic!("etcd") };
         assert_eq!((&*place.endpoints[0], &*place.prefix), ("http://h:1", "undying"));
         let tls = "etcd = ['https://h:1']\nca = '/c'\ncert = '/d'\nkey = '/e'\nprefix = 'p'";
@@ -137,7 +162,9 @@ mod tests {
     fn what_does_not_fit_together_is_named() {
         for (text, named) in [
             ("", "one of `directory`"),
-            ("directory = '/a'\nwitness = '10.0.0.3:1'", "one of `directory`"),
+            ("directory = '/a'\nwitness = { w = '10.0.0.3:1' }", "one of `directory`"),
+            ("witness = '10.0.0.3:7401'", "witness = { NAME = \"10.0.0.3:7401\" }"),
+            ("witness = { a = '10.0.0.3:1', b = '10.0.0.4:1' }", "names one host"),
             ("directory = '/a'\nprefix = 'p'", "`prefix`"),
             ("etcd = ['http://h:1']\ncert = '/d'", "go together"),
             ("witnes = '10.0.0.3:1'", "witnes"),

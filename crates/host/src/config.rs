@@ -1,6 +1,7 @@
 //! Owns the agent's configuration file.
 
 pub use crate::arbiters::ArbiterConfig;
+pub use crate::peers::PeerConfig;
 use protocol::{HostName, Micros, Timing};
 use qemu::spec::MemorySize;
 use serde::Deserialize;
@@ -47,6 +48,7 @@ pub enum ConfigError {
 ///
 /// [peers]
 /// beta = "10.0.0.2:7400"
+/// gamma = { address = "10.0.0.3:7400", vms = ["web"] }     # nothing else of this host is gamma's to touch
 ///
 /// [arbiter]
 /// directory = "/shared/undying-arbiter"
@@ -67,7 +69,7 @@ pub struct HostConfig {
     pub api_socket: PathBuf,
     /// The other hosts.
     #[serde(default)]
-    pub peers: BTreeMap<HostName, SocketAddr>,
+    pub peers: BTreeMap<HostName, PeerConfig>,
     /// Who decides on ownership.
     pub arbiter: ArbiterConfig,
     /// When a silent host is suspected.
@@ -127,11 +129,17 @@ pub struct WitnessConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WitnessSection {
-    /// Where other hosts ask: use a network that you trust.
+    /// Where other hosts ask.
     pub listen: SocketAddr,
 }
 
 impl WitnessConfig {
+    /// Whom this host trusts, and as whom it is known.
+    #[must_use]
+    pub fn trust(&self) -> trust::Store {
+        trust::Store::new(&self.state_dir, &self.name)
+    }
+
     /// Where the records are.
     #[must_use]
     pub fn store(&self) -> PathBuf {
@@ -157,6 +165,15 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
         Self::parse(path, &text)
+    }
+
+    /// Whom this host trusts, and as whom it is known.
+    #[must_use]
+    pub fn trust(&self) -> trust::Store {
+        match self {
+            Self::Host(config) => config.trust(),
+            Self::Witness(config) => config.trust(),
+        }
     }
 
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
@@ -197,6 +214,12 @@ impl HostConfig {
             .check()
             .map_err(|source| ConfigError::Timing { path: path.to_path_buf(), source })?;
         Ok(config)
+    }
+
+    /// Whom this host trusts, and as whom it is known.
+    #[must_use]
+    pub fn trust(&self) -> trust::Store {
+        trust::Store::new(&self.state_dir, &self.name)
     }
 
     /// Where this host keeps what its arbiter said.

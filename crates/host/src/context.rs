@@ -1,6 +1,8 @@
-//! Owns what every part of an agent may use: its configuration, its arbiter, its event log.
+//! Owns what every part of an agent may use: its configuration, its arbiter, its event log, its
+//! door to other hosts, its room for standbys.
 
 use crate::config::HostConfig;
+use crate::door::Door;
 use crate::events::EventLog;
 use crate::room::Room;
 use arbiter::Arbiter;
@@ -15,7 +17,9 @@ pub struct Context {
     /// Who decides on ownership.
     pub arbiter: Arc<dyn Arbiter>,
     /// The event log.
-    pub events: EventLog,
+    pub events: Arc<EventLog>,
+    /// The way to other hosts.
+    pub door: Arc<Door>,
     /// What there is for standbys.
     pub room: Arc<Room>,
 }

@@ -41,17 +41,29 @@ impl EventLog {
 
     /// Logs an event of a VM.
     pub fn log(&self, vm: &VmName, what: &impl Serialize, text: String) {
+        self.append(Some(vm), what, text);
+    }
+
+    /// Logs an event that is no VM's.
+    pub fn log_host(&self, what: &impl Serialize, text: String) {
+        self.append(None, what, text);
+    }
+
+    fn append(&self, vm: Option<&VmName>, what: &impl Serialize, text: String) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let record = EventRecord {
             seq: inner.next,
             at_us: os::clock::realtime_us(),
             host: self.host.clone(),
-            vm: vm.clone(),
+            vm: vm.cloned(),
             what: serde_json::to_value(what).unwrap_or_default(),
             text,
         };
         inner.next += 1;
-        tracing::info!(vm = %vm, "{}", record.text);
+        match vm {
+            Some(vm) => tracing::info!(vm = %vm, "{}", record.text),
+            None => tracing::warn!("{}", record.text),
+        }
         if let Ok(mut line) = serde_json::to_vec(&record) {
             line.push(b'\n');
             // A full disk must not stop a healthy guest; the event is still in memory.

@@ -2,7 +2,7 @@
 //! the actions that come back.
 //!
 //! Where things go: `agent` answers operators; `table` holds the VMs; `listener` takes other hosts' connections;
-//! `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
+//! `door` lets them in, or not; `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
 //! loop of one that stands by, with the threads that keep and apply epochs; `link` is the connection between the two;
 //! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes;
 //! `arbiters` says who decides on ownership, `claims` asks, `watch` looks whether anybody would answer; `witness` is a host
@@ -18,12 +18,14 @@ mod claims;
 pub mod config;
 mod context;
 mod disks;
+mod door;
 mod events;
 mod link;
 mod listener;
 mod loops;
 mod machine;
 mod measure;
+mod peers;
 pub mod primary;
 mod ram;
 mod room;

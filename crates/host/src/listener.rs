@@ -1,4 +1,10 @@
-//! Owns the replication port: takes connections, reads their Hello, and leads them to their VM's loop.
+//! Owns the replication port: takes connections, has them say who they are, reads their Hello, and leads them to their
+//! VM's loop.
+//!
+//! Nothing that a peer says is taken for true that its certificate does not say too: a Hello is in the name of the host
+//! that sends it, of a VM that this host was given, and does not push another host's session aside on its own word.
+
+mod places;
 
 use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
@@ -8,16 +14,18 @@ use crate::loops::Haste;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
+use places::{Place, Places};
 use protocol::backup::Conn;
 use protocol::notice::LinkLoss;
 use protocol::wire::{Header, Hello, Inbound, Kind, MAX_BODY_LEN, Refusal, ToBackup, ToPrimary};
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use protocol::{HostName, Term};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use trust::{Connection, Purpose, Receiver, Wanted};
 
-/// A connection that says nothing for so long is closed.
+/// A connection that has not said who it is and what it wants by then is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Bulk frames of one connection that wait for the loop.
 const FRAMES_AHEAD: usize = 16;
@@ -30,41 +38,52 @@ static NEXT_CONN: AtomicU64 = AtomicU64::new(1);
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<()> {
+pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(context.config.listen)?;
-    let (context, table) = (Arc::clone(context), Arc::clone(table));
+    let address = listener.local_addr()?;
+    let (context, table, places) = (Arc::clone(context), Arc::clone(table), Places::default());
     std::thread::Builder::new().name("ud-listener".into()).spawn(move || {
-        for stream in listener.incoming() {
-            let (context, table) = (Arc::clone(&context), Arc::clone(&table));
-            let served = stream.and_then(|stream| {
-                std::thread::Builder::new()
-                    .name("ud-conn".into())
-                    .spawn(move || serve(&context, &table, stream))
+        loop {
+            let taken = listener.accept().and_then(|(stream, from)| {
+                let Some(place) = places.take(from.ip()) else {
+                    let why = "too many connections that have not said yet who they are";
+                    context.door.refused(from, None, "too_many", why);
+                    return Ok(());
+                };
+                let (context, table) = (Arc::clone(&context), Arc::clone(&table));
+                let thread = std::thread::Builder::new().name("ud-conn".into());
+                thread.spawn(move || serve(&context, &table, (stream, from), place)).map(drop)
             });
-            if let Err(error) = served {
+            if let Err(error) = taken {
                 tracing::warn!(%error, "cannot take a connection");
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
     })?;
-    Ok(())
+    Ok(address)
 }
 
-fn serve(context: &Arc<Context>, table: &Arc<Table>, mut stream: TcpStream) {
+fn serve(context: &Arc<Context>, table: &Arc<Table>, (stream, from): (TcpStream, SocketAddr), place: Place) {
     crate::loops::prefer_this_thread();
-    let peer = stream.peer_addr().map_or_else(|_| "?".into(), |address| address.to_string());
-    if let Err(error) =
-        hello(&mut stream).and_then(|(header, hello)| attend(context, table, stream, header, hello))
-    {
-        tracing::warn!(%peer, %error, "a replication connection was refused");
+    let greeted = greet(context, stream);
+    let ended = greeted.and_then(|(connection, header, hello)| {
+        // Who it is and what it wants is known.
+        drop(place);
+        attend(context, table, (connection, from), header, hello)
+    });
+    if let Err(error) = ended {
+        tracing::debug!(%from, %error, "a replication connection came to nothing");
     }
 }
 
-/// Reads the first frame, which opens the session.
-fn hello(stream: &mut TcpStream) -> Result<(Header, Hello), LinkError> {
-    link::prepare(stream)?;
-    stream.set_read_timeout(Some(HELLO_WITHIN))?;
-    let frame = link::read_frame(stream)?;
+/// The handshake, and the first frame, which opens the session.
+fn greet(context: &Context, stream: TcpStream) -> Result<(Connection, Header, Hello), LinkError> {
+    let until = Instant::now() + HELLO_WITHIN;
+    link::prepare(&stream)?;
+    let peers = Wanted::OneOf(context.config.peers.keys().cloned().collect());
+    let mut connection = context.door.let_in(stream, peers, Purpose::Replication, until)?;
+    connection.set_deadline(Some(until))?;
+    let frame = link::read_frame(connection.receiver())?;
     if frame.header.kind != Kind::Hello || frame.header.seq != 0 {
         return Err(LinkError::Nonsense(format!("the first frame is {:?}, not Hello", frame.header.kind)));
     }
@@ -74,23 +93,31 @@ fn hello(stream: &mut TcpStream) -> Result<(Header, Hello), LinkError> {
     if protocol::VmId::of(&hello.vm) != frame.header.vm {
         return Err(LinkError::Nonsense(format!("the frame's VM id is not that of {}", hello.vm)));
     }
-    stream.set_read_timeout(None)?;
-    Ok((frame.header, hello))
+    connection.set_deadline(None)?;
+    Ok((connection, frame.header, hello))
 }
 
 fn attend(
     context: &Arc<Context>,
     table: &Arc<Table>,
-    mut stream: TcpStream,
+    (mut connection, from): (Connection, SocketAddr),
     header: Header,
     hello: Hello,
 ) -> Result<(), LinkError> {
+    if let Err((reason, why)) = permit(context, &connection.peer().name, &hello) {
+        context.door.refused(from, Some(&connection.peer().name), reason, &why);
+        return answer(&mut connection, &header, &ToPrimary::Refuse(Refusal::Machine { why }));
+    }
+    if let Some(refusal) = contested(context, table, &header, &hello) {
+        return answer(&mut connection, &header, &refusal);
+    }
     let Some(entry) = entry_for(context, table, &hello) else {
-        return refuse(table, &mut stream, &header);
+        return answer(&mut connection, &header, &owned_here(table, &header));
     };
     let conn = Conn(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
     let identity = (header.vm, header.term, header.session);
-    let outbox = Outbox::start(stream.try_clone()?, identity, |_| ())?;
+    let (mut receiver, sender) = connection.split();
+    let outbox = Outbox::start(sender, identity, |_| ())?;
     let (bulk_tx, bulk) = bounded(FRAMES_AHEAD);
     let opened =
         BackupInput::Opened { conn, term: header.term, session: header.session, hello, outbox, frames: bulk };
@@ -99,20 +126,20 @@ fn attend(
     if entry.inputs.send(opened).is_err() {
         return Err(LinkError::Nonsense("the VM's loop just ended; ask again".into()));
     }
-    let error = read(&mut stream, &mut inbound, &bulk_tx);
+    let error = read(&mut receiver, &mut inbound, &bulk_tx);
     tracing::debug!(%error, "a replication connection ended");
     let _ = bulk_tx.send(Err(LinkLoss::from(error)));
     Ok(())
 }
 
 fn read(
-    stream: &mut TcpStream,
+    receiver: &mut Receiver,
     inbound: &mut Inbound,
     frames: &Sender<Result<link::Frame, LinkLoss>>,
 ) -> LinkError {
     let mut haste = Haste::default();
     loop {
-        match link::read_session_frame(stream, inbound) {
+        match link::read_session_frame(receiver, inbound) {
             Ok(frame) => {
                 if matches!(frame.header.kind, Kind::Pages | Kind::Disk | Kind::Commit) {
                     haste.suit(frame.header.epoch);
@@ -123,6 +150,48 @@ fn read(
             }
             Err(error) => return error,
         }
+    }
+}
+
+/// Whether this peer may say this Hello: in its own name, of a VM that it was given.
+fn permit(context: &Context, peer: &HostName, hello: &Hello) -> Result<(), (&'static str, String)> {
+    let here = &context.config.name;
+    if hello.primary != *peer {
+        let why = format!("host {peer} speaks to host {here} in the name of host {}", hello.primary);
+        return Err(("wrong_name", why));
+    }
+    if context.config.peers.get(peer).is_some_and(|peer| peer.is_given(&hello.vm)) {
+        return Ok(());
+    }
+    let why = format!(
+        "VM {} is not given to host {peer} in the configuration of host {here}: add it there to `vms` of [peers.{peer}]",
+        hello.vm
+    );
+    Err(("vm_not_given", why))
+}
+
+/// Why a Hello does not push aside the standby that this host has for another one. Its own word for a higher term is not
+/// enough: whoever owns a term stands at the arbiter. It happens only after a failover that this host did not see.
+fn contested(context: &Context, table: &Table, header: &Header, hello: &Hello) -> Option<ToPrimary> {
+    let entry = table.find(header.vm).filter(|entry| entry.handle.role() == Role::Backup)?;
+    let (other, term) = entry.handle.standing_by()?;
+    if other == hello.primary || header.term < term {
+        return None;
+    }
+    let newest = match context.arbiter.current(&hello.vm) {
+        Ok(standing) => standing.map(|standing| standing.record.claim),
+        Err(error) => {
+            let why = format!(
+                "host {} stands by for host {other}, and cannot ask whether {} owns VM {} now: {error}",
+                context.config.name, hello.primary, hello.vm
+            );
+            return Some(ToPrimary::Refuse(Refusal::Machine { why }));
+        }
+    };
+    match newest {
+        Some(claim) if claim.host == hello.primary && claim.term == header.term => None,
+        Some(claim) if claim.term > header.term => Some(ToPrimary::Fenced(claim.term)),
+        _ => Some(ToPrimary::Refuse(Refusal::Busy { term })),
     }
 }
 
@@ -149,14 +218,18 @@ fn entry_for(context: &Arc<Context>, table: &Arc<Table>, hello: &Hello) -> Optio
 }
 
 /// This host runs the VM: an owner of a lower term is told so, any other is refused.
-fn refuse(table: &Table, stream: &mut TcpStream, header: &Header) -> Result<(), LinkError> {
-    let term = table.find(header.vm).map_or(header.term, |entry| entry.handle.term());
-    let message =
-        if header.term < term { ToPrimary::Fenced(term) } else { ToPrimary::Refuse(Refusal::Busy { term }) };
+fn owned_here(table: &Table, header: &Header) -> ToPrimary {
+    let term: Term = table.find(header.vm).map_or(header.term, |entry| entry.handle.term());
+    if header.term < term { ToPrimary::Fenced(term) } else { ToPrimary::Refuse(Refusal::Busy { term }) }
+}
+
+/// The one and only answer on a connection.
+fn answer(connection: &mut Connection, header: &Header, message: &ToPrimary) -> Result<(), LinkError> {
     let (kind, epoch, body) = message.encode();
     let mut outbound = protocol::wire::Outbound::new(header.vm, header.term, header.session);
     let head = outbound.seal(kind, epoch, &body).encode();
-    stream.write_all(&head)?;
-    stream.write_all(&body)?;
-    Ok(())
+    Ok(connection.sender().send(&head, &body)?)
 }
+
+#[cfg(test)]
+mod tests;

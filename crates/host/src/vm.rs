@@ -131,6 +131,14 @@ impl VmHandle {
         self.state().role
     }
 
+    /// The host that this one stands by for, and its term.
+    #[must_use]
+    pub fn standing_by(&self) -> Option<(HostName, Term)> {
+        let state = self.state();
+        let peer = state.snapshot.peer.clone().filter(|_| state.role == Role::Backup)?;
+        Some((peer, state.snapshot.term))
+    }
+
     /// The newest term that this host knows for the VM.
     #[must_use]
     pub fn term(&self) -> Term {

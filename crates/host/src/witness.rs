@@ -2,24 +2,40 @@
 //!
 //! A host that ran VMs and decided on them would take both with it when it dies. So a witness refuses them.
 
-use crate::agent::AgentError;
+use crate::agent::{AgentError, open_door};
 use crate::api::Control;
 use crate::api::types::{
     ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus,
 };
 use crate::config::WitnessConfig;
+use crate::door::Door;
+use crate::events::EventLog;
 use arbiter::Arbiter;
 use arbiter::directory::{self, DirectoryArbiter};
-use arbiter::witness::server::Server;
-use protocol::VmName;
-use std::net::TcpListener;
-use std::time::Duration;
+use arbiter::witness::server::{Doorkeeper, Server};
+use protocol::{HostName, VmName};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use trust::{Connection, HandshakeError, Purpose, Wanted};
 
 /// A running witness.
 pub struct Witness {
     config: WitnessConfig,
     store: DirectoryArbiter,
     server: Server,
+    events: Arc<EventLog>,
+}
+
+/// Any host may ask that is trusted here.
+impl Doorkeeper for Door {
+    fn let_in(&self, socket: TcpStream, until: Instant) -> Result<Connection, HandshakeError> {
+        Self::let_in(self, socket, Wanted::Anyone, Purpose::Witness, until)
+    }
+
+    fn refused(&self, address: SocketAddr, host: &HostName, why: &str) {
+        Self::refused(self, address, Some(host), "wrong_name", why);
+    }
 }
 
 /// Makes the host a witness, once: the records have a place from now on. One that is a witness already stays as it is.
@@ -37,15 +53,19 @@ impl Witness {
     ///
     /// # Errors
     /// If the host was never made a witness, or lost its records: it does not begin anew by itself, for it would grant
-    /// terms a second time. If the port cannot be used.
+    /// terms a second time. If it has no identity, or the port cannot be used.
     pub fn start(config: WitnessConfig) -> Result<Self, AgentError> {
         let store = DirectoryArbiter::new(&config.store());
         store.identity().map_err(|source| AgentError::NoRecords { name: config.name.clone(), source })?;
+        let events = EventLog::open(config.name.clone(), &config.state_dir);
+        let no_log = |source| AgentError::StateDir { path: config.state_dir.clone(), source };
+        let events = Arc::new(events.map_err(no_log)?);
+        let door = open_door(&config.trust(), &events)?;
         let address = config.witness.listen;
         let listener = TcpListener::bind(address);
-        let server = listener.and_then(|listener| Server::start(listener, store.clone()));
+        let server = listener.and_then(|listener| Server::start(listener, store.clone(), door));
         let server = server.map_err(|source| AgentError::Listen { address, source })?;
-        Ok(Self { config, store, server })
+        Ok(Self { config, store, server, events })
     }
 
     fn no_vm(&self, name: &VmName) -> ApiError {
@@ -107,13 +127,12 @@ impl Control for Witness {
         Err(self.no_vm(name))
     }
 
-    fn events(&self, _: u64) -> Vec<EventRecord> {
-        Vec::new()
+    fn events(&self, after_seq: u64) -> Vec<EventRecord> {
+        self.events.after(after_seq)
     }
 
-    fn wait_events(&self, _: u64, timeout: Duration) -> Vec<EventRecord> {
-        std::thread::sleep(timeout);
-        Vec::new()
+    fn wait_events(&self, after_seq: u64, timeout: Duration) -> Vec<EventRecord> {
+        self.events.wait_after(after_seq, timeout)
     }
 }
 
@@ -122,6 +141,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, WitnessSection};
     use arbiter::witness::WitnessArbiter;
+    use protocol::{Claim, Term};
     use std::path::Path;
 
     fn config(state_dir: &Path) -> WitnessConfig {
@@ -135,6 +155,17 @@ mod tests {
         config
     }
 
+    /// A host that it trusts, and that trusts it.
+    fn alpha(place: &Path, config: &WitnessConfig) -> trust::Store {
+        let (alpha, gamma) = (HostName::new("alpha").unwrap(), config.trust());
+        let alpha = trust::Store::new(&place.join("alpha"), &alpha);
+        for (one, other) in [(&alpha, &gamma), (&gamma, &alpha)] {
+            let certificate = one.init(trust::Lifetime::default()).unwrap();
+            other.trust(one.host(), &certificate).unwrap();
+        }
+        alpha
+    }
+
     #[test]
     fn it_answers_hosts_and_refuses_vms_and_never_begins_anew_by_itself() {
         let place = tempfile::tempdir().unwrap();
@@ -142,9 +173,29 @@ mod tests {
         let error = Witness::start(config.clone()).err().expect("it was never made a witness").to_string();
         assert!(error.contains("arbiter init"), "{error}");
         let identity = init(&config).unwrap().identity().unwrap();
+        let error = Witness::start(config.clone()).err().expect("it has no identity").to_string();
+        assert!(error.contains("undying host init"), "{error}");
+        let alpha = alpha(place.path(), &config);
         let witness = Witness::start(config.clone()).unwrap();
-        let client = WitnessArbiter::new(witness.server.address());
+        let client = WitnessArbiter::new(config.name.clone(), witness.server.address(), alpha.clone());
         assert_eq!(client.identity().unwrap(), identity);
+        let of_beta = Claim {
+            vm: VmName::new("web").unwrap(),
+            term: Term(1),
+            host: HostName::new("beta").unwrap(),
+            nonce: 1,
+        };
+        let error = client.claim(&of_beta).unwrap_err().to_string();
+        assert!(error.contains("in the name of host beta"), "{error}");
+        assert_eq!(client.vms().unwrap(), []);
+        client.claim(&Claim { host: alpha.host().clone(), ..of_beta.clone() }).unwrap();
+        let error = client.mark_stopped(&of_beta.vm, Term(1), &of_beta.host).unwrap_err().to_string();
+        assert!(error.contains("in the name of host beta"), "{error}");
+        assert_eq!(witness.events(0).len(), 1, "told, and the second time held back");
+        config.trust().distrust(alpha.host(), None).unwrap();
+        let error = client.identity().unwrap_err();
+        assert!(error.is_unreachable() && error.to_string().contains("revoked"), "{error}");
+        assert_eq!(witness.events(1)[0].what["reason"], "revoked");
         let request = StartRequest {
             spec: String::new(),
             base_dir: "/".into(),

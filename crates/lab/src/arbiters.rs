@@ -91,9 +91,11 @@ impl Cluster {
             self.socket(WITNESS),
         );
         std::fs::write(&path, text).map_err(|source| ClusterError::File { path: path.clone(), source })?;
+        let hosts: Vec<_> = self.hosts().iter().cloned().chain([WITNESS.to_owned()]).collect();
+        self.introduce(&hosts)?;
         crate::command::run(Command::new(self.binary()).args(["arbiter", "init"]).arg(&path))?;
         self.start_agent(WITNESS)?;
-        let section = format!("[arbiter]\nwitness = \"{address}:{WITNESS_PORT}\"\n");
+        let section = format!("[arbiter]\nwitness = {{ {WITNESS} = \"{address}:{WITNESS_PORT}\" }}\n");
         Ok(LabArbiter { kind: ArbiterKind::Witness, section, members: Vec::new() })
     }
 

@@ -14,6 +14,7 @@ use protocol::{HostName, VmName};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use trust::{Lifetime, Store};
 
 /// Port of the agents.
 const PORT: u16 = 7400;
@@ -40,6 +41,9 @@ pub enum ClusterError {
     /// The agent, or a witness, could not be made.
     #[error(transparent)]
     Agent(#[from] host::AgentError),
+    /// An identity, or trust in one.
+    #[error(transparent)]
+    Trust(#[from] trust::TrustError),
     /// The guest did not take the order.
     #[error("the guest cannot be told to reboot: {0}")]
     Reboot(std::io::Error),
@@ -228,6 +232,7 @@ impl Cluster {
         let lab = Lab::with_hosts(tag, hosts)?;
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut cluster = Self { lab, binary: binary.to_path_buf(), hosts, arbiter: LabArbiter::default() };
+        cluster.introduce(&cluster.hosts)?;
         cluster.arbiter = cluster.make_arbiter(arbiter)?;
         for host in &cluster.hosts {
             cluster.configure(host, detection)?;
@@ -255,6 +260,38 @@ impl Cluster {
     #[must_use]
     pub fn socket(&self, host: &str) -> PathBuf {
         self.lab.directory().join(format!("{host}.sock"))
+    }
+
+    /// Whom a host trusts, and as whom it is known.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn trust(&self, host: &str) -> Result<Store, ClusterError> {
+        Ok(Store::new(&self.state_dir(host), &HostName::new(host)?))
+    }
+
+    /// Makes these hosts' identities, as far as they have none, and has them trust each other.
+    pub(crate) fn introduce(&self, hosts: &[String]) -> Result<(), ClusterError> {
+        let mut all = Vec::new();
+        for host in hosts {
+            let store = self.trust(host)?;
+            let certificate = match store.identity() {
+                Ok(identity) => identity.certificate().clone(),
+                Err(_) => store.init(Lifetime::default())?,
+            };
+            all.push((store, certificate));
+        }
+        for (store, own) in &all {
+            for (_, other) in all.iter().filter(|(_, other)| other != own) {
+                store.trust(other.name(), other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hosts with agents that run VMs.
+    pub(crate) fn hosts(&self) -> &[String] {
+        &self.hosts
     }
 
     fn configure(&self, host: &str, detection: &str) -> Result<(), ClusterError> {

@@ -105,6 +105,8 @@ pub enum Answer {
     },
     /// The witness cannot say now.
     Failed(String),
+    /// The host may not ask that.
+    Refused(String),
 }
 
 impl Answer {
@@ -296,7 +298,8 @@ mod tests {
             Answer::Gap { newest: Term(0) },
             Answer::NotOwner { owner: claim().host },
             Answer::Corrupt { record: why.clone(), why: why.clone() },
-            Answer::Failed(why),
+            Answer::Failed(why.clone()),
+            Answer::Refused(why),
         ] {
             assert_eq!(decode(&encode(&answer)), Ok(answer));
         }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use protocol::{HostName, Micros, VmName};
 use qemu::spec::MemorySize;
 use std::path::PathBuf;
+use trust::Fingerprint;
 
 /// Undying keeps a virtual machine running when the machine under it dies.
 #[derive(Debug, Parser)]
@@ -69,11 +70,21 @@ pub enum Command {
     /// It stays in the foreground and ends on SIGTERM or SIGINT. The VMs of a host die with its agent: end it
     /// only after their VMs were stopped or handed over. With a section `[witness]` in its configuration the host runs
     /// no VMs: it is the arbiter of others.
-    #[command(after_long_help = "Example:\n  undying host --config /etc/undying/host.toml")]
+    ///
+    /// Before its first start a host needs an identity (`init`), and the hosts must trust each other (`trust`): they
+    /// speak to nobody else.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        arg_required_else_help = true,
+        after_long_help = "Examples:\n  undying host init /etc/undying/host.toml\n  undying host trust /etc/undying/host.toml beta beta.pem\n  undying host --config /etc/undying/host.toml"
+    )]
     Host {
         /// The agent's configuration (TOML)
         #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        config: Option<PathBuf>,
+        /// Instead of running the agent.
+        #[command(subcommand)]
+        command: Option<HostCommand>,
     },
     /// Start, protect, watch and stop VMs
     #[command(
@@ -129,6 +140,69 @@ pub enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What to do with identities.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Make this host's identity, once: the key and certificate by which other hosts know it
+    ///
+    /// The key stays in the state directory. The certificate is no secret; every other host needs it. To replace an identity
+    /// without a gap: `--renew` here, `undying host trust` at every other host, `--switch` here, `undying host distrust` of
+    /// the old fingerprint at every other host. Running agents need not be told.
+    #[command(
+        after_long_help = "Examples:\n  undying host init /etc/undying/host.toml\n  undying host init /etc/undying/host.toml --renew --days 365\n  undying host init /etc/undying/host.toml --switch"
+    )]
+    Init {
+        /// The host's configuration
+        config: PathBuf,
+        /// How long the certificate is valid
+        #[arg(long, value_name = "N", default_value_t = trust::identity::DAYS, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+        /// Make the identity that shall follow the one in use
+        #[arg(long)]
+        renew: bool,
+        /// Put the identity into use that `--renew` made
+        #[arg(long, conflicts_with_all = ["renew", "days"])]
+        switch: bool,
+    },
+    /// Trust another host: take in its certificate
+    ///
+    /// A host may have two, the one in use and the next. Whoever has the key of a certificate that is trusted here may protect
+    /// VMs with this host's help, so compare the fingerprint that is printed.
+    #[command(after_long_help = "Example:\n  undying host trust /etc/undying/host.toml beta beta.pem")]
+    Trust {
+        /// This host's configuration
+        config: PathBuf,
+        /// The other host
+        name: HostName,
+        /// Its certificate, `identity/certificate.pem` in its state directory
+        #[arg(value_name = "CERTIFICATE.pem")]
+        certificate: PathBuf,
+    },
+    /// Revoke what was trusted, for good: all certificates of another host, or one
+    ///
+    /// Sessions by a revoked certificate end within two seconds; VMs that they protected go on unprotected.
+    #[command(
+        after_long_help = "Examples:\n  undying host distrust /etc/undying/host.toml beta\n  undying host distrust /etc/undying/host.toml beta --fingerprint 4F5A5C8F4C9BD4D3E5E0F2D1C0B7A69588776655443322110FFEEDDCCBBAA990"
+    )]
+    Distrust {
+        /// This host's configuration
+        config: PathBuf,
+        /// The other host
+        name: HostName,
+        /// Only the certificate with this fingerprint
+        #[arg(long, value_name = "SHA256")]
+        fingerprint: Option<Fingerprint>,
+    },
+    /// Show this host's certificate, those that it trusts, and those that it revoked
+    #[command(
+        after_long_help = "Examples:\n  undying host identities /etc/undying/host.toml\n  undying host identities /etc/undying/host.toml --output json"
+    )]
+    Identities {
+        /// This host's configuration
+        config: PathBuf,
     },
 }
 
@@ -295,7 +369,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 19, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 23, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");

@@ -28,7 +28,8 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), failure::Failure> {
     match &cli.command {
-        Command::Host { config } => commands::agent::run(config),
+        Command::Host { command: Some(command), .. } => commands::identity::run(cli.output, command),
+        Command::Host { config, command: None } => commands::agent::run(config.as_deref()),
         Command::Vm { command } => commands::vm::run(cli, command),
         Command::Disk { command } => commands::disk::run(cli, command),
         Command::Events { follow, after } => commands::events::run(cli, *follow, *after),

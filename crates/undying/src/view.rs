@@ -249,7 +249,8 @@ pub fn epochs(epochs: &[EpochRecord]) -> String {
 
 /// An event on a line.
 pub fn event(event: &EventRecord) -> String {
-    format!("{:>6}  {}  {}  {}  {}", event.seq, clock(event.at_us), event.host, event.vm, event.text)
+    let vm = event.vm.as_ref().map_or("-", |vm| vm.as_str());
+    format!("{:>6}  {}  {}  {vm}  {}", event.seq, clock(event.at_us), event.host, event.text)
 }
 
 fn role(role: Role) -> &'static str {

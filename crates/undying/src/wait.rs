@@ -55,7 +55,7 @@ pub fn wait(client: &Client, vm: &VmName, goal: Goal, after: u64) -> Result<Opti
             Err(error) => return Err(error.into()),
         };
         let mut events = client.events(after)?;
-        events.retain(|event| event.vm == *vm);
+        events.retain(|event| event.vm.as_ref() == Some(vm));
         match judge(goal, status.as_ref(), &events) {
             Verdict::Done => return Ok(status),
             Verdict::Failed(why) => return Err(Failure::new(Kind::Failed, why)),

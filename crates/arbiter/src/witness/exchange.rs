@@ -1,7 +1,7 @@
-//! Owns one message on a stream, of whatever kind the stream is.
+//! Owns one message on a connection.
 
 use protocol::witness::{self, HEADER_LEN, Message, WitnessError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 /// Why no message was read.
 #[derive(Debug, thiserror::Error)]
@@ -12,9 +12,8 @@ pub(super) enum ReadError {
     Bytes(#[from] WitnessError),
 }
 
-pub(super) fn write<M: Message>(stream: &mut impl Write, message: &M) -> io::Result<()> {
-    stream.write_all(&witness::encode(message))?;
-    stream.flush()
+pub(super) fn write<M: Message>(sender: &mut trust::Sender, message: &M) -> io::Result<()> {
+    sender.send(&[], &witness::encode(message))
 }
 
 /// Reads one message. What is allocated is bounded, whatever the header says.

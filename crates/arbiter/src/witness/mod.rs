@@ -3,39 +3,51 @@
 //! For people with two hosts and neither shared storage nor etcd. The records are a [`directory`](crate::directory) of
 //! the witness's own; [`server`] answers for it, [`WitnessArbiter`] asks. A connection carries one question and its
 //! answer ([`protocol::witness`]): questions are rare, and a connection kept open to a host that died meanwhile would
-//! cost a time-out. Only this file's `dial` and the server's `accept` know that it is TCP.
+//! cost a time-out. Each side knows who the other one is ([`trust`]), and a witness lets a host speak in its own name only.
 
-mod deadline;
 mod exchange;
 pub mod server;
 
-use self::deadline::Deadline;
 use crate::{Arbiter, ArbiterError, Standing, View};
 use protocol::witness::{Answer, Question};
 use protocol::{Claim, HostName, Term, TermRecord, VmName};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use trust::{Connection, HandshakeError, Purpose, Store};
 
-/// After this long a question has no answer.
+/// After this long a host that was called has not said who it is, and after it has, a question has no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The arbiter at a witness.
 #[derive(Debug, Clone)]
 pub struct WitnessArbiter {
+    host: HostName,
     address: SocketAddr,
-}
-
-fn dial(address: SocketAddr) -> io::Result<Deadline> {
-    let stream = TcpStream::connect_timeout(&address, ANSWER_WITHIN)?;
-    Deadline::new(stream, ANSWER_WITHIN)
+    trust: Store,
 }
 
 impl WitnessArbiter {
-    /// The witness at this address. Nobody is asked yet: a witness that is away may come back.
+    /// The witness of this name at this address, for the host whom these files of trust belong to. Nobody is asked yet: a
+    /// witness that is away may come back.
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+    pub fn new(host: HostName, address: SocketAddr, trust: Store) -> Self {
+        Self { host, address, trust }
+    }
+
+    fn dial(&self) -> Result<Connection, ArbiterError> {
+        let no_answer = |error| self.unreachable("it does not answer", error);
+        let socket = TcpStream::connect_timeout(&self.address, ANSWER_WITHIN).map_err(no_answer)?;
+        socket.set_nodelay(true).map_err(no_answer)?;
+        let until = Instant::now() + ANSWER_WITHIN;
+        let connected = trust::connect(socket, &self.trust, &self.host, Purpose::Witness, until);
+        let mut connection = connected.map_err(|error| match error {
+            HandshakeError::Strange(_) => self.strange(format!("{error}; is the port right?")),
+            HandshakeError::Io(error) => no_answer(error),
+            error => self.unreachable("it cannot be spoken to", io::Error::other(error)),
+        })?;
+        connection.set_deadline(Some(Instant::now() + ANSWER_WITHIN)).map_err(no_answer)?;
+        Ok(connection)
     }
 
     fn unreachable(&self, what: &str, source: io::Error) -> ArbiterError {
@@ -48,10 +60,12 @@ impl WitnessArbiter {
 
     /// Asks, and sorts out the answers that are no answer to any question.
     fn ask(&self, question: &Question) -> Result<Answer, ArbiterError> {
-        let mut stream = dial(self.address).map_err(|error| self.unreachable("it does not answer", error))?;
-        exchange::write(&mut stream, question).map_err(|error| self.unreachable("it broke off", error))?;
-        match exchange::read(&mut stream) {
+        let mut connection = self.dial()?;
+        exchange::write(connection.sender(), question)
+            .map_err(|error| self.unreachable("it broke off", error))?;
+        match exchange::read(connection.receiver()) {
             Ok(Answer::Failed(why)) => Err(self.unreachable("it cannot say now", io::Error::other(why))),
+            Ok(Answer::Refused(why)) => Err(self.strange(format!("it refuses: {why}"))),
             Ok(Answer::Corrupt { record, why }) => {
                 let path = format!("{record} at the {}", self.describe());
                 Err(ArbiterError::Corrupt { path: path.into(), why })
@@ -133,6 +147,6 @@ impl Arbiter for WitnessArbiter {
     }
 
     fn describe(&self) -> String {
-        format!("witness {}", self.address)
+        format!("witness {} at {}", self.host, self.address)
     }
 }

@@ -3,23 +3,35 @@
 //! A connection has its own thread, its question must come within [`QUESTION_WITHIN`], and there are never more than
 //! [`MAX_CONNECTIONS`]: a peer that says nonsense, or nothing, costs a bounded piece of memory for a bounded time.
 
-use super::deadline::Deadline;
 use super::exchange;
 use crate::directory::DirectoryArbiter;
 use crate::{Arbiter, ArbiterError};
-use protocol::TermRecord;
 use protocol::witness::{Answer, MAX_VMS, Question};
+use protocol::{Claim, HostName, TermRecord};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use trust::{Connection, HandshakeError};
 
 /// Connections at a time; one more is closed at once.
 pub const MAX_CONNECTIONS: usize = 256;
 /// After this long a connection is closed, whatever came.
 pub const QUESTION_WITHIN: Duration = Duration::from_secs(5);
+
+/// Finds out who asks, and hears of those who ask for what they may not.
+pub trait Doorkeeper: Send + Sync + 'static {
+    /// Has a host say who it is, until this instant.
+    ///
+    /// # Errors
+    /// If it is not wanted here.
+    fn let_in(&self, socket: TcpStream, until: Instant) -> Result<Connection, HandshakeError>;
+
+    /// A host at this address asked for what it may not have.
+    fn refused(&self, address: SocketAddr, host: &HostName, why: &str);
+}
 
 /// A running witness. It ends when dropped.
 #[derive(Debug)]
@@ -34,11 +46,15 @@ impl Server {
     ///
     /// # Errors
     /// If there is no thread for it.
-    pub fn start(listener: TcpListener, store: DirectoryArbiter) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        store: DirectoryArbiter,
+        door: Arc<dyn Doorkeeper>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let body = move || accept(&listener, &store, &stopped);
+        let body = move || accept(&listener, &store, &door, &stopped);
         let thread = std::thread::Builder::new().name("ud-witness".into()).spawn(body)?;
         Ok(Self { address, stop, thread: Some(thread) })
     }
@@ -61,7 +77,7 @@ impl Drop for Server {
     }
 }
 
-fn accept(listener: &TcpListener, store: &DirectoryArbiter, stop: &AtomicBool) {
+fn accept(listener: &TcpListener, store: &DirectoryArbiter, door: &Arc<dyn Doorkeeper>, stop: &AtomicBool) {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if stop.load(Ordering::Acquire) {
@@ -80,11 +96,11 @@ fn accept(listener: &TcpListener, store: &DirectoryArbiter, stop: &AtomicBool) {
             tracing::warn!("the witness has {MAX_CONNECTIONS} connections and closes one more");
             continue;
         };
-        let store = store.clone();
+        let (store, door) = (store.clone(), Arc::clone(door));
         let spawned = std::thread::Builder::new().name("ud-witnessed".into()).spawn(move || {
             let _place = place;
             let peer = stream.peer_addr();
-            if let Err(error) = attend(stream, &store) {
+            if let Err(error) = attend(stream, &store, &*door) {
                 tracing::debug!(%error, ?peer, "a question to the witness came to nothing");
             }
         });
@@ -110,11 +126,37 @@ impl Drop for Place {
     }
 }
 
-fn attend(stream: TcpStream, store: &DirectoryArbiter) -> Result<(), exchange::ReadError> {
-    let mut stream = Deadline::new(stream, QUESTION_WITHIN)?;
-    let question: Question = exchange::read(&mut stream)?;
-    exchange::write(&mut stream, &answer(store, &question))?;
+fn attend(
+    socket: TcpStream,
+    store: &DirectoryArbiter,
+    door: &dyn Doorkeeper,
+) -> Result<(), exchange::ReadError> {
+    let until = Instant::now() + QUESTION_WITHIN;
+    socket.set_nodelay(true)?;
+    let address = socket.peer_addr()?;
+    let mut connection = door.let_in(socket, until).map_err(io::Error::other)?;
+    connection.set_deadline(Some(until))?;
+    let question: Question = exchange::read(connection.receiver())?;
+    let asks = connection.peer().name.clone();
+    let answer = match own_name(&question, &asks) {
+        Ok(()) => answer(store, &question),
+        Err(why) => {
+            door.refused(address, &asks, &why);
+            Answer::Refused(Answer::text(&why))
+        }
+    };
+    exchange::write(connection.sender(), &answer)?;
     Ok(())
+}
+
+/// Whoever asks may look at everything, and claim or stop in its own name only.
+fn own_name(question: &Question, asks: &HostName) -> Result<(), String> {
+    match question {
+        Question::Claim(Claim { host, .. }) | Question::Stopped { host, .. } if host != asks => {
+            Err(format!("host {asks} speaks in the name of host {host}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The answer to a question.

@@ -6,6 +6,7 @@ pub mod etcd;
 pub mod faults;
 pub mod place;
 pub mod relay;
+pub mod trusting;
 
 use protocol::{Claim, HostName, Term, VmName};
 use std::path::Path;

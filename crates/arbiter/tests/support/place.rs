@@ -2,13 +2,14 @@
 
 use super::copy;
 use super::etcd::Etcd;
+use super::trusting::{self, Door, Hosts};
 use arbiter::Arbiter;
 use arbiter::directory::{self, DirectoryArbiter};
 use arbiter::etcd::{EtcdArbiter, EtcdPlace, TlsFiles};
-use arbiter::witness::WitnessArbiter;
 use arbiter::witness::server::Server;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An arbiter, from outside.
 pub trait Place: Sync {
@@ -33,7 +34,10 @@ pub fn client(address: &str) -> Box<dyn Arbiter> {
     let (kind, place) = address.split_once('=').unwrap();
     match kind {
         "directory" => Box::new(DirectoryArbiter::new(Path::new(place))),
-        "witness" => Box::new(WitnessArbiter::new(place.parse().unwrap())),
+        "witness" => {
+            let (address, files) = place.split_once(',').unwrap();
+            Box::new(Hosts::new(Path::new(files), address.parse().unwrap()))
+        }
         "etcd" => {
             let endpoints = place.split(',').map(String::from).collect();
             let place = EtcdPlace { endpoints, prefix: "undying".into(), tls: TlsFiles::default() };
@@ -87,6 +91,8 @@ impl Place for Directory {
 /// A witness in this process.
 pub struct Witness {
     store: Directory,
+    /// Of trust, its own and its hosts'.
+    files: tempfile::TempDir,
     address: SocketAddr,
     server: Option<Server>,
 }
@@ -95,20 +101,32 @@ impl Witness {
     pub fn new() -> Self {
         let (store, listener) = (Directory::new(), TcpListener::bind("127.0.0.1:0").unwrap());
         let address = listener.local_addr().unwrap();
-        let mut witness = Self { store, address, server: None };
+        let files = tempfile::tempdir().unwrap();
+        let mut witness = Self { store, files, address, server: None };
         witness.serve(listener);
         witness
     }
 
     fn serve(&mut self, listener: TcpListener) {
         let store = DirectoryArbiter::new(&self.store.at("here"));
-        self.server = Some(Server::start(listener, store).unwrap());
+        let door = Arc::new(Door(trusting::witness(self.files.path())));
+        self.server = Some(Server::start(listener, store, door).unwrap());
+    }
+
+    /// Where it is, whoever asks.
+    pub fn at(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The files of trust of it and its hosts.
+    pub fn files(&self) -> &Path {
+        self.files.path()
     }
 }
 
 impl Place for Witness {
     fn address(&self) -> String {
-        format!("witness={}", self.address)
+        format!("witness={},{}", self.address, self.files.path().display())
     }
 
     fn lose(&mut self) {

@@ -408,8 +408,8 @@ pub struct EventRecord {
     pub at_us: u64,
     /// The host.
     pub host: HostName,
-    /// The VM.
-    pub vm: VmName,
+    /// The VM; none if it is about the host.
+    pub vm: Option<VmName>,
     /// What happened, as a value: a `protocol::notice::Notice` or an engine's own event.
     pub what: serde_json::Value,
     /// The same for people.

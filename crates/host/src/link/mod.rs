@@ -31,6 +31,12 @@ pub enum LinkError {
     /// Any other nonsense.
     #[error("{0}")]
     Nonsense(String),
+    /// The other side is not who it must be.
+    #[error(transparent)]
+    Handshake(#[from] trust::HandshakeError),
+    /// It was ended here, for this reason.
+    #[error(transparent)]
+    Ended(trust::Ended),
 }
 
 impl From<LinkError> for LinkLoss {
@@ -97,11 +103,14 @@ fn read_body(stream: &mut impl Read, header: Header) -> Result<Frame, LinkError>
 fn read_exact(stream: &mut impl Read, buffer: &mut [u8]) -> Result<(), LinkError> {
     stream.read_exact(buffer).map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => LinkError::Closed,
-        _ => LinkError::Io(error),
+        _ => match error.get_ref().and_then(|why| why.downcast_ref::<trust::Ended>()) {
+            Some(ended) => LinkError::Ended(ended.clone()),
+            None => LinkError::Io(error),
+        },
     })
 }
 
-/// Connects to a peer's replication port.
+/// Connects a socket to a peer's replication port.
 ///
 /// # Errors
 /// If it does not answer within the time.

@@ -12,8 +12,6 @@ use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
 use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
-use std::io::Write;
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -103,7 +101,7 @@ impl Outbox {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
-        stream: TcpStream,
+        sender: trust::Sender,
         (vm, term, session): (VmId, Term, Session),
         written: impl Fn(Written) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -113,7 +111,7 @@ impl Outbox {
         let copied = Arc::new(CopyWire::default());
         let mut writer = Writer {
             copied: Arc::clone(&copied),
-            stream,
+            sender,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
             known: KnownPages::new(MAX_KNOWN),
@@ -131,8 +129,7 @@ impl Outbox {
             if let Err(error) = writer.run(&items) {
                 tracing::debug!(%error, "the replication connection cannot be written");
             }
-            // The reader of this connection sees its end and tells the engine.
-            let _ = writer.stream.shutdown(Shutdown::Both);
+            // With the writer the connection ends. Its reader sees that and tells the engine.
         })?;
         Ok(Self { queue, urgent, input, disks, copied })
     }
@@ -226,7 +223,7 @@ impl Outbox {
 
 struct Writer {
     copied: Arc<CopyWire>,
-    stream: TcpStream,
+    sender: trust::Sender,
     outbound: Outbound,
     batch: PageBatch,
     known: KnownPages,
@@ -380,20 +377,10 @@ impl Writer {
     fn frame(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
         self.copied.count(kind, epoch, body.len());
         let header = self.outbound.seal(kind, epoch, body).encode();
-        write_both(&mut self.stream, &header, body)
+        self.sender.send(&header, body)
     }
 }
 
 fn weight(changes: &[KeptChange]) -> usize {
     changes.iter().map(KeptChange::weight).sum()
-}
-
-/// Writes header and body in as few system calls and packets as they need.
-fn write_both(stream: &mut TcpStream, header: &[u8], body: &[u8]) -> std::io::Result<()> {
-    let parts = [std::io::IoSlice::new(header), std::io::IoSlice::new(body)];
-    let mut done = stream.write_vectored(&parts)?;
-    while done < header.len() {
-        done += stream.write(&header[done..])?;
-    }
-    stream.write_all(&body[done - header.len()..])
 }

@@ -270,7 +270,7 @@ impl Engine {
     }
 
     fn connect(&mut self, session: Session, peer: &protocol::HostName) {
-        let Some(&address) = self.context.config.peers.get(peer) else {
+        let Some(address) = self.context.config.peers.get(peer).map(|peer| peer.address) else {
             let why =
                 LinkLoss::Connect(format!("{peer} is not among the peers in this host's configuration"));
             return self.incoming.0.send((session, Incoming::Gone(why))).unwrap_or(());
@@ -278,7 +278,8 @@ impl Engine {
         let identity = (self.handle.id(), self.protocol.term(), session);
         let measurements = Arc::clone(&self.measurements);
         lock(&measurements).restart();
-        session::connect(address, identity, self.incoming.0.clone(), measurements);
+        let called = (peer.clone(), address);
+        session::connect(&self.context, called, identity, self.incoming.0.clone(), measurements);
     }
 
     fn on_incoming(&mut self, session: Session, message: Incoming) {
@@ -374,10 +375,13 @@ impl Engine {
 
     fn protect(&mut self, request: &ProtectRequest) -> Result<(), ApiError> {
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-        if !self.context.config.peers.contains_key(&request.to) {
+        let Some(peer) = self.context.config.peers.get(&request.to) else {
             let known: Vec<_> = self.context.config.peers.keys().map(|peer| peer.as_str()).collect();
             let message = format!("{} is not among this host's peers ({})", request.to, known.join(", "));
             return Err(ApiError::new(ErrorCode::Invalid, message));
+        };
+        if !peer.is_given(self.handle.name()) {
+            return Err(refused(crate::peers::not_given(self.handle.name(), &request.to)));
         }
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
         let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;

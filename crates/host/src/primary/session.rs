@@ -1,12 +1,13 @@
 //! Owns a session's connection at the primary: connecting and reading run beside the loop.
 
+use crate::context::Context;
 use crate::link::{self, CopyWire, LinkError, Outbox};
 use crate::measure::Measurements;
 use crossbeam_channel::Sender;
 use protocol::notice::LinkLoss;
 use protocol::wire::{Inbound, ToPrimary};
-use protocol::{Session, Term, VmId};
-use std::net::{SocketAddr, TcpStream};
+use protocol::{HostName, Session, Term, VmId};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,17 +42,22 @@ pub enum Incoming {
 
 /// Connects on a thread of its own, and reads from then on.
 pub fn connect(
-    address: SocketAddr,
+    context: &Arc<Context>,
+    (peer, address): (HostName, SocketAddr),
     identity: (VmId, Term, Session),
     incoming: Sender<(Session, Incoming)>,
     measurements: Arc<Mutex<Measurements>>,
 ) {
     let session = identity.2;
-    let failed = incoming.clone();
+    let (failed, context) = (incoming.clone(), Arc::clone(context));
     let spawned = std::thread::Builder::new().name("ud-session".into()).spawn(move || {
         crate::loops::prefer_this_thread();
-        let gone = match open(address, identity, &incoming, measurements) {
-            Ok((stream, wire)) => read(stream, identity, &incoming, &wire).into(),
+        let opened = context.door.call(&peer, address, CONNECT_WITHIN);
+        let opened = opened.map_err(|error| error.to_string()).and_then(|connection| {
+            open(connection, identity, &incoming, measurements).map_err(|error| error.to_string())
+        });
+        let gone = match opened {
+            Ok((receiver, wire)) => read(receiver, identity, &incoming, &wire).into(),
             Err(error) => LinkLoss::Connect(format!("{address}: {error}")),
         };
         let _ = incoming.send((session, Incoming::Gone(gone)));
@@ -62,30 +68,30 @@ pub fn connect(
 }
 
 fn open(
-    address: SocketAddr,
+    connection: trust::Connection,
     identity: (VmId, Term, Session),
     incoming: &Sender<(Session, Incoming)>,
     measurements: Arc<Mutex<Measurements>>,
-) -> std::io::Result<(TcpStream, Arc<CopyWire>)> {
-    let stream = link::connect(address, CONNECT_WITHIN)?;
-    let outbox = Outbox::start(stream.try_clone()?, identity, move |written| {
+) -> std::io::Result<(trust::Receiver, Arc<CopyWire>)> {
+    let (receiver, sender) = connection.split();
+    let outbox = Outbox::start(sender, identity, move |written| {
         let mut measurements = measurements.lock().unwrap_or_else(PoisonError::into_inner);
         measurements.written(&written);
     })?;
     let (session, wire) = (identity.2, Arc::clone(outbox.copy_wire()));
     let _ = incoming.send((session, Incoming::Connected(SessionLink { session, outbox })));
-    Ok((stream, wire))
+    Ok((receiver, wire))
 }
 
 fn read(
-    mut stream: TcpStream,
+    mut receiver: trust::Receiver,
     (vm, term, session): (VmId, Term, Session),
     incoming: &Sender<(Session, Incoming)>,
     wire: &CopyWire,
 ) -> LinkError {
     let mut inbound = Inbound::new(vm, term, session);
     loop {
-        let message = link::read_session_frame(&mut stream, &mut inbound).and_then(|frame| {
+        let message = link::read_session_frame(&mut receiver, &mut inbound).and_then(|frame| {
             wire.count(frame.header.kind, frame.header.epoch, frame.body.len());
             Ok(ToPrimary::decode(frame.header.kind, frame.header.epoch, &frame.body)?)
         });

@@ -81,7 +81,7 @@ fn log(events: &mut Vec<EventRecord>, vm: &str, event: &str, text: &str) {
         seq: events.len() as u64 + 1,
         at_us: 1_700_000_000_000_000,
         host: host_name("alpha"),
-        vm: vm_name(vm),
+        vm: Some(vm_name(vm)),
         what: serde_json::json!({"event": event}),
         text: text.into(),
     });

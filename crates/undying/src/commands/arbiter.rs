@@ -6,8 +6,8 @@ use crate::cli::{ArbiterCommand, Output};
 use crate::failure::{Failure, Kind};
 use crate::{out, view};
 use arbiter::Arbiter;
-use arbiter::directory::DirectoryArbiter;
-use host::config::{ArbiterConfig, Config};
+use arbiter::directory::{self, DirectoryArbiter};
+use host::config::Config;
 use host::witness;
 use protocol::{HostName, VmName};
 use serde::Serialize;
@@ -49,8 +49,8 @@ fn config(place: &Path) -> Result<Option<Config>, Failure> {
 
 fn init(place: &Path) -> Result<Box<dyn Arbiter>, Failure> {
     match config(place)? {
-        None => ArbiterConfig::Directory(place.to_owned()).init().map_err(Failure::failed),
-        Some(Config::Host(config)) => config.arbiter.init().map_err(Failure::failed),
+        None => Ok(Box::new(directory::init(place).map_err(Failure::failed)?)),
+        Some(Config::Host(config)) => config.arbiter.init(&config.trust()).map_err(Failure::failed),
         Some(Config::Witness(config)) => Ok(Box::new(witness::init(&config).map_err(Failure::failed)?)),
     }
 }
@@ -58,7 +58,7 @@ fn init(place: &Path) -> Result<Box<dyn Arbiter>, Failure> {
 fn client(place: &Path) -> Result<Box<dyn Arbiter>, Failure> {
     match config(place)? {
         None => Ok(Box::new(DirectoryArbiter::new(place))),
-        Some(Config::Host(config)) => config.arbiter.client().map_err(Failure::failed),
+        Some(Config::Host(config)) => config.arbiter.client(&config.trust()).map_err(Failure::failed),
         Some(Config::Witness(config)) => Ok(Box::new(DirectoryArbiter::new(&config.store()))),
     }
 }

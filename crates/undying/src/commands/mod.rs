@@ -5,6 +5,7 @@ pub mod arbiter;
 pub mod check;
 pub mod disk;
 pub mod events;
+pub mod identity;
 pub mod vm;
 
 use crate::cli::Cli;

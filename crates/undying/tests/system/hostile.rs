@@ -57,7 +57,7 @@ fn untouched(loaded: &Loaded, marks: [u64; 2]) {
     for (host, mark) in ["alpha", "beta"].into_iter().zip(marks) {
         let events = loaded.cluster.ask(host, |api| api.events(mark)).expect("the agent answers");
         let about: Vec<_> =
-            events.iter().filter(|event| event.vm == loaded.vm).map(|event| &event.text).collect();
+            events.iter().filter(|event| event.vm.as_ref() == Some(&loaded.vm)).map(|event| &event.text).collect();
         assert!(about.is_empty(), "something happened at {host}: {about:?}");
     }
     loaded.progress();
