@@ -237,6 +237,78 @@ fn an_arbiter_is_named_by_a_configuration_too() {
     assert_eq!(run(format!("arbiter init {}", wrong.display())).0, 2);
 }
 
+/// Hosts alpha and beta, as far as the command line is concerned.
+fn two_hosts(place: &std::path::Path) -> [PathBuf; 2] {
+    ["alpha", "beta"].map(|host| {
+        let (config, state) = (place.join(format!("{host}.toml")), place.join(host));
+        let socket = place.join(format!("{host}.sock"));
+        let text = format!(
+            "name = '{host}'\nlisten = '127.0.0.1:0'\nstate_dir = {state:?}\napi_socket = {socket:?}\n[arbiter]\ndirectory = '/nowhere'\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        config
+    })
+}
+
+fn run_line(line: &str) -> (i32, String, String) {
+    told(undying(line).output().unwrap())
+}
+
+#[test]
+fn hosts_get_identities_and_trust_each_other() {
+    let place = tempfile::tempdir().unwrap();
+    let [alpha, beta] = two_hosts(place.path()).map(|path| path.display().to_string());
+    let (code, text, error) = run_line(&format!("host init {beta} --days 100 --output json"));
+    assert_eq!(code, 0, "{error}");
+    let made: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (file, sha256) = (made["file"].as_str().unwrap(), made["sha256"].as_str().unwrap());
+    assert!(sha256.len() == 95 && made["host"] == "beta", "{text}");
+    let (code, _, error) = run_line(&format!("host init {beta}"));
+    assert!(code == 4 && error.contains("--renew") && error.contains(sha256), "{code} {error}");
+    assert_eq!(run_line(&format!("host init {alpha}")).0, 0);
+
+    let (code, text, _) = run_line(&format!("host trust {alpha} beta {file}"));
+    assert!(code == 0 && text.contains(sha256) && text.contains("Compare"), "{text}");
+    let (code, _, error) = run_line(&format!("host trust {alpha} gamma {file}"));
+    assert!(code == 2 && error.contains("of host beta, not of gamma"), "{code} {error}");
+    let (code, _, error) = run_line(&format!("host trust {alpha} beta {alpha}"));
+    assert!(code == 2 && error.contains("certificate"), "{code} {error}");
+    assert_eq!(run_line(&format!("host trust {beta} beta {file}")).0, 2, "a host is not its own peer");
+    let (code, text, _) = run_line(&format!("host identities {alpha}"));
+    assert!(code == 0 && text.contains("own") && text.contains(&format!("{sha256}")), "{text}");
+
+    let (code, text, _) = run_line(&format!("host distrust {alpha} beta"));
+    assert!(code == 0 && text.contains(sha256), "{text}");
+    assert_eq!(run_line(&format!("host distrust {alpha} beta")).0, 4, "there is none left");
+    let (code, _, error) = run_line(&format!("host trust {alpha} beta {file}"));
+    assert!(code == 4 && error.contains("revoked"), "{code} {error}");
+    let (_, text, _) = run_line(&format!("host identities {alpha} --output json"));
+    let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&all["revoked"][0], &all["trusted"]), (&made["sha256"], &serde_json::json!([])));
+    // The next identity, by both its names.
+    assert_eq!(run_line(&format!("host init {beta} --switch")).0, 4, "there is none yet");
+    let (code, text, _) = run_line(&format!("host init {beta} --renew"));
+    assert!(code == 0 && text.contains("next-certificate.pem") && text.contains("--switch"), "{text}");
+    let (code, text, _) = run_line(&format!("host init {beta} --switch"));
+    assert!(code == 0 && !text.contains(sha256), "{text}");
+}
+
+#[test]
+fn an_agent_without_an_identity_or_with_one_that_others_may_read_does_not_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().unwrap();
+    let [alpha, _] = two_hosts(place.path());
+    let agent = format!("host --config {}", alpha.display());
+    let (code, _, error) = run_line(&agent);
+    assert!(code == 1 && error.contains("undying host init"), "{code} {error}");
+    assert_eq!(run_line(&format!("host init {}", alpha.display())).0, 0);
+    let key = place.path().join("alpha/identity/host.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, error) = run_line(&agent);
+    assert!(code == 1 && error.contains(&format!("chmod 600 {}", key.display())), "{code} {error}");
+    assert!(!place.path().join("alpha.sock").exists(), "it never came so far");
+}
+
 #[test]
 fn completions_and_help_come_without_an_agent() {
     let (code, text, _) = told(undying("completions bash").output().unwrap());

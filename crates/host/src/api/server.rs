@@ -58,6 +58,18 @@ pub enum ServeError {
         /// The system's error.
         source: io::Error,
     },
+    /// Somebody else could put another socket in its place.
+    #[error(
+        "the API socket {path} lies in a directory that other users may change (mode {mode:04o}): whoever does could pass for          the agent. Mend it with `chmod go-w {}`, or set another api_socket", .directory.display()
+    )]
+    OpenDirectory {
+        /// The socket.
+        path: PathBuf,
+        /// Where it lies.
+        directory: PathBuf,
+        /// The directory's mode.
+        mode: u32,
+    },
     /// The runtime or its thread cannot be started.
     #[error("cannot start the API's threads: {0}")]
     Threads(io::Error),

@@ -23,6 +23,11 @@ impl Socket {
         let failed = |action| move |source| ServeError::Socket { path: path.to_path_buf(), action, source };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
+            let mode = fs::metadata(parent).map_err(failed("look at the directory of"))?.permissions().mode() & 0o7777;
+            if mode & 0o022 != 0 {
+                let (path, directory) = (path.to_path_buf(), parent.to_path_buf());
+                return Err(ServeError::OpenDirectory { path, directory, mode });
+            }
         }
         let lock = lock(path)?;
         remove_stale(path)?;
@@ -88,6 +93,20 @@ mod tests {
         assert_eq!(socket.path(), path);
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_may_change_is_no_place_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        for mode in [0o777, 0o1777, 0o770, 0o757] {
+            fs::set_permissions(directory.path(), Permissions::from_mode(mode)).unwrap();
+            let error = Socket::listen(&path).unwrap_err();
+            assert!(matches!(error, ServeError::OpenDirectory { .. }), "{mode:o}: {error}");
+            assert!(!path.exists());
+        }
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        Socket::listen(&path).unwrap();
     }
 
     #[test]

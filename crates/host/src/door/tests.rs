@@ -97,7 +97,7 @@ fn a_refusal_is_an_event_on_both_sides_and_not_one_each_time() {
 fn a_session_ends_with_the_trust_and_who_was_called_may_say_why() {
     let (alpha, beta) = pair();
     let (call, let_in) = meet(&alpha, &beta);
-    let (mut at_alpha, _) = call.expect("called").split();
+    let (mut at_alpha, _to_beta) = call.expect("called").split();
     let (mut at_beta, mut to_alpha) = let_in.expect("let in").split();
     beta.store().distrust(alpha.name(), None).expect("revoked");
     let error = at_beta.read(&mut [0]).expect_err("ended");

@@ -393,7 +393,10 @@ impl Backup {
         }
         let busy = match self.phase {
             Phase::Empty | Phase::Done => false,
-            Phase::Preparing(_) | Phase::Copying(_) => false,
+            // A term has one owner: another host that names the same one is not it, or the first one was not.
+            Phase::Preparing(ref primary) | Phase::Copying(ref primary) => {
+                term == known && primary.host != hello.primary
+            }
             // Armed in this very term, the primary would have had to win the next one before it opened another.
             Phase::Armed(_) => term == known,
             Phase::Claiming(..) | Phase::Promoting(..) => true,

@@ -23,3 +23,4 @@ mod shapes;
 mod slow;
 mod slow_disk;
 mod stream;
+mod trusting;

@@ -1,16 +1,18 @@
 //! Owns a relay between a primary and its backup that damages one frame, or carries only so many bytes a second.
 //!
 //! It runs in the primary's namespace and reads frames on the way to the backup, so that the damage is done to a
-//! frame of a known kind; what comes back is passed on as it is.
+//! frame of a known kind; what comes back is passed on as it is. Nobody in between could do that without the keys: the relay
+//! answers with the backup's identity and calls with the primary's, both of which lie on this machine.
 
 use lab::cluster::Cluster;
 use protocol::wire::{HEADER_LEN, Header, Kind};
 use protocol::{Session, Term, VmId};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use trust::{Purpose, Receiver, Sender, Store, Wanted};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What is done to one frame.
@@ -44,8 +46,11 @@ pub enum Fault {
     TruncateInTheDark,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// Identity and trust of the two hosts.
+    primary: Store,
+    backup: Store,
     fault: Mutex<Option<(Kind, Fault)>>,
     /// Bytes a second; 0 is as fast as it goes.
     rate: AtomicU64,
@@ -66,7 +71,16 @@ impl Proxy {
         let namespace = cluster.lab.host(primary).expect("the primary's host");
         let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0")).expect("entered").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared::default());
+        let [primary_store, backup_store] =
+            [primary, backup].map(|host| cluster.trust(host).expect("the host's files of trust"));
+        let shared = Arc::new(Shared {
+            primary: primary_store,
+            backup: backup_store,
+            fault: Mutex::default(),
+            rate: AtomicU64::default(),
+            stalled: AtomicBool::default(),
+            stop: AtomicBool::default(),
+        });
         let relay = Arc::clone(&shared);
         namespace.spawn(move || serve(&listener, target, &relay));
         cluster.reroute(primary, backup, address).expect("the primary is led through the relay");
@@ -111,34 +125,48 @@ fn serve(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         // A thread inherits the network namespace of the one that starts it.
         std::thread::spawn(move || {
-            if let Ok(backup) = TcpStream::connect_timeout(&target, Duration::from_secs(5)) {
-                // Whatever ends it, both connections end with it.
-                let _ = relay(&primary, &backup, &shared);
-            }
-            let _ = primary.shutdown(Shutdown::Both);
+            // Whatever ends it, both connections end with it.
+            let _ = relay(primary, target, &shared);
         });
     }
 }
 
-fn relay(primary: &TcpStream, backup: &TcpStream, shared: &Shared) -> io::Result<()> {
-    primary.set_nodelay(true)?;
-    backup.set_nodelay(true)?;
-    let dark = AtomicBool::new(false);
+fn relay(primary: TcpStream, target: SocketAddr, shared: &Shared) -> io::Result<()> {
+    let until = Instant::now() + Duration::from_secs(5);
+    let backup = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    for socket in [&primary, &backup] {
+        socket.set_nodelay(true)?;
+    }
+    let backup = trust::connect(backup, &shared.primary, shared.backup.host(), Purpose::Replication, until);
+    let backup = backup.map_err(io::Error::other)?;
+    let primary = trust::accept(primary, &shared.backup, Wanted::Anyone, Purpose::Replication, until);
+    let primary = primary.map_err(io::Error::other)?;
+    let (mut from_primary, mut to_primary) = primary.split();
+    let (mut from_backup, mut to_backup) = backup.split();
+    let (dark, over) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let (dark, over) = (&dark, &over);
+        scope.spawn(move || {
             like_a_wire();
-            let _ = io::copy(&mut &*backup, &mut &*primary);
-            if !dark.load(Relaxed) {
-                let _ = primary.shutdown(Shutdown::Both);
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(len @ 1..) = from_backup.read(&mut buffer) {
+                if to_primary.send(&buffer[..len], &[]).is_err() {
+                    break;
+                }
+            }
+            // The primary does not hear of the end.
+            while dark.load(Relaxed) && !over.load(Relaxed) {
+                std::thread::sleep(Duration::from_millis(10));
             }
         });
         like_a_wire();
-        let ended = forward(primary, backup, shared, &dark);
-        let _ = backup.shutdown(Shutdown::Both);
+        let ended = forward(&mut from_primary, &mut to_backup, shared, dark);
+        drop(to_backup);
         if dark.load(Relaxed) {
             // What the primary still says goes nowhere.
-            let _ = io::copy(&mut &*primary, &mut io::sink());
+            let _ = io::copy(&mut from_primary, &mut io::sink());
         }
+        over.store(true, Relaxed);
         ended
     })
 }
@@ -149,14 +177,19 @@ fn like_a_wire() {
     let _ = os::sched::raise_current_thread();
 }
 
-fn forward(primary: &TcpStream, backup: &TcpStream, shared: &Shared, dark: &AtomicBool) -> io::Result<()> {
+fn forward(
+    primary: &mut Receiver,
+    backup: &mut Sender,
+    shared: &Shared,
+    dark: &AtomicBool,
+) -> io::Result<()> {
     let mut missing = 0;
     loop {
         let mut head = [0; HEADER_LEN];
-        (&*primary).read_exact(&mut head)?;
+        primary.read_exact(&mut head)?;
         let mut header = Header::decode(&head).map_err(io::Error::other)?;
         let mut body = vec![0; header.len as usize];
-        (&*primary).read_exact(&mut body)?;
+        primary.read_exact(&mut body)?;
         header.seq -= missing;
         let fault = take_fault(shared, header.kind);
         if fault == Some(Fault::SkipAndRenumber) {
@@ -221,12 +254,12 @@ fn reseal(head: &mut [u8; HEADER_LEN], change: impl FnOnce(&mut [u8; HEADER_LEN]
     head[72..].copy_from_slice(&sum.to_le_bytes());
 }
 
-fn write_throttled(mut backup: &TcpStream, bytes: &[u8], shared: &Shared) -> io::Result<()> {
+fn write_throttled(backup: &mut Sender, bytes: &[u8], shared: &Shared) -> io::Result<()> {
     for chunk in bytes.chunks(16 << 10) {
         while shared.stalled.load(Relaxed) && !shared.stop.load(Relaxed) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        backup.write_all(chunk)?;
+        backup.send(chunk, &[])?;
         let took = (chunk.len() as u64 * 1_000_000).checked_div(shared.rate.load(Relaxed));
         std::thread::sleep(Duration::from_micros(took.unwrap_or(0)));
     }
