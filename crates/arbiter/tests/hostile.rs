@@ -23,8 +23,7 @@ fn trusted(place: &Witness) -> Connection {
     let mallory = trusting::trusted(place.files(), &host("mallory"));
     let until = Instant::now() + Duration::from_secs(60);
     let witness = host(trusting::WITNESS);
-    let mut connection =
-        trust::connect(connect(place), &mallory, &witness, Purpose::Witness, until).unwrap();
+    let mut connection = trust::connect(connect(place), &mallory, &witness, Purpose::Witness, until).unwrap();
     connection.set_deadline(Some(until)).unwrap();
     connection
 }
@@ -82,7 +81,10 @@ fn noise_halves_and_lies_about_lengths_get_no_answer() {
     let told = told(receiver);
     let head = told[..HEADER_LEN].try_into().unwrap();
     let answer = expect::<Answer>(&head).unwrap().body(&told[HEADER_LEN..]).unwrap();
-    assert!(matches!(&answer, Answer::Refused(why) if why.contains("in the name of host alpha")), "{answer:?}");
+    assert!(
+        matches!(&answer, Answer::Refused(why) if why.contains("in the name of host alpha")),
+        "{answer:?}"
+    );
     drop(sender);
     still_well(place, 1);
 }

@@ -64,13 +64,14 @@ impl Witness {
     fn one(self) -> Result<ArbiterConfig, String> {
         match self {
             Self::Named(named) if named.len() == 1 => {
-                let mut named = named.into_iter().map(|(name, address)| ArbiterConfig::Witness(name, address));
+                let mut named =
+                    named.into_iter().map(|(name, address)| ArbiterConfig::Witness(name, address));
                 named.next().ok_or_else(String::new)
             }
             Self::Named(_) => Err("`witness` in [arbiter] names one host".into()),
-            Self::Nameless(address) => {
-                Err(format!("`witness` in [arbiter] says which host it is: witness = {{ NAME = {address:?} }}"))
-            }
+            Self::Nameless(address) => Err(format!(
+                "`witness` in [arbiter] says which host it is: witness = {{ NAME = {address:?} }}"
+            )),
         }
     }
 }
@@ -116,7 +117,9 @@ impl ArbiterConfig {
         Ok(match self {
             Self::Directory(path) => Box::new(DirectoryArbiter::new(path)),
             Self::Etcd(place) => Box::new(EtcdArbiter::new(place)?),
-            Self::Witness(name, address) => Box::new(WitnessArbiter::new(name.clone(), *address, trust.clone())),
+            Self::Witness(name, address) => {
+                Box::new(WitnessArbiter::new(name.clone(), *address, trust.clone()))
+            }
         })
     }
 

@@ -83,7 +83,12 @@ impl Door {
     ///
     /// # Errors
     /// If it does not answer in time, or one of the two does not trust the other.
-    pub fn call(&self, host: &HostName, address: SocketAddr, within: Duration) -> Result<Connection, CallError> {
+    pub fn call(
+        &self,
+        host: &HostName,
+        address: SocketAddr,
+        within: Duration,
+    ) -> Result<Connection, CallError> {
         let until = Instant::now() + within;
         let socket = link::connect(address, within)?;
         let connection = trust::connect(socket, &self.store, host, Purpose::Replication, until);
@@ -138,9 +143,11 @@ impl Door {
     }
 
     fn tell(&self, whom: &str, reason: &'static str, what: serde_json::Value, text: String) {
-        let told = self.limit.lock().unwrap_or_else(PoisonError::into_inner).told(whom, reason, Instant::now());
+        let told =
+            self.limit.lock().unwrap_or_else(PoisonError::into_inner).told(whom, reason, Instant::now());
         let Some(held_back) = told else { return tracing::debug!("{text}") };
-        let more = if held_back > 0 { format!(" ({held_back} more like it since the last)") } else { String::new() };
+        let more =
+            if held_back > 0 { format!(" ({held_back} more like it since the last)") } else { String::new() };
         self.events.log_host(&what, text + &more);
     }
 

@@ -184,6 +184,21 @@ fn hellos_that_cannot_be_right_are_refused() {
 }
 
 #[test]
+fn in_one_term_no_other_host_replaces_the_standby() {
+    let busy = ToPrimary::Refuse(Refusal::Busy { term: Term(1) });
+    for mut standby in [Standby::empty(), Standby::copying()] {
+        standby.feed(Event::Hello(C1, Term(1), hello()));
+        let gamma = Hello { primary: host("gamma"), ..hello() };
+        let answer = standby.feed(Event::Hello(Conn(2), Term(1), gamma));
+        assert_eq!(answer, [Action::Send(Conn(2), busy.clone()), Action::Close(Conn(2))]);
+        assert_eq!(standby.machine.standing_by().unwrap().0, &host("alpha"));
+        // The same host may begin again: its first attempt may be half open.
+        let again = standby.feed(Event::Hello(Conn(3), Term(1), hello()));
+        assert!(again.contains(&Action::Prepare(Conn(3), hello())));
+    }
+}
+
+#[test]
 fn an_owner_of_a_higher_term_may_replace_the_standby() {
     let mut standby = Standby::armed();
     let replaced = standby.feed(Event::Hello(Conn(2), Term(2), hello()));

@@ -1,9 +1,9 @@
 //! Owns one certificate as far as hosts are concerned: its fingerprint, the host that it names, its dates.
 
 use protocol::HostName;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
 pub use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject;
 use std::fmt;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -72,7 +72,8 @@ impl std::str::FromStr for Fingerprint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let digits: Vec<u8> = text.bytes().filter(|&byte| byte != b':').collect();
-        let wrong = || format!("{text:?} is no SHA-256 fingerprint: 64 hexadecimal digits, with or without colons");
+        let wrong =
+            || format!("{text:?} is no SHA-256 fingerprint: 64 hexadecimal digits, with or without colons");
         let (pairs, rest) = digits.as_chunks::<2>();
         if pairs.len() != 32 || !rest.is_empty() {
             return Err(wrong());

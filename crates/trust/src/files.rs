@@ -63,17 +63,14 @@ pub fn read_private(path: &Path) -> Result<Option<Vec<u8>>, TrustError> {
 /// Writes a private file, durably and in one step: whoever reads finds the old one or the new one.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
+    let written =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).and_then(
+            |mut file| {
+                file.set_permissions(fs::Permissions::from_mode(0o600))?;
+                file.write_all(bytes)?;
+                file.sync_all()
+            },
+        );
     written.map_err(failed(&temporary, "write"))?;
     rename(&temporary, path)
 }

@@ -70,7 +70,9 @@ pub enum Refusal {
         until: String,
     },
     /// Its time has not come.
-    #[error("the certificate of host {name} is valid only from {from}: the clock of one of the hosts is wrong")]
+    #[error(
+        "the certificate of host {name} is valid only from {from}: the clock of one of the hosts is wrong"
+    )]
     NotYetValid {
         /// The host.
         name: HostName,
@@ -140,7 +142,9 @@ pub fn judge(
         return Err(Refusal::Revoked { fingerprint, claimed: claimed_name(der) });
     }
     let known = match wanted {
-        Wanted::Host(name) => store.trusted_of(name)?.into_iter().map(|known| (name.clone(), known)).collect(),
+        Wanted::Host(name) => {
+            store.trusted_of(name)?.into_iter().map(|known| (name.clone(), known)).collect()
+        }
         _ => store.trusted()?,
     };
     let matching = |known: Vec<(HostName, _)>| {

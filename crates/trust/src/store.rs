@@ -87,7 +87,9 @@ pub enum TrustError {
         source: Box<IdentityError>,
     },
     /// The identity is another host's.
-    #[error("the identity in {path} is that of host {found}, but this is host {name}; was its state directory copied?")]
+    #[error(
+        "the identity in {path} is that of host {found}, but this is host {name}; was its state directory copied?"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -127,7 +129,9 @@ pub enum TrustError {
         fingerprint: Fingerprint,
     },
     /// It is of no use any more.
-    #[error("this certificate of host {name} expired on {until}; make a new one there: `undying host init CONFIG --renew`")]
+    #[error(
+        "this certificate of host {name} expired on {until}; make a new one there: `undying host init CONFIG --renew`"
+    )]
     Expired {
         /// The host.
         name: HostName,
@@ -146,7 +150,9 @@ pub enum TrustError {
         known: String,
     },
     /// There is nothing to take back.
-    #[error("no certificate of host {name} is trusted here; `undying host identities CONFIG` lists those that are")]
+    #[error(
+        "no certificate of host {name} is trusted here; `undying host identities CONFIG` lists those that are"
+    )]
     NotTrusted {
         /// The host.
         name: HostName,
@@ -367,7 +373,10 @@ impl Store {
         let mut revoked: Vec<_> = gone.iter().map(Certificate::fingerprint).collect();
         // First of all: the list of the revoked wins over all else.
         for certificate in &gone {
-            files::write_private(&self.revoked_path(certificate.fingerprint()), certificate.pem().as_bytes())?;
+            files::write_private(
+                &self.revoked_path(certificate.fingerprint()),
+                certificate.pem().as_bytes(),
+            )?;
         }
         if let Some(one) = one.filter(|_| gone.is_empty()) {
             files::write_private(&self.revoked_path(one), format!("of host {name}\n").as_bytes())?;

@@ -124,7 +124,8 @@ fn a_deadline_bounds_what_a_host_says_first() {
 /// A relay that flips one bit of what the caller sends, at this byte behind its handshake.
 fn damaged(at: usize, mask: u8) -> io::Result<Vec<u8>> {
     let (alpha, beta) = pair();
-    let (front, back) = (certain(TcpListener::bind("127.0.0.1:0")), certain(TcpListener::bind("127.0.0.1:0")));
+    let (front, back) =
+        (certain(TcpListener::bind("127.0.0.1:0")), certain(TcpListener::bind("127.0.0.1:0")));
     let (address, target) = (certain(front.local_addr()), certain(back.local_addr()));
     let (go, gone) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {

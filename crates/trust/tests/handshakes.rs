@@ -127,7 +127,8 @@ fn a_client_without_a_certificate_is_refused() {
     let (_, beta) = pair();
     let listener = certain(std::net::TcpListener::bind("127.0.0.1:0"));
     let address = certain(listener.local_addr());
-    let client = std::thread::spawn(move || support::without_certificate(certain(TcpStream::connect(address))));
+    let client =
+        std::thread::spawn(move || support::without_certificate(certain(TcpStream::connect(address))));
     let refused = beta.accepts(&listener, &beta.anyone(), Purpose::Replication);
     assert_eq!(refused.expect_err("refused").reason(), "no_certificate");
     assert!(client.join().expect("no panic").is_err(), "it was not welcomed");
@@ -159,7 +160,10 @@ fn silence_slowness_and_plain_text_are_bounded_and_refused() {
     assert_eq!(refused.expect_err("refused").reason(), "silent");
     slow.join().expect("no panic");
     assert!(began.elapsed() < Duration::from_secs(60), "both were given up");
-    for text in [&b"UDYF and then eighty bytes of a frame that is not encrypted at all, as it was once"[..], b"GET / HTTP/1.1\r\n\r\n"] {
+    for text in [
+        &b"UDYF and then eighty bytes of a frame that is not encrypted at all, as it was once"[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
         let mut plain = certain(TcpStream::connect(address));
         certain(plain.write_all(text));
         let refused = beta.accepts(&listener, &beta.anyone(), Purpose::Replication);

@@ -275,7 +275,7 @@ fn hosts_get_identities_and_trust_each_other() {
     assert!(code == 2 && error.contains("certificate"), "{code} {error}");
     assert_eq!(run_line(&format!("host trust {beta} beta {file}")).0, 2, "a host is not its own peer");
     let (code, text, _) = run_line(&format!("host identities {alpha}"));
-    assert!(code == 0 && text.contains("own") && text.contains(&format!("{sha256}")), "{text}");
+    assert!(code == 0 && text.contains("own") && text.contains(sha256), "{text}");
 
     let (code, text, _) = run_line(&format!("host distrust {alpha} beta"));
     assert!(code == 0 && text.contains(sha256), "{text}");

@@ -23,7 +23,8 @@ impl Socket {
         let failed = |action| move |source| ServeError::Socket { path: path.to_path_buf(), action, source };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
-            let mode = fs::metadata(parent).map_err(failed("look at the directory of"))?.permissions().mode() & 0o7777;
+            let mode = fs::metadata(parent).map_err(failed("look at the directory of"))?.permissions().mode()
+                & 0o7777;
             if mode & 0o022 != 0 {
                 let (path, directory) = (path.to_path_buf(), parent.to_path_buf());
                 return Err(ServeError::OpenDirectory { path, directory, mode });

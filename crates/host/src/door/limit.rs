@@ -19,7 +19,8 @@ impl Limit {
     pub fn told(&mut self, whom: &str, what: &'static str, now: Instant) -> Option<u64> {
         let mut key = (whom.to_owned(), what);
         if !self.told.contains_key(&key) && self.told.len() >= MAX {
-            self.told.retain(|_, (at, held_back)| now.saturating_duration_since(*at) < EVERY || *held_back > 0);
+            self.told
+                .retain(|_, (at, held_back)| now.saturating_duration_since(*at) < EVERY || *held_back > 0);
             if self.told.len() >= MAX {
                 key = (String::new(), "");
             }

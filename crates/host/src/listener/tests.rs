@@ -106,7 +106,9 @@ impl Bed {
 
     fn owned_by(&self, host: &str, term: u64) {
         let arbiter = DirectoryArbiter::new(&self.place.path().join("arbiter"));
-        arbiter.claim(&Claim { vm: vm("web"), term: Term(term), host: name(host), nonce: term }).expect("won");
+        arbiter
+            .claim(&Claim { vm: vm("web"), term: Term(term), host: name(host), nonce: term })
+            .expect("won");
     }
 }
 
@@ -179,9 +181,8 @@ fn without_an_arbiter_nobody_is_pushed_aside() {
 #[test]
 fn those_who_say_nothing_are_bounded_and_then_cut_off() {
     let bed = bed();
-    let crowd: Vec<_> = (0..places::MAX_OF_ONE)
-        .map(|_| TcpStream::connect(bed.address).expect("it listens"))
-        .collect();
+    let crowd: Vec<_> =
+        (0..places::MAX_OF_ONE).map(|_| TcpStream::connect(bed.address).expect("it listens")).collect();
     // The places may be taken a moment after the connection stands.
     let mut one_more = TcpStream::connect(bed.address).expect("it listens");
     let began = Instant::now();
@@ -213,30 +214,36 @@ fn nobody_panics(act: impl FnOnce()) {
 /// A piece of what a hostile peer says.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(any::<u8>(), 0..600);
-    let framed = (0u16..30, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(kind, epoch, body)| {
-        // A frame whose checksums are right, of any kind there is or is not.
-        let mut head = Outbound::new(VmId::of(&vm("web")), Term(1), Session(1))
-            .seal(Kind::Hello, protocol::Epoch(epoch), &body)
-            .encode();
-        head[6..8].copy_from_slice(&kind.to_le_bytes());
-        let sum = xxhash_rust::xxh3::xxh3_64(&head[..72]);
-        head[72..].copy_from_slice(&sum.to_le_bytes());
-        [&head[..], &body].concat()
-    });
+    let framed = (0u16..30, any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(
+        |(kind, epoch, body)| {
+            // A frame whose checksums are right, of any kind there is or is not.
+            let mut head = Outbound::new(VmId::of(&vm("web")), Term(1), Session(1))
+                .seal(Kind::Hello, protocol::Epoch(epoch), &body)
+                .encode();
+            head[6..8].copy_from_slice(&kind.to_le_bytes());
+            let sum = xxhash_rust::xxh3::xxh3_64(&head[..72]);
+            head[72..].copy_from_slice(&sum.to_le_bytes());
+            [&head[..], &body].concat()
+        },
+    );
     let lies = any::<u64>().prop_map(|term| {
-        let mut header = Outbound::new(VmId::of(&vm("web")), Term(term), Session(1))
-            .seal(Kind::Hello, protocol::Epoch(0), b"");
+        let mut header = Outbound::new(VmId::of(&vm("web")), Term(term), Session(1)).seal(
+            Kind::Hello,
+            protocol::Epoch(0),
+            b"",
+        );
         header.len = MAX_BODY_LEN;
         header.encode().to_vec()
     });
     let names = prop::sample::select(vec!["web", "other", "third"]);
     let primaries = prop::sample::select(vec!["mallory", "alpha", "beta", "gamma"]);
     let hellos = (names, primaries, any::<u64>()).prop_map(|(of, primary, term)| hello(of, primary, term));
-    let damaged = (hellos.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, mask)| {
-        let at = at.index(bytes.len());
-        bytes[at] ^= mask;
-        bytes
-    });
+    let damaged =
+        (hellos.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, mask)| {
+            let at = at.index(bytes.len());
+            bytes[at] ^= mask;
+            bytes
+        });
     prop_oneof![noise, framed, lies, hellos, damaged]
 }
 
@@ -246,7 +253,8 @@ fn what_a_hostile_peer_says_neither_breaks_the_agent_nor_reaches_another_vm() {
     let opened = bed.stands_by("alpha", 1);
     bed.owned_by("alpha", 1);
     nobody_panics(|| {
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 150, ..Default::default() });
+        let mut runner =
+            proptest::test_runner::TestRunner::new(ProptestConfig { cases: 150, ..Default::default() });
         let said = runner.run(&prop::collection::vec(piece(), 1..4), |pieces| {
             // It stops speaking behind it: what waits for more hears the end.
             let until = Instant::now() + Duration::from_secs(60);
@@ -278,7 +286,12 @@ fn what_a_hostile_peer_says_neither_breaks_the_agent_nor_reaches_another_vm() {
 fn what_strangers_say_before_they_are_known_goes_nowhere() {
     let bed = bed();
     nobody_panics(|| {
-        for bytes in [hello("web", "alpha", 1), hello("other", "mallory", 1), vec![0; 70_000], vec![22, 3, 1, 255, 255]] {
+        for bytes in [
+            hello("web", "alpha", 1),
+            hello("other", "mallory", 1),
+            vec![0; 70_000],
+            vec![22, 3, 1, 255, 255],
+        ] {
             let mut stranger = TcpStream::connect(bed.address).expect("it listens");
             let _ = stranger.write_all(&bytes);
             let _ = stranger.shutdown(std::net::Shutdown::Write);

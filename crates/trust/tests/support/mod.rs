@@ -185,14 +185,13 @@ impl ServerCertVerifier for Credulous {
 
 /// What a client without a certificate gets: the first byte, or why not.
 pub fn without_certificate(socket: TcpStream) -> io::Result<u8> {
-    let mut config =
-        certain(
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13]),
-        )
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous))
-        .with_no_client_auth();
+    let mut config = certain(
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13]),
+    )
+    .dangerous()
+    .with_custom_certificate_verifier(Arc::new(Credulous))
+    .with_no_client_auth();
     config.alpn_protocols = vec![b"undying-replication".to_vec()];
     let tls = certain(ClientConnection::new(Arc::new(config), certain("host".try_into())));
     let mut byte = [0];

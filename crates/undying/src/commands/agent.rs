@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the agent until SIGTERM or SIGINT. Log lines go to standard error; `RUST_LOG` sets how many.
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
-    let config = config.ok_or_else(|| Failure::new(Kind::Invalid, "name the agent's configuration: --config FILE"))?;
+    let config =
+        config.ok_or_else(|| Failure::new(Kind::Invalid, "name the agent's configuration: --config FILE"))?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();

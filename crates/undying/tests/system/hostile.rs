@@ -82,8 +82,11 @@ fn untouched(loaded: &Loaded, marks: [u64; 2]) {
     assert_eq!(loaded.status("beta").phase, "armed");
     for (host, mark) in ["alpha", "beta"].into_iter().zip(marks) {
         let events = loaded.cluster.ask(host, |api| api.events(mark)).expect("the agent answers");
-        let about: Vec<_> =
-            events.iter().filter(|event| event.vm.as_ref() == Some(&loaded.vm)).map(|event| &event.text).collect();
+        let about: Vec<_> = events
+            .iter()
+            .filter(|event| event.vm.as_ref() == Some(&loaded.vm))
+            .map(|event| &event.text)
+            .collect();
         assert!(about.is_empty(), "something happened at {host}: {about:?}");
     }
     loaded.progress();
@@ -140,9 +143,8 @@ fn a_hello_of_nobody_who_owns_the_vm_is_refused() {
     }
     let loaded = Setup::new("hello").start();
     let marks = ["alpha", "beta"].map(|host| look::mark(&loaded.cluster, host));
-    let ask = |host: &str, vm: &VmName, term: u64| {
-        message(&say(&loaded.cluster, host, &hello(host, vm, vm, term)))
-    };
+    let ask =
+        |host: &str, vm: &VmName, term: u64| message(&say(&loaded.cluster, host, &hello(host, vm, vm, term)));
     // At the backup: an older term is told so; this very term has its session already.
     assert_eq!(ask("beta", &loaded.vm, 0), ToPrimary::Fenced(Term(1)));
     assert_eq!(ask("beta", &loaded.vm, 1), ToPrimary::Refuse(Refusal::Busy { term: Term(1) }));

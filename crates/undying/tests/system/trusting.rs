@@ -26,7 +26,8 @@ fn write(path: &Path, text: &str) {
 /// A command about a host's identity, as its operator gives it.
 fn order(cluster: &Cluster, line: &[&str], host: &str, rest: &[&str]) {
     let mut command = Command::new(binary());
-    lab::command::run(command.arg("host").args(line).arg(cluster.config(host)).args(rest)).expect("it is done");
+    lab::command::run(command.arg("host").args(line).arg(cluster.config(host)).args(rest))
+        .expect("it is done");
 }
 
 /// The reason of the next refusal that a host tells.
@@ -54,7 +55,8 @@ fn unknown_expired_early_and_revoked_hosts_are_refused_on_both_sides() {
     }
     let guest = Setup::new("who").boot();
     let cluster = &guest.cluster;
-    let (own, known) = (file(cluster, "alpha", "identity/host.pem"), file(cluster, "beta", "trusted/alpha.pem"));
+    let (own, known) =
+        (file(cluster, "alpha", "identity/host.pem"), file(cluster, "beta", "trusted/alpha.pem"));
     let [identity, trusted] = [&own, &known].map(|path| std::fs::read_to_string(path).expect("there"));
     let mark = look::mark(cluster, "alpha");
 
@@ -146,8 +148,10 @@ fn only(cluster: &Cluster, host: &str, peer: &str, vms: &str) {
     let path = cluster.config(host);
     let text = std::fs::read_to_string(&path).expect("a configuration");
     let address = cluster.replication_socket(peer).expect("an address");
-    let (old, new) =
-        (format!("{peer} = \"{address}\"\n"), format!("{peer} = {{ address = \"{address}\", vms = {vms} }}\n"));
+    let (old, new) = (
+        format!("{peer} = \"{address}\"\n"),
+        format!("{peer} = {{ address = \"{address}\", vms = {vms} }}\n"),
+    );
     assert!(text.contains(&old), "{text}");
     std::fs::write(&path, text.replace(&old, &new)).expect("written");
     cluster.lab.kill(host, AGENT).expect("the agent ends");
@@ -166,7 +170,9 @@ fn a_foreign_client_of_tls_is_refused() {
     let cluster = Setup::new("ossl").cluster();
     let target = cluster.replication_socket("alpha").expect("an address").to_string();
     let beta = cluster.lab.host("beta").expect("the host");
-    for (arguments, reason) in [(&["-tls1_3", "-alpn", "undying-replication"][..], "no_certificate"), (&["-tls1_2"], "no_host")] {
+    for (arguments, reason) in
+        [(&["-tls1_3", "-alpn", "undying-replication"][..], "no_certificate"), (&["-tls1_2"], "no_host")]
+    {
         let mut client = Command::new("/usr/bin/openssl");
         client.args(["s_client", "-connect", &target]).args(arguments).stdin(Stdio::null());
         // It says of itself whether it was happy; what counts is what the agent says.
