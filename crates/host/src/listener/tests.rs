@@ -2,6 +2,7 @@ use super::*;
 use crate::config::HostConfig;
 use crate::door::Door;
 use crate::events::EventLog;
+use crate::room::Room;
 use crate::vm::Snapshot;
 use arbiter::Arbiter;
 use arbiter::directory::DirectoryArbiter;
@@ -46,7 +47,8 @@ fn bed() -> Bed {
     beta.init(Lifetime::default()).expect("an identity");
     let events = Arc::new(EventLog::open(config.name.clone(), &config.state_dir).expect("a log"));
     let door = Door::start(beta, Arc::clone(&events)).expect("a door");
-    let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door });
+    let room = Room::of(&config);
+    let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door, room });
     let table = Arc::new(Table::default());
     let address = start(&context, &table).expect("a port");
     let bed = Bed { place, context, table, address };

@@ -105,7 +105,8 @@ fn three_primaries_die_at_the_same_instant_and_one_backup_goes_on_with_all() {
         load.verdict(&cluster);
         let events = cluster.ask("delta", |api| api.events(0)).expect("events");
         let at = |name: &str| {
-            let event = events.iter().find(|event| event.vm == vm && event.what["event"] == name);
+            let event =
+                events.iter().find(|event| event.vm.as_ref() == Some(&vm) && event.what["event"] == name);
             event.map_or(f64::NAN, |event| event.at_us.saturating_sub(killed_us) as f64 / 1e3)
         };
         eprintln!(
@@ -130,7 +131,7 @@ fn room(cluster: &Cluster, host: &str) -> RoomStatus {
 fn refused(cluster: &Cluster, vm: &VmName, from: &str) -> String {
     let mark = look::mark(cluster, from);
     let to = HostName::new("gamma").expect("a name");
-    let request = ProtectRequest { to, interval_us: 25_000, max_in_flight: None, copy_rate: None };
+    let request = ProtectRequest::even(to, 25_000);
     cluster.ask(from, |api| api.protect(vm, &request)).expect("accepted");
     look::event(cluster, from, "protect_failed", mark).text
 }

@@ -107,7 +107,7 @@ fn fill(run: &mut Run<'_>, cluster: &Cluster, vm: &VmFile) -> Result<()> {
 /// One first copy and the end of its protection; when it was, and MiB a second.
 fn copy(cluster: &Cluster, vm: &VmFile, host: &str, rate: Option<u64>) -> Result<((u64, u64), f64)> {
     let to = HostName::new(BACKUP)?;
-    let request = ProtectRequest { to, interval_us: 100_000, max_in_flight: None, copy_rate: rate };
+    let request = ProtectRequest { copy_rate: rate, ..ProtectRequest::even(to, 100_000) };
     cluster.ask(host, |api| api.protect(&vm.name, &request))?;
     let phase = |wanted: &'static str| {
         wait_for(&format!("{} {wanted}", vm.name), PATIENCE, || {

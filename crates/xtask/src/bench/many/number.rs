@@ -146,7 +146,8 @@ fn die(run: &mut Run<'_>, fleet: &Fleet, writers: &[Writers], table: &mut Table)
     }
     let events = fleet.cluster.ask(BACKUP, |api| api.events(0))?;
     let moments = |vm: &lab::cluster::VmFile| {
-        let own: Vec<_> = events.iter().filter(|event| event.vm == vm.name).cloned().collect();
+        let own: Vec<_> =
+            events.iter().filter(|event| event.vm.as_ref() == Some(&vm.name)).cloned().collect();
         Moments::read(&own, BACKUP, kill_us)
     };
     let all: Vec<Moments> = fleet.vms.iter().map(moments).collect();

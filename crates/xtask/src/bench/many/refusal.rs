@@ -25,12 +25,7 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         Table::new("A standby too many", &[("try", "try"), ("ms", "refused after, ms"), ("why", "told")]);
     for number in 1..=run.times(5) {
         let mark = fleet.cluster.ask(host, |api| api.events(0))?.last().map_or(0, |event| event.seq);
-        let request = ProtectRequest {
-            to: HostName::new(BACKUP)?,
-            interval_us: 100_000,
-            max_in_flight: None,
-            copy_rate: None,
-        };
+        let request = ProtectRequest::even(HostName::new(BACKUP)?, 100_000);
         let asked = Instant::now();
         fleet.cluster.ask(host, |api| api.protect(&third.name, &request))?;
         let event = fleet.cluster.wait_event(host, "protect_failed", mark)?;
