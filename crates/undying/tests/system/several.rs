@@ -7,7 +7,7 @@ use lab::client::Server;
 use lab::cluster::{Cluster, VmFile};
 use lab::guest::redis::REDIS_PORT;
 use protocol::{HostName, VmName};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Boots a guest at a host and puts it under load.
 fn boot(cluster: &Cluster, host: &str, name: &str, number: u8) -> (VmName, Load) {
@@ -183,15 +183,17 @@ fn a_checkpoint_that_there_is_no_memory_for_ends_protection_and_not_the_guest() 
     }
     // 384 MiB are taken by the standby; checkpoints of more than some 112 MiB do not fit.
     let little = "[backup]\nmemory = \"400MiB\"\n[detection]\nheartbeat_ms = 50\ntimeout_ms = 1000\n";
-    let loaded = Setup::new("large").detection(little).start();
-    let mark = look::mark(&loaded.cluster, "alpha");
-    loaded.pulse(|mut pulse| pulse.dirty(40_000, "full", "seq+page").expect("it obeys"));
-    let lost = look::event(&loaded.cluster, "alpha", "backup_lost", mark).text;
+    // Long epochs are large ones.
+    let guest = Setup::new("large").detection(little).interval(Duration::from_secs(3)).boot();
+    guest.protect("alpha", "beta");
+    let mark = look::mark(&guest.cluster, "alpha");
+    guest.pulse(|mut pulse| pulse.dirty(40_000, "full", "seq+page").expect("it obeys"));
+    let lost = look::event(&guest.cluster, "alpha", "backup_lost", mark).text;
     assert!(lost.contains("host beta") && lost.contains("raise [backup] memory"), "{lost}");
-    loaded.pulse(|mut pulse| pulse.stop().expect("it obeys"));
-    assert_eq!(loaded.runs_at("alpha").term, 2);
-    loaded.cluster.wait_gone("beta", &loaded.vm).expect("its standby goes");
-    assert_eq!(room(&loaded.cluster, "beta").memory_left_bytes, 400 << 20);
-    loaded.protect("alpha", "beta");
-    loaded.verdict();
+    assert_eq!(guest.is_at("alpha").term, 2);
+    guest.pulse(|mut pulse| pulse.stop().expect("it obeys"));
+    guest.cluster.wait_gone("beta", &guest.vm).expect("its standby goes");
+    assert_eq!(room(&guest.cluster, "beta").memory_left_bytes, 400 << 20);
+    let guest = guest.load("log").verdict();
+    guest.protect("alpha", "beta");
 }
