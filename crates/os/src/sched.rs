@@ -78,10 +78,8 @@ mod tests {
             // A process may have been started with RESET_ON_FORK, which only root can take away.
             ordinary_current_thread().unwrap();
             // SAFETY: 0 means the calling thread.
-            assert_eq!(
-                unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK,
-                libc::SCHED_OTHER
-            );
+            let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+            assert_eq!(policy, libc::SCHED_OTHER);
         })
         .join()
         .unwrap();

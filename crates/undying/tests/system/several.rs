@@ -184,10 +184,13 @@ fn a_checkpoint_that_there_is_no_memory_for_ends_protection_and_not_the_guest() 
     // 384 MiB are taken by the standby; checkpoints of more than some 112 MiB do not fit.
     let little = "[backup]\nmemory = \"400MiB\"\n[detection]\nheartbeat_ms = 50\ntimeout_ms = 1000\n";
     // Long epochs are large ones.
-    let guest = Setup::new("large").detection(little).interval(Duration::from_secs(3)).boot();
-    guest.protect("alpha", "beta");
+    let guest = Setup::new("large").detection(little).interval(Duration::from_secs(2)).boot();
     let mark = look::mark(&guest.cluster, "alpha");
-    guest.pulse(|mut pulse| pulse.dirty(40_000, "full", "seq+page").expect("it obeys"));
+    guest.pulse(|mut pulse| {
+        // Connected before: each answer waits for a checkpoint then.
+        guest.protect("alpha", "beta");
+        pulse.dirty(40_000, "full", "seq+page").expect("it obeys");
+    });
     let lost = look::event(&guest.cluster, "alpha", "backup_lost", mark).text;
     assert!(lost.contains("host beta") && lost.contains("raise [backup] memory"), "{lost}");
     assert_eq!(guest.is_at("alpha").term, 2);
