@@ -22,6 +22,7 @@ pub mod notice;
 pub mod ownership;
 pub mod pacing;
 pub mod primary;
+pub mod repair;
 pub mod resync;
 pub mod time;
 pub mod timing;

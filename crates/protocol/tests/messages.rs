@@ -63,6 +63,7 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
         ".{0,20}".prop_map(ToPrimary::Broken),
         any::<u64>().prop_map(|term| ToPrimary::Declined(Term(term))),
         any::<u64>().prop_map(|term| ToPrimary::Fenced(Term(term))),
+        Just(ToPrimary::Leaving),
     ]
 }
 

@@ -48,6 +48,8 @@ impl Primary {
             ToPrimary::Pulse(body) => self.on_echo(now, None, body, out),
             ToPrimary::Ack(epoch, body) => self.on_echo(now, Some(epoch), body, out),
             ToPrimary::Declined(term) => self.on_declined(term, out),
+            // Whoever knows another candidate ends this protection.
+            ToPrimary::Leaving => {}
         }
     }
 

@@ -27,7 +27,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 2: Disk frames; an acknowledgement says that the epoch's disk changes are durable. A backup of version 1 would
 ///   take a VM with disks and keep nothing of them.
 /// - 3: Accept says what copies of the disks the backup has; Ask and Hashes. A backup of version 2 would throw them away.
-/// - 4: a piece that does not pack goes as it is; pages that are sent again go as what changed.
+/// - 4: a piece that does not pack goes as it is; pages that are sent again go as what changed; a refusal says what there
+///   is no room for; Leaving.
 pub const VERSION: u16 = 4;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
@@ -173,6 +174,8 @@ kinds! {
     Fenced = 22,
     /// Hashes that were asked for.
     Hashes = 23,
+    /// The backup's host is being drained.
+    Leaving = 24,
 }
 
 /// A decoded frame header.

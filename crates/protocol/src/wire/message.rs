@@ -197,6 +197,8 @@ pub enum ToPrimary {
     Fenced(Term),
     /// The hashes that the oldest Ask without an answer wants.
     Hashes(Hashes),
+    /// This host is being drained: protect the VM elsewhere, if you can. Until then I stand by.
+    Leaving,
 }
 
 impl ToBackup {
@@ -243,6 +245,7 @@ impl ToPrimary {
             Self::Declined(term) => (Kind::Declined, Epoch(0), bytes_of(term)),
             Self::Fenced(term) => (Kind::Fenced, Epoch(0), bytes_of(term)),
             Self::Hashes(hashes) => (Kind::Hashes, Epoch(0), hashes.encode()),
+            Self::Leaving => (Kind::Leaving, Epoch(0), Vec::new()),
         }
     }
 
@@ -260,6 +263,7 @@ impl ToPrimary {
             Kind::Declined => Self::Declined(read(kind, body)?),
             Kind::Fenced => Self::Fenced(read(kind, body)?),
             Kind::Hashes => Self::Hashes(Hashes::decode(body).map_err(|_| MessageError::Malformed(kind))?),
+            Kind::Leaving => read(kind, body).map(|()| Self::Leaving)?,
             _ => return Err(MessageError::Direction(kind)),
         })
     }

@@ -1,0 +1,261 @@
+//! Owns whom a VM is protected by next, and when: what an operator would otherwise do by hand after each loss.
+//!
+//! ```text
+//!            ask                    protected, repair wanted
+//!  ┌─────┐ ───────▶ ┌───────┐ ────────────────────────────▶ ┌────┐
+//!  │ Off │          │ Asked │                               │ On │ tries again for as long as the VM lives
+//!  └─────┘ ◀─────── └───────┘                               └────┘
+//!     ▲      every candidate failed once, or protected        │
+//!     └───────── and repair not wanted ◀──────────────────────┘ `unprotect`
+//! ```
+//!
+//! Nothing here decides on ownership: a step is a command like an operator's, and the primary's machine takes or refuses it.
+
+mod candidate;
+
+pub use candidate::Candidate;
+use candidate::after;
+
+use crate::ids::HostName;
+use crate::primary::PhaseName;
+use crate::time::{Instant, Micros};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// After a planned failover the old host alone is tried for so long: its memory and disks differ least, and it needs
+/// a moment to let go of its copy.
+const HEAD_START: Micros = Micros::from_millis(5_000);
+/// A backup that says it will leave says it again within this time.
+const LEAVES_FOR: Micros = Micros::from_millis(6_000);
+/// A host that leaves is not tried for so long.
+const LEFT: Micros = Micros::from_millis(30_000);
+/// A move or a release that came to nothing is tried again after so long.
+const AGAIN: Micros = Micros::from_millis(5_000);
+/// A fail-back waits twice as long after each death of the preferred host, so often.
+const MOST_DOUBLINGS: u32 = 6;
+
+/// What an operator wants for a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Hosts where the VM may stand by or run, the best first.
+    pub hosts: Vec<HostName>,
+    /// Protect it again after a loss.
+    pub repair: bool,
+    /// The host where it should run.
+    pub prefer: Option<HostName>,
+    /// The preferred host must have been the armed backup for so long before the VM moves there.
+    pub settle: Micros,
+    /// How often the preferred host died soon after the VM had moved there.
+    pub relapses: u32,
+}
+
+/// Whether a VM is protected again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Will {
+    /// No.
+    Off,
+    /// An operator asked for protection; each candidate is tried once.
+    Asked,
+    /// Yes.
+    On,
+}
+
+/// How the VM stands, at its primary.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The primary's phase.
+    pub phase: PhaseName,
+    /// Its backup.
+    pub peer: Option<&'a HostName>,
+    /// This host is being drained: its VMs shall run elsewhere.
+    pub draining: bool,
+}
+
+/// What to do, as an operator would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Protect the VM on this host.
+    Protect(HostName),
+    /// Hand it to its backup, planned.
+    Move,
+    /// End this protection: the backup's host leaves, and another is there.
+    Release,
+}
+
+/// The policy of one VM at its primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    here: HostName,
+    wish: Option<Wish>,
+    will: Will,
+    candidates: Vec<Candidate>,
+    head_start: Option<(HostName, Instant)>,
+    /// No move and no release before.
+    rest_until: Instant,
+}
+
+impl Repair {
+    /// Of a VM that nobody asked to protect yet.
+    #[must_use]
+    pub fn new(here: HostName) -> Self {
+        let (candidates, rest_until) = (Vec::new(), Instant(0));
+        Self { here, wish: None, will: Will::Off, candidates, head_start: None, rest_until }
+    }
+
+    /// Of a VM that was promoted here, with what its old primary was asked for. `planned`: that host gave the VM up in order
+    /// and lives.
+    #[must_use]
+    pub fn inherit(now: Instant, here: HostName, wish: Wish, from: &HostName, planned: bool) -> Self {
+        let mut this = Self::new(here);
+        this.will = if wish.repair { Will::On } else { Will::Off };
+        this.take(wish);
+        if planned {
+            this.head_start = Some((from.clone(), now + HEAD_START));
+        } else {
+            this.lost(now, from, "the VM ran there and was lost there");
+        }
+        this
+    }
+
+    /// An operator asked for protection, and the first candidate is being tried.
+    pub fn ask(&mut self, wish: Wish, first: &HostName) {
+        self.will = Will::Asked;
+        self.head_start = None;
+        self.take(wish);
+        self.begun(first);
+    }
+
+    fn take(&mut self, wish: Wish) {
+        let mut hosts: Vec<_> = wish.hosts.iter().filter(|host| **host != self.here).cloned().collect();
+        // The preferred host first, the others as they were given.
+        hosts.sort_by_key(|host| Some(host) != wish.prefer.as_ref());
+        self.candidates = hosts.into_iter().map(Candidate::new).collect();
+        self.wish = Some(wish);
+    }
+
+    /// An operator wants the VM unprotected. Says whether it would have been protected again.
+    pub fn off(&mut self) -> bool {
+        core::mem::replace(&mut self.will, Will::Off) != Will::Off
+    }
+
+    /// Whether the VM is protected again by itself.
+    #[must_use]
+    pub fn will(&self) -> Will {
+        self.will
+    }
+
+    /// The hosts that may stand by, the best first, with what became of each.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    fn candidate(&mut self, host: &HostName) -> Option<&mut Candidate> {
+        self.candidates.iter_mut().find(|candidate| candidate.host == *host)
+    }
+
+    fn begun(&mut self, host: &HostName) {
+        if let Some(candidate) = self.candidate(host) {
+            candidate.tried = true;
+        }
+    }
+
+    /// A host could not become the backup. `busy`: it still lets go of an old copy.
+    pub fn failed(&mut self, now: Instant, host: &HostName, why: &str, busy: bool) {
+        if !busy && self.head_start.as_ref().is_some_and(|(first, _)| first == host) {
+            self.head_start = None;
+        }
+        if let Some(candidate) = self.candidate(host) {
+            candidate.failed(now, why);
+        }
+    }
+
+    /// A host became the backup.
+    pub fn protected(&mut self, now: Instant, host: &HostName) {
+        self.head_start = None;
+        if let Some(candidate) = self.candidate(host) {
+            candidate.armed(now);
+        }
+        if self.will == Will::Asked {
+            let again = self.wish.as_ref().is_some_and(|wish| wish.repair);
+            self.will = if again { Will::On } else { Will::Off };
+        }
+    }
+
+    /// The backup is lost.
+    pub fn lost(&mut self, now: Instant, host: &HostName, why: &str) {
+        if let Some(candidate) = self.candidate(host) {
+            candidate.lost(now, why);
+        }
+    }
+
+    /// The backup's host is being drained: it says so again and again. True when it is news.
+    pub fn leaves(&mut self, now: Instant, host: &HostName) -> bool {
+        let Some(candidate) = self.candidate(host) else { return false };
+        let news = !candidate.leaves(now);
+        candidate.leaves_until = now + LEAVES_FOR;
+        candidate.not_before = candidate.not_before.max(now + LEFT);
+        candidate.why = Some(String::from("it is being drained"));
+        news
+    }
+
+    /// What to do now, if anything. What is returned counts as begun.
+    pub fn next(&mut self, now: Instant, situation: Situation<'_>) -> Option<Step> {
+        match (situation.phase, situation.peer) {
+            (PhaseName::Protected, Some(peer)) => self.next_protected(now, peer, situation.draining),
+            (PhaseName::Unprotected, _) if self.will != Will::Off => {
+                let found = self.best(now).cloned();
+                match &found {
+                    Some(host) => self.begun(host),
+                    None if self.will == Will::Asked => self.will = Will::Off,
+                    None => {}
+                }
+                found.map(Step::Protect)
+            }
+            _ => None,
+        }
+    }
+
+    fn next_protected(&mut self, now: Instant, peer: &HostName, draining: bool) -> Option<Step> {
+        if now < self.rest_until {
+            return None;
+        }
+        let leaving =
+            self.candidates.iter().any(|candidate| candidate.host == *peer && candidate.leaves(now));
+        let step = if leaving {
+            // Not to a host that leaves; and not away from it without another.
+            let other = self.candidates.iter().any(|other| other.host != *peer && other.not_before <= now);
+            (self.will == Will::On && other).then_some(Step::Release)
+        } else {
+            (draining || self.may_return(now, peer)).then_some(Step::Move)
+        };
+        if step.is_some() {
+            self.rest_until = now + AGAIN;
+        }
+        step
+    }
+
+    fn may_return(&self, now: Instant, peer: &HostName) -> bool {
+        let Some(wish) = self.wish.as_ref().filter(|wish| wish.prefer.as_ref() == Some(peer)) else {
+            return false;
+        };
+        let settle = Micros(wish.settle.0.saturating_mul(1 << wish.relapses.min(MOST_DOUBLINGS)));
+        let armed_at = self.candidates.iter().find(|c| c.host == *peer).and_then(|c| c.armed_at);
+        armed_at.is_some_and(|at| after(at, settle) <= now)
+    }
+
+    /// The first of the candidates that may be tried now.
+    fn best(&self, now: Instant) -> Option<&HostName> {
+        let only = self.head_start.as_ref().filter(|(_, until)| now < *until).map(|(host, _)| host);
+        let may = |candidate: &&Candidate| match self.will {
+            Will::Off => false,
+            Will::Asked => !candidate.tried,
+            Will::On => candidate.not_before <= now && only.is_none_or(|only| candidate.host == *only),
+        };
+        self.candidates.iter().find(may).map(|candidate| &candidate.host)
+    }
+}
+
+#[cfg(test)]
+mod tests;

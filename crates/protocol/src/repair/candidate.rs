@@ -1,0 +1,79 @@
+//! Owns what is known of one candidate host, and the pauses between tries.
+
+use crate::ids::HostName;
+use crate::time::{Instant, Micros};
+use alloc::string::String;
+
+/// Pause after the first failure; each further one doubles it.
+pub(super) const FIRST_PAUSE: Micros = Micros::from_millis(500);
+/// The longest pause.
+pub(super) const LONGEST_PAUSE: Micros = Micros::from_millis(60_000);
+/// A backup that was kept for so long does not flap: its loss counts as the first.
+pub(super) const STEADY: Micros = Micros::from_millis(60_000);
+
+/// A host that may stand by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The host.
+    pub host: HostName,
+    /// Failures and losses in a row.
+    pub failures: u32,
+    /// Why it is not the backup, as far as known.
+    pub why: Option<String>,
+    /// It is not tried before.
+    pub not_before: Instant,
+    /// It is the backup since.
+    pub(super) armed_at: Option<Instant>,
+    /// It was tried since an operator asked.
+    pub(super) tried: bool,
+    /// It wants to be left until then.
+    pub(super) leaves_until: Instant,
+}
+
+impl Candidate {
+    pub(super) fn new(host: HostName) -> Self {
+        Self {
+            host,
+            failures: 0,
+            why: None,
+            not_before: Instant(0),
+            armed_at: None,
+            tried: false,
+            leaves_until: Instant(0),
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Instant, why: &str) {
+        self.failures = self.failures.saturating_add(1);
+        self.why = Some(why.into());
+        self.armed_at = None;
+        // What it said of leaving may keep it away for longer.
+        self.not_before = self.not_before.max(now + pause(self.failures));
+    }
+
+    pub(super) fn armed(&mut self, now: Instant) {
+        (self.armed_at, self.why, self.leaves_until) = (Some(now), None, Instant(0));
+    }
+
+    pub(super) fn lost(&mut self, now: Instant, why: &str) {
+        if self.armed_at.is_some_and(|at| after(at, STEADY) <= now) {
+            self.failures = 0;
+        }
+        self.failed(now, why);
+    }
+
+    pub(super) fn leaves(&self, now: Instant) -> bool {
+        now < self.leaves_until
+    }
+}
+
+/// The pause behind so many failures in a row.
+fn pause(failures: u32) -> Micros {
+    let doublings = failures.saturating_sub(1).min(16);
+    Micros((FIRST_PAUSE.0 << doublings).min(LONGEST_PAUSE.0))
+}
+
+/// So long after an instant; an operator's time may be of any length.
+pub(super) fn after(at: Instant, time: Micros) -> Instant {
+    Instant(at.0.saturating_add(time.0))
+}

@@ -1,0 +1,208 @@
+//! What the policy promises, over every order of events that proptest finds.
+
+use super::candidate::{FIRST_PAUSE, LONGEST_PAUSE, STEADY};
+use super::*;
+use alloc::format;
+use alloc::string::ToString;
+use proptest::prelude::*;
+
+fn host(name: &str) -> HostName {
+    HostName::new(name).expect("a name")
+}
+
+fn wish(repair: bool, prefer: Option<&str>) -> Wish {
+    Wish {
+        hosts: ["alpha", "beta", "gamma"].map(host).to_vec(),
+        repair,
+        prefer: prefer.map(host),
+        settle: Micros::from_millis(60_000),
+        relapses: 0,
+    }
+}
+
+fn at(ms: u64) -> Instant {
+    Instant(1_000_000 + ms * 1_000)
+}
+
+const ALONE: Situation<'static> = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+
+fn protected_by(peer: &HostName) -> Situation<'_> {
+    Situation { phase: PhaseName::Protected, peer: Some(peer), draining: false }
+}
+
+/// Alpha's policy, on which beta was armed.
+fn armed(repair: bool, prefer: Option<&str>) -> Repair {
+    let mut policy = Repair::new(host("alpha"));
+    policy.ask(wish(repair, prefer), &host("beta"));
+    policy.protected(at(0), &host("beta"));
+    policy
+}
+
+#[test]
+fn a_request_tries_each_candidate_once_and_then_gives_up() {
+    let mut policy = Repair::new(host("alpha"));
+    policy.ask(wish(true, None), &host("beta"));
+    policy.failed(at(1), &host("beta"), "no room", false);
+    assert_eq!(policy.next(at(1), ALONE), Some(Step::Protect(host("gamma"))));
+    policy.failed(at(2), &host("gamma"), "another QEMU", false);
+    assert_eq!(policy.next(at(2), ALONE), None);
+    assert_eq!(policy.will(), Will::Off);
+    let why: Vec<_> = policy.candidates().iter().map(|c| c.why.clone()).collect();
+    assert_eq!(why, [Some("no room".to_string()), Some("another QEMU".to_string())]);
+}
+
+#[test]
+fn a_lost_backup_is_replaced_by_the_next_at_once_and_tried_again_later() {
+    let mut policy = armed(true, None);
+    policy.lost(at(10), &host("beta"), "silent");
+    assert_eq!(policy.next(at(10), ALONE), Some(Step::Protect(host("gamma"))));
+    policy.failed(at(20), &host("gamma"), "cannot connect", false);
+    assert_eq!(policy.next(at(20), ALONE), None, "both have a pause");
+    let later = Instant(at(20).0 + FIRST_PAUSE.0);
+    assert_eq!(policy.next(later, ALONE), Some(Step::Protect(host("beta"))), "the better one first");
+}
+
+#[test]
+fn nothing_is_repaired_that_nobody_wants_repaired() {
+    let mut policy = armed(false, None);
+    policy.lost(at(10), &host("beta"), "silent");
+    assert_eq!(policy.next(at(999_999), ALONE), None);
+    let mut policy = armed(true, None);
+    assert!(policy.off());
+    assert_eq!(policy.next(at(999_999), ALONE), None);
+    assert!(!policy.off(), "it was off already");
+}
+
+#[test]
+fn a_promoted_vm_knows_its_candidates_and_leaves_the_dead_host_for_later() {
+    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), false);
+    assert_eq!(policy.next(at(0), ALONE), Some(Step::Protect(host("gamma"))));
+    policy.failed(at(1), &host("gamma"), "no room", false);
+    assert_eq!(policy.next(at(600), ALONE), Some(Step::Protect(host("alpha"))));
+}
+
+#[test]
+fn behind_a_planned_failover_the_old_host_comes_first_unless_it_refuses() {
+    let planned = || Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), true);
+    let mut policy = planned();
+    assert_eq!(policy.next(at(0), ALONE), Some(Step::Protect(host("alpha"))));
+    policy.failed(at(1), &host("alpha"), "it runs this VM", true);
+    assert_eq!(policy.next(at(2), ALONE), None, "it lets go of its copy");
+    assert_eq!(policy.next(at(600), ALONE), Some(Step::Protect(host("alpha"))));
+    policy.failed(at(601), &host("alpha"), "it is being drained", false);
+    assert_eq!(policy.next(at(601), ALONE), Some(Step::Protect(host("gamma"))));
+}
+
+#[test]
+fn pauses_grow_with_each_loss_and_a_steady_backup_is_forgiven() {
+    let mut policy = Repair::new(host("alpha"));
+    policy.ask(wish(true, None), &host("beta"));
+    let mut now = at(0);
+    let mut last = Micros(0);
+    for _ in 0..12 {
+        policy.protected(now, &host("beta"));
+        policy.lost(now, &host("beta"), "flaps");
+        let pause = policy.candidates()[0].not_before.since(now);
+        assert!(pause > last || pause == LONGEST_PAUSE);
+        (last, now) = (pause, now + pause);
+    }
+    assert_eq!(last, LONGEST_PAUSE);
+    policy.protected(now, &host("beta"));
+    now = now + STEADY;
+    policy.lost(now, &host("beta"), "silent");
+    assert_eq!(policy.candidates()[0].not_before.since(now), FIRST_PAUSE);
+}
+
+#[test]
+fn a_vm_returns_to_the_preferred_host_once_that_has_settled() {
+    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, Some("alpha")), &host("alpha"), false);
+    let alpha = host("alpha");
+    policy.protected(at(1_000), &alpha);
+    assert_eq!(policy.next(at(60_999), protected_by(&alpha)), None);
+    assert_eq!(policy.next(at(61_000), protected_by(&alpha)), Some(Step::Move));
+    assert_eq!(policy.next(at(61_001), protected_by(&alpha)), None, "one try at a time");
+    let gamma = host("gamma");
+    policy.protected(at(70_000), &gamma);
+    assert_eq!(policy.next(at(999_000), protected_by(&gamma)), None, "only to the preferred one");
+}
+
+#[test]
+fn a_preferred_host_that_died_again_is_waited_for_longer() {
+    let wish = Wish { relapses: 2, ..wish(true, Some("alpha")) };
+    let alpha = host("alpha");
+    let mut policy = Repair::inherit(at(0), host("beta"), wish, &alpha, false);
+    policy.protected(at(0), &alpha);
+    assert_eq!(policy.next(at(239_999), protected_by(&alpha)), None);
+    assert_eq!(policy.next(at(240_000), protected_by(&alpha)), Some(Step::Move));
+}
+
+#[test]
+fn a_backup_that_leaves_is_left_only_for_another() {
+    let (beta, gamma) = (host("beta"), host("gamma"));
+    let mut policy = armed(true, None);
+    assert!(policy.leaves(at(5), &beta));
+    assert!(!policy.leaves(at(6), &beta), "no news");
+    assert_eq!(policy.next(at(6), protected_by(&beta)), Some(Step::Release));
+    assert_eq!(policy.next(at(7), ALONE), Some(Step::Protect(gamma.clone())));
+    let mut alone = armed(true, None);
+    alone.failed(at(1), &gamma, "no room", false);
+    alone.leaves(at(5), &beta);
+    assert_eq!(alone.next(at(5), protected_by(&beta)), None, "nobody else would take it");
+    assert_eq!(alone.next(at(20_000), protected_by(&beta)), None, "it does not leave any more");
+}
+
+#[test]
+fn a_drained_host_hands_its_vms_over() {
+    let beta = host("beta");
+    let drained = Situation { draining: true, ..protected_by(&beta) };
+    assert_eq!(armed(false, None).next(at(1), drained), Some(Step::Move), "whoever wants repair or not");
+    let mut policy = armed(true, None);
+    policy.leaves(at(1), &beta);
+    assert_eq!(policy.next(at(1), drained), Some(Step::Release), "not to a host that is drained too");
+}
+
+/// What may happen to a policy, with the candidate it happens to.
+#[derive(Debug, Clone, Copy)]
+enum Happens {
+    Fails(bool),
+    Lost,
+    Leaves,
+    Time(u64),
+}
+
+fn happens() -> impl Strategy<Value = (Happens, usize)> {
+    let what = prop_oneof![
+        any::<bool>().prop_map(Happens::Fails),
+        Just(Happens::Lost),
+        Just(Happens::Leaves),
+        (0..100_000_u64).prop_map(Happens::Time),
+    ];
+    (what, 0..3_usize)
+}
+
+proptest! {
+    /// Whatever happened: once faults stop, an unprotected VM that wants repair gets a candidate within the longest
+    /// pause, and a host is never tried again before its pause is over.
+    #[test]
+    fn once_faults_stop_somebody_is_tried(all in prop::collection::vec(happens(), 0..60), planned: bool) {
+        let hosts = ["alpha", "beta", "gamma"].map(host);
+        let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), planned);
+        let mut now = at(0);
+        for (what, whom) in all {
+            match what {
+                Happens::Fails(busy) => policy.failed(now, &hosts[whom], "refused", busy),
+                Happens::Lost => policy.lost(now, &hosts[whom], "silent"),
+                Happens::Leaves => drop(policy.leaves(now, &hosts[whom])),
+                Happens::Time(ms) => now = now + Micros::from_millis(ms),
+            }
+            let before = policy.clone();
+            if let Some(Step::Protect(tried)) = policy.next(now, ALONE) {
+                let candidate = before.candidates().iter().find(|c| c.host == tried).expect("a candidate");
+                prop_assert!(candidate.not_before <= now, "{}", format!("{candidate:?} at {now:?}"));
+                prop_assert!(tried != host("beta"), "never itself");
+            }
+        }
+        let end = now + LONGEST_PAUSE;
+        prop_assert!(matches!(policy.next(end, ALONE), Some(Step::Protect(_))));
+    }
+}
