@@ -7,6 +7,7 @@ use crate::api::types::{
 use crate::config::HostConfig;
 use crate::context::Context;
 use crate::door::Door;
+use crate::drain::Drain;
 use crate::events::EventLog;
 use crate::primary::Request;
 use crate::room::Room;
@@ -83,9 +84,10 @@ impl Agent {
         let state_dir = config.state_dir.clone();
         let events = std::fs::create_dir_all(&state_dir)
             .and_then(|()| EventLog::open(config.name.clone(), &state_dir))
-            .map_err(|source| AgentError::StateDir { path: state_dir, source })?;
+            .map_err(|source| AgentError::StateDir { path: state_dir.clone(), source })?;
         let trust = config.trust();
         let door = open_door(&trust, &Arc::new(events))?;
+        let drain = Drain::open(&state_dir);
         // It may be away and come back; until then nothing can be started, protected or taken over here.
         let client = config.arbiter.client(&trust)?;
         let arbiter: Arc<dyn Arbiter> = Arc::new(Remembering::new(client, &config.arbiter_memory())?);
@@ -97,7 +99,7 @@ impl Agent {
         let from = if has.configured { "as configured" } else { "what is available now without a reserve" };
         tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);
         let events = Arc::clone(door.events());
-        let context = Arc::new(Context { config, arbiter, events, door, room });
+        let context = Arc::new(Context { config, arbiter, events, door, room, drain });
         crate::listener::start(&context, &table).map_err(|source| AgentError::Listen { address, source })?;
         Ok(Self { context, table, watch })
     }
@@ -157,9 +159,20 @@ impl Control for Agent {
             peers: config.peers.iter().map(|(name, peer)| (name.clone(), peer.address.to_string())).collect(),
             arbiter: self.context.arbiter.describe(),
             arbiter_error: self.watch.error(),
+            draining: self.context.drain.on(),
             vms: self.table.vms().keys().cloned().collect(),
             room: Some(self.context.room.status()),
         }
+    }
+
+    fn drain(&self, on: bool) -> Result<(), ApiError> {
+        let here = &self.context.config.name;
+        self.context.drain.set(on).map_err(|error| {
+            let message = format!("host {here} cannot write down that it is being drained or not: {error}");
+            ApiError::new(ErrorCode::Failed, message)
+        })?;
+        tracing::info!("host {here} {}", if on { "is being drained" } else { "takes VMs again" });
+        Ok(())
     }
 
     fn vms(&self) -> Vec<VmStatus> {

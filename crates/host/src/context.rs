@@ -3,6 +3,7 @@
 
 use crate::config::HostConfig;
 use crate::door::Door;
+use crate::drain::Drain;
 use crate::events::EventLog;
 use crate::room::Room;
 use arbiter::Arbiter;
@@ -22,6 +23,8 @@ pub struct Context {
     pub door: Arc<Door>,
     /// What there is for standbys.
     pub room: Arc<Room>,
+    /// Whether this host is being drained.
+    pub drain: Drain,
 }
 
 impl Context {

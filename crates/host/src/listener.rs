@@ -111,6 +111,9 @@ fn attend(
     if let Some(refusal) = contested(context, table, &header, &hello) {
         return answer(&mut connection, &header, &refusal);
     }
+    if let Some(why) = context.drain.refusal(&context.config.name) {
+        return answer(&mut connection, &header, &ToPrimary::Refuse(Refusal::Machine { why }));
+    }
     let Some(entry) = entry_for(context, table, &hello) else {
         return answer(&mut connection, &header, &owned_here(table, &header));
     };

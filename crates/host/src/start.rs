@@ -38,6 +38,9 @@ pub fn start(
     request: &StartRequest,
 ) -> Result<VmStatus, ApiError> {
     let (name, spec) = read_spec(request)?;
+    if let Some(why) = context.drain.refusal(&context.config.name) {
+        return Err(ApiError::new(ErrorCode::Refused, format!("VM {name} is not started: {why}")));
+    }
     let (inputs, requests) = (unbounded(), unbounded());
     let handle = VmHandle::new(name.clone(), context.config.name.clone(), Role::Primary);
     {
@@ -128,7 +131,7 @@ fn prepare(
     handle.set_facts(machine.facts());
     handle.attach_disks(&machine.disks);
     machine.go_live(grant.permit(), &[]).map_err(|error| failed(&error))?;
-    Ok(Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant))
+    Ok(Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant, None))
 }
 
 /// Makes sure that the disks here are the VM's newest, or that the operator knows that they are not; finishes what a

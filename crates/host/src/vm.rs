@@ -1,7 +1,7 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
 use crate::api::types::{
-    CopyProgress, FollowOutput, GateStatus, Measured, PacingStatus, Role, Summary, VmStatus,
+    CopyProgress, FollowOutput, GateStatus, Measured, PacingStatus, RepairStatus, Role, Summary, VmStatus,
 };
 use crate::disks::Disks;
 use crate::measure::Measurements;
@@ -72,6 +72,7 @@ struct State {
     interval: Micros,
     follow: Option<FollowOutput>,
     copy_rate: Option<u64>,
+    repair: RepairStatus,
     warnings: Vec<String>,
     /// Why the last request for protection came to nothing.
     not_protected: Option<String>,
@@ -100,6 +101,7 @@ impl VmHandle {
             interval: Micros(0),
             follow: None,
             copy_rate: None,
+            repair: RepairStatus::default(),
             warnings: Vec::new(),
             not_protected: None,
             measurements: None,
@@ -183,6 +185,11 @@ impl VmHandle {
         self.state().copy_rate = rate;
     }
 
+    /// How repair stands.
+    pub fn set_repair(&self, repair: RepairStatus) {
+        self.state().repair = repair;
+    }
+
     /// Something an operator should know.
     pub fn warn(&self, text: String) {
         tracing::warn!(vm = %self.name, "{text}");
@@ -261,6 +268,7 @@ impl VmHandle {
             disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
             journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
             copy_rate: state.copy_rate,
+            repair: state.repair.clone(),
             warnings: warnings(&state),
         }
     }

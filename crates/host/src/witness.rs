@@ -86,9 +86,15 @@ impl Control for Witness {
             peers: Vec::new(),
             arbiter: format!("this host, a witness; its records are in the {}", self.store.describe()),
             arbiter_error: self.store.identity().err().map(|error| error.to_string()),
+            draining: false,
             vms: Vec::new(),
             room: None,
         }
+    }
+
+    fn drain(&self, _: bool) -> Result<(), ApiError> {
+        let message = format!("host {} is a witness: there are no VMs to drain", self.config.name);
+        Err(ApiError::new(ErrorCode::Refused, message))
     }
 
     fn vms(&self) -> Vec<VmStatus> {

@@ -6,7 +6,7 @@ mod support;
 
 use host::api::client::{Client, ClientError};
 use host::api::server::{ServeError, ServerHandle, serve};
-use host::api::types::{ErrorCode, ProtectRequest, StartRequest};
+use host::api::types::{ErrorCode, ProtectRequest, RepairRequest, StartRequest};
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -78,6 +78,7 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
         follow: None,
         max_in_flight: Some(3),
         copy_rate: Some(1 << 20),
+        repair: RepairRequest::default(),
     };
     client.protect(&web, &request).unwrap();
     assert_eq!(client.vm(&web).unwrap().peer, Some(host_name("beta")));
@@ -87,6 +88,8 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
     client.unprotect(&web).unwrap();
     assert_eq!(client.epochs(&web, 1_700_000_000_050_000).unwrap().len(), 2);
     client.stop(&web).unwrap();
+    client.drain(true).unwrap();
+    client.drain(false).unwrap();
     let expected = [
         "start in /vms dead=true",
         "protect to=beta us=25000 max=Some(3)",
@@ -94,6 +97,8 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
         "unprotect",
         "epochs",
         "stop",
+        "drain true",
+        "drain false",
     ];
     assert_eq!(room.fake.calls(), expected);
 }

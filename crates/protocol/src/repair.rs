@@ -145,6 +145,12 @@ impl Repair {
         self.will
     }
 
+    /// What an operator wants; none before anybody asked.
+    #[must_use]
+    pub fn wish(&self) -> Option<&Wish> {
+        self.wish.as_ref()
+    }
+
     /// The hosts that may stand by, the best first, with what became of each.
     #[must_use]
     pub fn candidates(&self) -> &[Candidate] {

@@ -2,6 +2,7 @@
 
 use crate::duration::parse_micros;
 use crate::interval::{Interval, parse_interval, parse_percent};
+use crate::maintenance::MaintenanceCommand;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::{HostName, Micros, VmName};
@@ -65,7 +66,7 @@ Examples:
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run this host's agent
+    /// Run this host's agent, or drain the host
     ///
     /// It stays in the foreground and ends on SIGTERM or SIGINT. The VMs of a host die with its agent: end it
     /// only after their VMs were stopped or handed over. With a section `[witness]` in its configuration the host runs
@@ -143,9 +144,20 @@ pub enum Command {
     },
 }
 
-/// What to do with identities.
+/// What to do with hosts.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
+    /// Of a host whose agent runs.
+    #[command(flatten)]
+    Maintenance(MaintenanceCommand),
+    /// Of identities.
+    #[command(flatten)]
+    Identity(IdentityCommand),
+}
+
+/// What to do with identities.
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
     /// Make this host's identity, once: the key and certificate by which other hosts know it
     ///
     /// The key stays in the state directory. The certificate is no secret; every other host needs it. To replace an identity
@@ -240,16 +252,27 @@ pub enum VmCommand {
     },
     /// Protect a VM: keep a copy ready on another host
     ///
-    /// Waits, with progress, until the first copy is complete and the other host can take over.
+    /// Waits, with progress, until the first copy is complete and the other host can take over. From then on the VM is
+    /// protected again by itself after each loss, on the best of its candidates: the hosts of `--to` and those where it ran.
     #[command(
-        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M"
+        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --to gamma --prefer alpha\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M"
     )]
     Protect {
         /// The VM
         name: VmName,
-        /// The backup: a host among the agent's peers
+        /// The backup: a host among the agent's peers. Several, the best first: the first that takes the VM is used, the
+        /// others when that is lost
+        #[arg(long, value_name = "HOST", required = true)]
+        to: Vec<HostName>,
+        /// Leave the VM unprotected after a loss, until somebody protects it
+        #[arg(long)]
+        no_repair: bool,
+        /// Move the VM to this host, planned, once that has been its armed backup for a while
         #[arg(long, value_name = "HOST")]
-        to: HostName,
+        prefer: Option<HostName>,
+        /// That while; twice as long after each early death of the preferred host
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_micros)]
+        settle: Micros,
         /// From one checkpoint to the next, such as 25ms; 1ms to 10s; or auto: as soon as output waits, seldom while
         /// none does
         #[arg(long, value_name = "TIME|auto", default_value = "auto", value_parser = parse_interval)]
@@ -271,7 +294,7 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// End a VM's protection; the VM runs on without a backup
+    /// End a VM's protection; the VM runs on without a backup, and is not protected again by itself
     #[command(after_long_help = "Example:\n  undying vm unprotect web")]
     Unprotect {
         /// The VM
@@ -369,7 +392,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 23, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 26, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");

@@ -10,12 +10,13 @@ mod commands;
 mod duration;
 mod failure;
 mod interval;
+mod maintenance;
 mod out;
 mod view;
 mod wait;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, HostCommand};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,7 +29,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), failure::Failure> {
     match &cli.command {
-        Command::Host { command: Some(command), .. } => commands::identity::run(cli.output, command),
+        Command::Host { command: Some(HostCommand::Identity(command)), .. } => {
+            commands::identity::run(cli.output, command)
+        }
+        Command::Host { command: Some(HostCommand::Maintenance(command)), .. } => {
+            commands::maintenance::run(cli, command)
+        }
         Command::Host { config, command: None } => commands::agent::run(config.as_deref()),
         Command::Vm { command } => commands::vm::run(cli, command),
         Command::Disk { command } => commands::disk::run(cli, command),

@@ -1,6 +1,8 @@
 //! Owns how VMs, checkpoints and events look to people.
 
-use host::api::types::{CopyKind, DiskStatus, EpochRecord, EventRecord, Role, Summary, VmStatus};
+use host::api::types::{
+    CandidateStatus, CopyKind, DiskStatus, EpochRecord, EventRecord, HostStatus, Role, Summary, VmStatus,
+};
 use std::fmt::Write;
 
 /// Rows under headings, each column as wide as its widest cell; the last one is not padded.
@@ -106,6 +108,8 @@ pub fn status(vm: &VmStatus) -> String {
     }
     if vm.role == Role::Primary {
         rows.extend(primary_rows(vm));
+        rows.push(("repair", repair(vm)));
+        rows.extend(candidates(vm).into_iter().map(|text| ("  candidate", text)));
     } else {
         rows.push(("epoch", format!("{} committed", vm.epoch)));
     }
@@ -212,6 +216,63 @@ fn primary_rows(vm: &VmStatus) -> Vec<(&'static str, String)> {
     );
     rows.push(("gate", gate));
     rows
+}
+
+/// Whether the VM is protected again by itself.
+fn repair(vm: &VmStatus) -> String {
+    let state = match (vm.repair.on, vm.repair.asked) {
+        (true, _) => "by itself",
+        (_, true) => "by itself, once it is protected",
+        _ => "by hand",
+    };
+    let prefer =
+        vm.repair.prefer.as_ref().map_or_else(String::new, |host| format!("; it should run at {host}"));
+    format!("{state}{prefer}")
+}
+
+/// The hosts that may stand by for a VM, each with why it does not.
+pub fn candidates(vm: &VmStatus) -> Vec<String> {
+    let say = |candidate: &CandidateStatus| {
+        let host = &candidate.host;
+        if vm.peer.as_ref() == Some(host) {
+            return format!("{host}: {}", vm.phase.replace('_', " "));
+        }
+        let Some(why) = &candidate.why else { return format!("{host}: not needed until now") };
+        let again = match candidate.pause_ms {
+            0 => String::new(),
+            ms => format!("; not tried for {:.1} s", ms as f64 / 1e3),
+        };
+        format!("{host}: {why}{again}")
+    };
+    vm.repair.candidates.iter().map(say).collect()
+}
+
+/// Everything about a host.
+pub fn host(host: &HostStatus) -> String {
+    let peers: Vec<_> = host.peers.iter().map(|(name, address)| format!("{name} ({address})")).collect();
+    let vms: Vec<_> = host.vms.iter().map(ToString::to_string).collect();
+    let none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let mut rows = vec![
+        ("version", host.version.clone()),
+        ("listens", host.listen.clone()),
+        ("peers", none(peers.join(", "))),
+        ("arbiter", host.arbiter.clone()),
+        ("VMs", none(vms.join(", "))),
+    ];
+    rows.extend(
+        host.arbiter_error.iter().map(|why| ("warning", format!("the arbiter is of no use now: {why}"))),
+    );
+    if host.draining {
+        rows.push((
+            "warning",
+            "it is being drained: it takes no VMs; `undying host undrain` ends that".into(),
+        ));
+    }
+    let mut text = format!("host {}", host.name);
+    for (name, value) in rows {
+        write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
+    }
+    text
 }
 
 fn slowed(vm: &VmStatus) -> String {

@@ -86,7 +86,10 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
     let said = |name: &str| events.iter().rev().find(|event| event.what["event"] == name);
     let failure =
         ["protect_failed", "handover_failed", "vm_died", "promotion_failed"].into_iter().find_map(said);
-    if let Some(event) = failure {
+    // While a request is under way a candidate that refuses is not the last.
+    let protected = status.is_some_and(|vm| vm.role == Role::Primary && vm.phase == "protected");
+    let others = status.is_some_and(|vm| vm.repair.asked) && said("vm_died").is_none();
+    if let Some(event) = failure.filter(|_| !(goal == Goal::Protected && (others || protected))) {
         return Verdict::Failed(event.text.clone());
     }
     let Some(vm) = status else {
@@ -167,6 +170,19 @@ mod tests {
         }
         assert_eq!(judge("protected"), Verdict::Done);
         assert!(matches!(judge("fenced"), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_candidate_that_refuses_is_not_the_end_while_there_are_others() {
+        let refused = [event("protect_failed", "no room")];
+        let mut vm = vm("primary", "opening");
+        vm.repair.asked = true;
+        assert_eq!(judge(Goal::Protected, Some(&vm), &refused), Verdict::Going);
+        vm.phase = "protected".into();
+        (vm.repair.asked, vm.repair.on) = (false, true);
+        assert_eq!(judge(Goal::Protected, Some(&vm), &refused), Verdict::Done);
+        vm.phase = "unprotected".into();
+        assert_eq!(judge(Goal::Protected, Some(&vm), &refused), Verdict::Failed("no room".into()));
     }
 
     #[test]

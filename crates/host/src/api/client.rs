@@ -93,6 +93,14 @@ impl Client {
         self.get("/v1/host")
     }
 
+    /// Begins to drain the host, or ends it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn drain(&self, on: bool) -> Result<(), ClientError> {
+        self.post(if on { "/v1/host/drain" } else { "/v1/host/undrain" }, &()).map(|Done {}| ())
+    }
+
     /// Every VM that the host runs or stands by for.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/host` | [`types::HostStatus`] |
+//! | `POST /v1/host/drain`, `/undrain` | `{}` |
 //! | `GET /v1/vms` | list of [`types::VmStatus`] |
 //! | `POST /v1/vms` with a [`types::StartRequest`] | [`types::VmStatus`] |
 //! | `GET /v1/vms/NAME` | [`types::VmStatus`] |
@@ -19,6 +20,7 @@
 pub mod client;
 mod metrics;
 mod peer;
+pub mod repair;
 pub mod server;
 mod socket;
 pub mod types;
@@ -31,6 +33,12 @@ use types::{ApiError, EpochRecord, EventRecord, HostStatus, ProtectRequest, Star
 pub trait Control: Send + Sync + 'static {
     /// About this host.
     fn host_status(&self) -> HostStatus;
+
+    /// Begins to drain this host, or ends it; returns once that is decided, not when its VMs are gone.
+    ///
+    /// # Errors
+    /// If it cannot be written down.
+    fn drain(&self, on: bool) -> Result<(), ApiError>;
 
     /// Every VM that this host runs or stands by for.
     fn vms(&self) -> Vec<VmStatus>;

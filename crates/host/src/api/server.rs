@@ -186,6 +186,8 @@ impl Api {
 fn router(api: Api, user: u32) -> Router {
     Router::new()
         .route("/v1/host", get(host))
+        .route("/v1/host/drain", post(drain))
+        .route("/v1/host/undrain", post(undrain))
         .route("/v1/vms", get(vms).post(start))
         .route("/v1/vms/{name}", get(vm))
         .route("/v1/vms/{name}/protect", post(protect))
@@ -265,6 +267,16 @@ fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
 
 async fn host(State(api): State<Api>) -> Answer<super::types::HostStatus> {
     Ok(Json(api.call(|control| control.host_status()).await?))
+}
+
+async fn drain(State(api): State<Api>) -> Answer<Done> {
+    api.call(|control| control.drain(true)).await??;
+    Ok(Json(Done {}))
+}
+
+async fn undrain(State(api): State<Api>) -> Answer<Done> {
+    api.call(|control| control.drain(false)).await??;
+    Ok(Json(Done {}))
 }
 
 async fn vms(State(api): State<Api>) -> Answer<Vec<super::types::VmStatus>> {

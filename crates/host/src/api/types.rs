@@ -1,5 +1,6 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
+pub use super::repair::{CandidateStatus, RepairRequest, RepairStatus};
 use protocol::pacing::{Follow, Pacing, PacingView};
 use protocol::{HostName, Micros, VmName};
 use qemu::spec::DiskFormat;
@@ -22,7 +23,7 @@ pub struct StartRequest {
 }
 
 /// Ask for a VM to be protected.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtectRequest {
     /// The backup host, as named among the peers in the configuration.
     pub to: HostName,
@@ -38,13 +39,17 @@ pub struct ProtectRequest {
     /// not limited.
     #[serde(default)]
     pub copy_rate: Option<u64>,
+    /// What follows when the backup, or the VM's host, is lost.
+    #[serde(default)]
+    pub repair: RepairRequest,
 }
 
 impl ProtectRequest {
-    /// On this host, with a checkpoint each interval.
+    /// On this host, with a checkpoint each interval, and nothing by itself after a loss.
     #[must_use]
     pub fn even(to: HostName, interval_us: u64) -> Self {
-        Self { to, interval_us, follow: None, max_in_flight: None, copy_rate: None }
+        let repair = RepairRequest::by_hand();
+        Self { to, interval_us, follow: None, max_in_flight: None, copy_rate: None, repair }
     }
 
     /// On this host, with checkpoints that follow the output within the usual bounds.
@@ -245,6 +250,9 @@ pub struct VmStatus {
     /// Most bytes a second of a first copy or resynchronisation; none: as fast as it goes.
     #[serde(default)]
     pub copy_rate: Option<u64>,
+    /// Who protects it after a loss (primary).
+    #[serde(default)]
+    pub repair: RepairStatus,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -365,6 +373,9 @@ pub struct HostStatus {
     pub arbiter: String,
     /// Whether the arbiter answers now, and if not, why.
     pub arbiter_error: Option<String>,
+    /// It is being drained: it takes no VMs, and gives away those that it has.
+    #[serde(default)]
+    pub draining: bool,
     /// Names of the VMs here.
     pub vms: Vec<VmName>,
     /// What it has for standbys; none at a witness.

@@ -9,12 +9,14 @@ mod input;
 mod persister;
 mod promote;
 mod staged;
+mod story;
 
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
+use crate::plan::Inheritance;
 use crate::primary::{Engine, Request};
 use crate::room::{self, Reservation};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
@@ -33,7 +35,8 @@ use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary, blob, disk, page
 use protocol::{Claim, Epoch, Grant, Session, Term};
 use staged::Staged;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use story::Story;
 
 /// Bytes received and not yet applied; past it nothing more is read.
 const MAX_BACKLOG: u64 = 64 << 20;
@@ -42,6 +45,8 @@ const MAX_BACKLOG: u64 = 64 << 20;
 pub const BUFFERS: u64 = MAX_BACKLOG + crate::listener::MAX_AHEAD + (48 << 20);
 /// How often to look whether the applier has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(1);
+/// How often a primary is told that this host is being drained.
+const SAY_LEAVING: Duration = Duration::from_secs(2);
 
 /// What comes to a backup's loop from outside.
 pub enum BackupInput {
@@ -101,7 +106,11 @@ struct Loop<'a> {
     compared: Channel<Compared>,
     actions: Vec<Action>,
     haste: Haste,
-    promoted: Option<(Machine, Grant)>,
+    promoted: Option<(Machine, Grant, Option<Inheritance>)>,
+    /// What the next owner must know of how it came about.
+    story: Story,
+    /// The primary was last told that this host leaves.
+    told_leaving: Option<Instant>,
     over: bool,
 }
 
@@ -131,19 +140,21 @@ pub fn run(
         actions: Vec::new(),
         haste: Haste::default(),
         promoted: None,
+        story: Story::default(),
+        told_leaving: None,
         over: false,
     };
     let promoted = this.serve(inputs);
     // To the end of the VM at this host.
     let _reserved = this.reserved.take();
     drop(this);
-    let Some((machine, grant)) = promoted else { return Ended::Discarded };
-    Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant).run(requests)
+    let Some((machine, grant, inherited)) = promoted else { return Ended::Discarded };
+    Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant, inherited).run(requests)
 }
 
 impl Loop<'_> {
     /// Serves until the standby is promoted, or thrown away.
-    fn serve(&mut self, inputs: &Receiver<BackupInput>) -> Option<(Machine, Grant)> {
+    fn serve(&mut self, inputs: &Receiver<BackupInput>) -> Option<(Machine, Grant, Option<Inheritance>)> {
         loop {
             self.publish();
             let (nothing, no_events) = (never(), never());
@@ -178,9 +189,21 @@ impl Loop<'_> {
             if let Some(error) = self.standby.as_ref().and_then(|s| s.applier.error()) {
                 self.feed(Event::StandbyDied(error));
             }
+            self.say_leaving();
             if self.promoted.is_some() || self.over {
                 return self.promoted.take();
             }
+        }
+    }
+
+    /// While this host is being drained its primary is told, again and again: it may have nowhere to go yet.
+    fn say_leaving(&mut self) {
+        let due = self.told_leaving.is_none_or(|told| told.elapsed() >= SAY_LEAVING);
+        let Some(current) = self.current.as_ref().filter(|_| due && self.context.drain.on()) else { return };
+        // Before it was accepted a primary expects nothing else.
+        if self.standby.is_some() {
+            current.outbox.to_primary(&ToPrimary::Leaving);
+            self.told_leaving = Some(Instant::now());
         }
     }
 
@@ -346,7 +369,10 @@ impl Loop<'_> {
             }
             Action::Promote(grant, epoch) => self.promote(grant, epoch),
             Action::Discard => self.discard(),
-            Action::Notice(notice) => self.context.notice(self.handle.name(), &notice),
+            Action::Notice(notice) => {
+                self.story.learn(now(), &notice);
+                self.context.notice(self.handle.name(), &notice);
+            }
         }
     }
 
@@ -487,6 +513,7 @@ impl Loop<'_> {
         let Some(standby) = self.standby.take() else { return };
         let name = self.handle.name().clone();
         let Standby { machine, applier, persister, .. } = standby;
+        let inherited = self.story.inheritance(now(), machine.plan());
         let disks = promote::Disks { config: &self.context.config, persister };
         let input = std::mem::take(&mut self.input);
         match promote::promote(machine, applier, disks, input, &grant, epoch) {
@@ -498,7 +525,7 @@ impl Loop<'_> {
                 }
                 self.handle.set_facts(Facts { ..machine.facts() });
                 self.follow(Event::Promoted);
-                self.promoted = Some((machine, grant));
+                self.promoted = Some((machine, grant, inherited));
             }
             Err(error) => self.follow(Event::PromotionFailed(error.to_string())),
         }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::HostConfig;
 use crate::door::Door;
+use crate::drain::Drain;
 use crate::events::EventLog;
 use crate::room::Room;
 use crate::vm::Snapshot;
@@ -47,8 +48,8 @@ fn bed() -> Bed {
     beta.init(Lifetime::default()).expect("an identity");
     let events = Arc::new(EventLog::open(config.name.clone(), &config.state_dir).expect("a log"));
     let door = Door::start(beta, Arc::clone(&events)).expect("a door");
-    let room = Room::of(&config);
-    let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door, room });
+    let (room, drain) = (Room::of(&config), Drain::open(&config.state_dir));
+    let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door, room, drain });
     let table = Arc::new(Table::default());
     let address = start(&context, &table).expect("a port");
     let bed = Bed { place, context, table, address };

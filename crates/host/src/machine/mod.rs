@@ -12,6 +12,7 @@ pub use standby::{Image, StandbyMachine};
 use crate::context::Context;
 use crate::disks::{Disks, Placeholders};
 use crate::link::Outbox;
+use crate::plan::Plan;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
@@ -38,6 +39,9 @@ struct Description {
     /// None in what agents of versions say that know raw disks only.
     #[serde(default)]
     placeholders: Placeholders,
+    /// What the operator asked, for whoever owns the VM next; none from agents that know no repair.
+    #[serde(default)]
+    plan: Option<Plan>,
 }
 
 /// What a standby of a described machine is given: memory in bytes, and its disks' images with their sizes.
@@ -166,7 +170,7 @@ impl Machine {
     ///
     /// # Errors
     /// If a file of it cannot be read any more.
-    pub fn describe(&self, arbiter: &str) -> Result<Vec<u8>, MachineError> {
+    pub fn describe(&self, arbiter: &str, plan: &Plan) -> Result<Vec<u8>, MachineError> {
         let resolved = self.qemu.resolved().clone();
         let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
         Ok(serde_json::to_vec(&Description {
@@ -175,6 +179,7 @@ impl Machine {
             arbiter: arbiter.to_owned(),
             disk_sizes: self.disks.sizes(),
             placeholders: self.disks.placeholders(),
+            plan: Some(plan.clone()),
         })?)
     }
 

@@ -5,6 +5,7 @@ use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, facts};
 use crate::context::Context;
 use crate::disks::{self, Described, DiskError, Disks, Replicas};
+use crate::plan::Plan;
 use crate::ram::{ApplyError, GuestRam};
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
@@ -28,6 +29,7 @@ pub struct StandbyMachine {
     ram: GuestRam,
     page_counts: Vec<u64>,
     disks: Arc<Disks>,
+    plan: Option<Plan>,
     offer: Offer,
     console: Arc<Mutex<Option<ConsoleLog>>>,
     console_path: PathBuf,
@@ -82,6 +84,7 @@ impl StandbyMachine {
         Ok(Self {
             page_counts: ram.page_counts(),
             disks: Arc::new(disks),
+            plan: description.plan,
             offer,
             taps: open_taps(name, &resolved)?,
             console_path: console_path(context, name)?,
@@ -104,6 +107,12 @@ impl StandbyMachine {
     #[must_use]
     pub fn disks(&self) -> &Arc<Disks> {
         &self.disks
+    }
+
+    /// What the operator asked of the primary, as far as it told.
+    #[must_use]
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// What the primary is told of the copies that they were before.

@@ -5,6 +5,7 @@ mod clock;
 mod copied;
 mod copy;
 mod pace;
+mod repair;
 mod resync;
 mod session;
 
@@ -16,6 +17,7 @@ use crate::disks::{self, Label};
 use crate::loops::{Channel, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
+use crate::plan::{Inheritance, Plan};
 use crate::vm::{Ended, Snapshot, VmHandle};
 use checkpointer::{Done, Job};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -24,6 +26,7 @@ use protocol::journal::stamp::Content;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::pacing::Pacing;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
+use protocol::repair::Repair;
 use protocol::resync::{Base, Offer};
 use protocol::{Claim, Epoch, Grant, Session};
 use session::{Incoming, SessionLink};
@@ -59,6 +62,11 @@ pub struct Engine {
     /// Most bytes a second of a first copy.
     copy_rate: Option<u64>,
     copied: Option<copied::Copied>,
+    /// What the operator asked, here or at an earlier owner.
+    plan: Option<Plan>,
+    repair: Repair,
+    /// The arbiter answers: the VM may move.
+    moves: Channel<()>,
     actions: Vec<Action>,
     ended: Option<Ended>,
 }
@@ -78,7 +86,7 @@ fn protocol_machine(claimant: Claimant, grant: Grant) -> Primary {
 }
 
 impl Engine {
-    /// Takes over a machine that runs, or is about to, under this grant.
+    /// Takes over a machine that runs, or is about to, under this grant; with what an earlier owner hands on.
     #[must_use]
     pub fn new(
         context: Arc<Context>,
@@ -86,7 +94,16 @@ impl Engine {
         machine: Machine,
         claimant: Claimant,
         grant: Grant,
+        inherited: Option<Inheritance>,
     ) -> Self {
+        let here = &context.config.name;
+        let (plan, repair) = match inherited {
+            Some(inherited) => {
+                let (plan, repair) = inherited.take(now(), here);
+                (Some(plan), repair)
+            }
+            None => (None, Repair::new(here.clone())),
+        };
         let (done_tx, done) = unbounded();
         let checkpointer = Checkpointer::start(&machine, done_tx);
         Self {
@@ -103,6 +120,9 @@ impl Engine {
             staged: None,
             copy_rate: None,
             copied: None,
+            plan,
+            repair,
+            moves: unbounded(),
             actions: Vec::new(),
             ended: None,
         }
@@ -116,11 +136,12 @@ impl Engine {
             let wait = self.until_deadline();
             let (incoming, claims, done) =
                 (self.incoming.1.clone(), self.claims.1.clone(), self.done.clone());
-            let events = self.machine.events.clone();
+            let (events, moves) = (self.machine.events.clone(), self.moves.1.clone());
             crossbeam_channel::select! {
                 recv(incoming) -> message => if let Ok((session, message)) = message { self.on_incoming(session, message) },
                 recv(done) -> done => if let Ok(done) = done { self.on_done(done) },
                 recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
+                recv(moves) -> _ => self.move_to_backup(),
                 recv(events) -> event => self.on_machine_event(event.ok()),
                 recv(requests) -> request => match request {
                     Ok(request) => self.on_request(request),
@@ -133,6 +154,7 @@ impl Engine {
             if self.protocol.deadline().is_some_and(|at| now() >= at) {
                 self.feed(Event::Tick);
             }
+            self.mend();
             if let Some(ended) = self.ended.take() {
                 return self.finish(ended);
             }
@@ -216,7 +238,10 @@ impl Engine {
                 self.ended = Some(Ended::Fenced);
             }
             Action::Shutdown => self.ended = Some(Ended::Stopped(self.protocol.term())),
-            Action::Notice(notice) => self.tell(&notice),
+            Action::Notice(notice) => {
+                self.learn(&notice);
+                self.tell(&notice);
+            }
         }
     }
 
@@ -294,6 +319,9 @@ impl Engine {
                 if let protocol::wire::ToPrimary::Ack(epoch, _) = message {
                     lock(&self.measurements).acknowledged(epoch.0, os::clock::realtime_us());
                 }
+                if message == protocol::wire::ToPrimary::Leaving && self.link_of(session).is_some() {
+                    self.backup_leaves();
+                }
                 self.feed(Event::Message(session, message));
             }
             Incoming::Gone(why) => self.feed(Event::Disconnected(session, why)),
@@ -363,29 +391,21 @@ impl Engine {
         }
     }
 
-    fn on_request(&mut self, request: Request) {
-        let (result, reply) = match request {
-            Request::Protect(request, reply) => (self.protect(&request), reply),
-            Request::Unprotect(reply) => (self.command(Command::Unprotect), reply),
-            Request::Stop(reply) => (self.command(Command::Stop), reply),
-            Request::Failover(reply) => (self.command(Command::Failover), reply),
-        };
-        let _ = reply.send(result);
-    }
-
-    fn protect(&mut self, request: &ProtectRequest) -> Result<(), ApiError> {
+    /// Begins to protect the VM on a host.
+    fn protect(&mut self, plan: &Plan, to: &protocol::HostName) -> Result<(), ApiError> {
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-        let Some(peer) = self.context.config.peers.get(&request.to) else {
+        let Some(peer) = self.context.config.peers.get(to) else {
             let known: Vec<_> = self.context.config.peers.keys().map(|peer| peer.as_str()).collect();
-            let message = format!("{} is not among this host's peers ({})", request.to, known.join(", "));
+            let message = format!("{to} is not among this host's peers ({})", known.join(", "));
             return Err(ApiError::new(ErrorCode::Invalid, message));
         };
         if !peer.is_given(self.handle.name()) {
-            return Err(refused(crate::peers::not_given(self.handle.name(), &request.to)));
+            return Err(refused(crate::peers::not_given(self.handle.name(), to)));
         }
+        let request = &plan.request;
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
         let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
-        let machine = self.machine.describe(&identity).map_err(|error| refused(error.to_string()))?;
+        let machine = self.machine.describe(&identity, plan).map_err(|error| refused(error.to_string()))?;
         let interval = protocol::Micros(request.interval_us);
         let mut timing = self.context.config.timing(interval, request.max_in_flight);
         timing.pacing = request.follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
@@ -394,20 +414,18 @@ impl Engine {
         }
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
         self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
-        self.command(Command::Protect { peer: request.to.clone(), timing, machine })?;
+        let begun = self.command(Command::Protect { peer: to.clone(), timing, machine });
+        begun.map_err(|error| self.refused(&error))?;
         self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(interval, request.follow);
         Ok(())
     }
 
-    fn command(&mut self, command: Command) -> Result<(), ApiError> {
+    fn command(&mut self, command: Command) -> Result<(), CommandError> {
         let mut actions = std::mem::take(&mut self.actions);
         let result = self.protocol.command(now(), command, &mut actions);
         self.carry_out(actions);
-        result.map_err(|error: CommandError| {
-            let message = format!("VM {} at {}: {error}", self.handle.name(), self.context.config.name);
-            ApiError::new(ErrorCode::Refused, message)
-        })
+        result
     }
 
     fn publish(&self) {

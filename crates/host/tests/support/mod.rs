@@ -3,7 +3,7 @@
 use host::api::Control;
 use host::api::types::{
     ApiError, CopyProgress, EpochRecord, ErrorCode, EventRecord, GateStatus, HostStatus, Measured,
-    ProtectRequest, Role, StartRequest, VmStatus,
+    ProtectRequest, RepairStatus, Role, StartRequest, VmStatus,
 };
 use protocol::{HostName, VmName};
 use std::sync::{Condvar, Mutex};
@@ -123,6 +123,7 @@ pub fn status(name: &str) -> VmStatus {
         disks: Vec::new(),
         journal: None,
         copy_rate: None,
+        repair: RepairStatus::default(),
         warnings: Vec::new(),
     }
 }
@@ -137,9 +138,15 @@ impl Control for Fake {
             peers: vec![(host_name("beta"), "10.0.0.2:7400".into())],
             arbiter: "directory /nowhere".into(),
             arbiter_error: Some("not mounted".into()),
+            draining: false,
             vms,
             room: None,
         }
+    }
+
+    fn drain(&self, on: bool) -> Result<(), ApiError> {
+        self.state.lock().unwrap().calls.push(format!("drain {on}"));
+        Ok(())
     }
 
     fn vms(&self) -> Vec<VmStatus> {

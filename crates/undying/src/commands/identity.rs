@@ -2,7 +2,7 @@
 //!
 //! They work on files and need no agent; one that runs takes what they change into account at its next handshake.
 
-use crate::cli::{HostCommand, Output};
+use crate::cli::{IdentityCommand, Output};
 use crate::failure::{Failure, Kind};
 use crate::{out, view};
 use host::config::Config;
@@ -46,12 +46,14 @@ impl Shown {
 }
 
 /// Carries out a command about identities.
-pub fn run(output: Output, command: &HostCommand) -> Result<(), Failure> {
+pub fn run(output: Output, command: &IdentityCommand) -> Result<(), Failure> {
     match command {
-        HostCommand::Init { config, days, renew, switch } => init(output, config, *days, *renew, *switch),
-        HostCommand::Trust { config, name, certificate } => trust(output, config, name, certificate),
-        HostCommand::Distrust { config, name, fingerprint } => distrust(output, config, name, *fingerprint),
-        HostCommand::Identities { config } => identities(output, config),
+        IdentityCommand::Init { config, days, renew, switch } => init(output, config, *days, *renew, *switch),
+        IdentityCommand::Trust { config, name, certificate } => trust(output, config, name, certificate),
+        IdentityCommand::Distrust { config, name, fingerprint } => {
+            distrust(output, config, name, *fingerprint)
+        }
+        IdentityCommand::Identities { config } => identities(output, config),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod check;
 pub mod disk;
 pub mod events;
 pub mod identity;
+pub mod maintenance;
 pub mod vm;
 
 use crate::cli::Cli;

@@ -6,7 +6,7 @@ use crate::interval::Interval;
 use crate::wait::{self, Goal};
 use crate::{out, view};
 use host::api::client::Client;
-use host::api::types::{FollowOutput, ProtectRequest, StartRequest, VmStatus};
+use host::api::types::{FollowOutput, ProtectRequest, RepairRequest, StartRequest, VmStatus};
 use protocol::VmName;
 use std::path::Path;
 use std::thread::sleep;
@@ -29,6 +29,9 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
         VmCommand::Protect {
             name,
             to,
+            no_repair,
+            prefer,
+            settle,
             interval,
             max_overhead,
             max_latency,
@@ -38,11 +41,20 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
         } => {
             let bounds = FollowOutput { max_overhead_percent: *max_overhead, max_latency_us: max_latency.0 };
             let request = ProtectRequest {
-                to: to.clone(),
+                to: to
+                    .first()
+                    .cloned()
+                    .ok_or_else(|| Failure::new(Kind::Invalid, "protect it on which host?"))?,
                 interval_us: interval.longest().0,
                 follow: (*interval == Interval::Auto).then_some(bounds),
                 max_in_flight: *max_in_flight,
                 copy_rate: copy_rate.map(|rate| rate.0),
+                repair: RepairRequest {
+                    others: to.iter().skip(1).cloned().collect(),
+                    on: !no_repair,
+                    prefer: prefer.clone(),
+                    settle_us: settle.0,
+                },
             };
             protect(cli, &client, name, &request, *no_wait)
         }
@@ -128,7 +140,11 @@ fn protect(
     }
     match (wait::wait(client, name, Goal::Protected, log_end)?, cli.output) {
         (Some(vm), Output::Json) => out::json(&vm),
-        _ => out::line(&format!("VM {name} is protected by host {}", request.to)),
+        (vm, _) => {
+            // The first that took it.
+            let by = vm.and_then(|vm| vm.peer).unwrap_or_else(|| request.to.clone());
+            out::line(&format!("VM {name} is protected by host {by}"))
+        }
     }
 }
 
