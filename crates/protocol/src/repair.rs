@@ -231,7 +231,7 @@ impl Repair {
             self.candidates.iter().any(|candidate| candidate.host == *peer && candidate.leaves(now));
         let step = if leaving {
             // Not to a host that leaves; and not away from it without another.
-            let other = self.candidates.iter().any(|other| other.host != *peer && other.not_before <= now);
+            let other = self.candidates.iter().any(|other| other.host != *peer && other.promises(now));
             (self.will == Will::On && other).then_some(Step::Release)
         } else {
             (draining || self.may_return(now, peer)).then_some(Step::Move)

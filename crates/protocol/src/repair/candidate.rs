@@ -22,6 +22,8 @@ pub struct Candidate {
     pub why: Option<String>,
     /// It is not tried before.
     pub not_before: Instant,
+    /// The newest failure or loss.
+    failed_at: Option<Instant>,
     /// It is the backup since.
     pub(super) armed_at: Option<Instant>,
     /// It was tried since an operator asked.
@@ -37,6 +39,7 @@ impl Candidate {
             failures: 0,
             why: None,
             not_before: Instant(0),
+            failed_at: None,
             armed_at: None,
             tried: false,
             leaves_until: Instant(0),
@@ -46,13 +49,14 @@ impl Candidate {
     pub(super) fn failed(&mut self, now: Instant, why: &str) {
         self.failures = self.failures.saturating_add(1);
         self.why = Some(why.into());
-        self.armed_at = None;
+        (self.armed_at, self.failed_at) = (None, Some(now));
         // What it said of leaving may keep it away for longer.
         self.not_before = self.not_before.max(now + pause(self.failures));
     }
 
     pub(super) fn armed(&mut self, now: Instant) {
-        (self.armed_at, self.why, self.leaves_until) = (Some(now), None, Instant(0));
+        (self.armed_at, self.failed_at, self.why) = (Some(now), None, None);
+        self.leaves_until = Instant(0);
     }
 
     pub(super) fn lost(&mut self, now: Instant, why: &str) {
@@ -60,6 +64,12 @@ impl Candidate {
             self.failures = 0;
         }
         self.failed(now, why);
+    }
+
+    /// Whether it is worth giving up a backup for: nothing speaks against it, or what did is long ago.
+    pub(super) fn promises(&self, now: Instant) -> bool {
+        let forgotten = self.failed_at.is_none_or(|at| after(at, LONGEST_PAUSE) <= now);
+        forgotten && !self.leaves(now) && self.not_before <= now
     }
 
     pub(super) fn leaves(&self, now: Instant) -> bool {

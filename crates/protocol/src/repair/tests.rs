@@ -146,9 +146,12 @@ fn a_backup_that_leaves_is_left_only_for_another() {
     assert_eq!(policy.next(at(7), ALONE), Some(Step::Protect(gamma.clone())));
     let mut alone = armed(true, None);
     alone.failed(at(1), &gamma, "no room", false);
-    alone.leaves(at(5), &beta);
-    assert_eq!(alone.next(at(5), protected_by(&beta)), None, "nobody else would take it");
-    assert_eq!(alone.next(at(20_000), protected_by(&beta)), None, "it does not leave any more");
+    alone.leaves(at(3_000), &beta);
+    assert_eq!(alone.next(at(3_000), protected_by(&beta)), None, "nobody else would take it");
+    alone.leaves(at(70_000), &beta);
+    assert_eq!(alone.next(at(80_000), protected_by(&beta)), None, "it does not leave any more");
+    alone.leaves(at(81_000), &beta);
+    assert_eq!(alone.next(at(81_000), protected_by(&beta)), Some(Step::Release), "that was long ago");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod qcow2;
 mod read_error;
 mod reboot;
 mod refusals;
+mod repair;
 mod resync;
 mod several;
 mod shapes;
