@@ -2,7 +2,7 @@
 //! protected as it was.
 
 use crate::api::types::ProtectRequest;
-use protocol::repair::{Repair, Wish};
+use protocol::repair::{Pauses, Repair, Wish};
 use protocol::{HostName, Instant, Micros};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,7 @@ impl Plan {
             prefer: self.request.repair.prefer.clone(),
             settle: Micros(self.request.repair.settle_us),
             relapses: self.relapses,
+            pauses: Pauses::default(),
         }
     }
 }

@@ -13,8 +13,8 @@
 
 mod candidate;
 
-pub use candidate::Candidate;
 use candidate::after;
+pub use candidate::{Candidate, Pauses};
 
 use crate::ids::HostName;
 use crate::primary::PhaseName;
@@ -47,6 +47,8 @@ pub struct Wish {
     pub settle: Micros,
     /// How often the preferred host died soon after the VM had moved there.
     pub relapses: u32,
+    /// The times between tries.
+    pub pauses: Pauses,
 }
 
 /// Whether a VM is protected again by itself.
@@ -90,6 +92,7 @@ pub struct Repair {
     wish: Option<Wish>,
     will: Will,
     candidates: Vec<Candidate>,
+    pauses: Pauses,
     head_start: Option<(HostName, Instant)>,
     /// No move and no release before.
     rest_until: Instant,
@@ -100,7 +103,8 @@ impl Repair {
     #[must_use]
     pub fn new(here: HostName) -> Self {
         let (candidates, rest_until) = (Vec::new(), Instant(0));
-        Self { here, wish: None, will: Will::Off, candidates, head_start: None, rest_until }
+        let pauses = Pauses::default();
+        Self { here, wish: None, will: Will::Off, candidates, pauses, head_start: None, rest_until }
     }
 
     /// Of a VM that was promoted here, with what its old primary was asked for. `planned`: that host gave the VM up in order
@@ -131,6 +135,7 @@ impl Repair {
         // The preferred host first, the others as they were given.
         hosts.sort_by_key(|host| Some(host) != wish.prefer.as_ref());
         self.candidates = hosts.into_iter().map(Candidate::new).collect();
+        self.pauses = wish.pauses;
         self.wish = Some(wish);
     }
 
@@ -172,8 +177,9 @@ impl Repair {
         if !busy && self.head_start.as_ref().is_some_and(|(first, _)| first == host) {
             self.head_start = None;
         }
+        let pauses = self.pauses;
         if let Some(candidate) = self.candidate(host) {
-            candidate.failed(now, why);
+            candidate.failed(now, &pauses, why);
         }
     }
 
@@ -191,8 +197,9 @@ impl Repair {
 
     /// The backup is lost.
     pub fn lost(&mut self, now: Instant, host: &HostName, why: &str) {
+        let pauses = self.pauses;
         if let Some(candidate) = self.candidate(host) {
-            candidate.lost(now, why);
+            candidate.lost(now, &pauses, why);
         }
     }
 
@@ -231,7 +238,8 @@ impl Repair {
             self.candidates.iter().any(|candidate| candidate.host == *peer && candidate.leaves(now));
         let step = if leaving {
             // Not to a host that leaves; and not away from it without another.
-            let other = self.candidates.iter().any(|other| other.host != *peer && other.promises(now));
+            let other =
+                self.candidates.iter().any(|other| other.host != *peer && other.promises(now, &self.pauses));
             (self.will == Will::On && other).then_some(Step::Release)
         } else {
             (draining || self.may_return(now, peer)).then_some(Step::Move)

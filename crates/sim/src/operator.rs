@@ -12,7 +12,8 @@ use crate::world::World;
 use crate::{arbiter::Found, client::Client};
 use protocol::backup::PhaseName as Backup;
 use protocol::primary::{Command, PhaseName};
-use protocol::{Grant, Term};
+use protocol::repair::{Pauses, Repair, Situation, Step, Will, Wish};
+use protocol::{Grant, Micros, Term};
 
 const WATCH: u64 = 25_000;
 
@@ -78,7 +79,8 @@ impl World {
             Some((_, all)) => self.recover(host, all, life, term),
             None => self.install(host, life, term),
         };
-        self.become_owner(host, grant, guest, Mode::Open);
+        let policy = Repair::new(self.hosts[host.0].name.clone());
+        self.become_owner(host, (grant, policy), guest, Mode::Open);
         self.learnt = Some(host);
     }
 
@@ -103,12 +105,8 @@ impl World {
         };
         let wishes = |per_mille: u64, rng: &mut crate::rng::Rng| !calm && rng.chance(per_mille);
         match phase {
-            PhaseName::Unprotected if self.rng.chance(800) => {
-                let peer = HostId((id.0 + 1 + self.rng.index(2)) % 3);
-                let peer = self.hosts[peer.0].name.clone();
-                Some(Command::Protect { peer, timing: self.plan.timing, machine: vec![7; 20] })
-            }
-            PhaseName::Unprotected => wishes(5, &mut self.rng).then_some(Command::Stop),
+            PhaseName::Unprotected if wishes(5, &mut self.rng) => Some(Command::Stop),
+            PhaseName::Unprotected => self.protect(id),
             PhaseName::Opening | PhaseName::Copying => {
                 wishes(10, &mut self.rng).then_some(Command::Unprotect)
             }
@@ -116,6 +114,44 @@ impl World {
             PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
             PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
             _ => None,
+        }
+    }
+
+    /// The VM's policy protects it again, unless nobody asked yet or the operator ended it: then he asks, now or later.
+    fn protect(&mut self, id: HostId) -> Option<Command> {
+        let (now, timing) = (self.clock(id), self.plan.timing);
+        let first = HostId((id.0 + 1 + self.rng.index(2)) % 3);
+        let (first, asks) = (self.hosts[first.0].name.clone(), self.rng.chance(800));
+        let wish = self.repair_wish();
+        let owner = self.owner(id)?;
+        let peer = if owner.policy.will() == Will::Off {
+            if !asks {
+                return None;
+            }
+            owner.policy.ask(wish, &first);
+            first
+        } else {
+            let situation = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+            let Some(Step::Protect(peer)) = owner.policy.next(now, situation) else { return None };
+            self.report.add(Count::Repairs, 1);
+            peer
+        };
+        Some(Command::Protect { peer, timing, machine: vec![7; 20] })
+    }
+
+    /// What the operator wants of repair: faults are as close here as its pauses are short.
+    pub(crate) fn repair_wish(&self) -> Wish {
+        Wish {
+            hosts: self.hosts.iter().map(|host| host.name.clone()).collect(),
+            repair: true,
+            prefer: None,
+            settle: Micros(0),
+            relapses: 0,
+            pauses: Pauses {
+                first: Micros::from_millis(20),
+                longest: Micros::from_millis(500),
+                steady: Micros::from_millis(500),
+            },
         }
     }
 

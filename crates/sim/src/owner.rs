@@ -20,10 +20,11 @@ use crate::report::Count;
 use crate::world::World;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
+use protocol::repair::Repair as Policy;
 use protocol::resync::{Offer, Repair};
 use protocol::wire::compare::Ask;
 use protocol::wire::known::KnownPages;
-use protocol::wire::{Inbound, Outbound, ToBackup, ToPrimary};
+use protocol::wire::{Inbound, Outbound, Refusal, ToBackup, ToPrimary};
 use protocol::{Epoch, HostName, Instant, Session, Term};
 use std::collections::BTreeMap;
 
@@ -76,6 +77,8 @@ const KNOWN: usize = 10;
 pub(crate) struct Owner {
     pub(crate) id: MachineId,
     pub(crate) machine: Primary,
+    /// Who protects the VM again after a loss.
+    pub(crate) policy: Policy,
     pub(crate) vm: Option<Vm>,
     link: Option<(Session, Option<ConnId>)>,
     /// The copy of the disk that the session's backup has, and what is asked about it.
@@ -92,10 +95,11 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(id: MachineId, machine: Primary, vm: Vm) -> Self {
+    pub(crate) fn new(id: MachineId, machine: Primary, policy: Policy, vm: Vm) -> Self {
         Self {
             id,
             machine,
+            policy,
             vm: Some(vm),
             link: None,
             offer: Offer::NoDisks,
@@ -134,6 +138,9 @@ impl World {
         let now = self.clock(host);
         let mut out = Vec::new();
         let Some(owner) = self.owner(host) else { return };
+        if command == Command::Unprotect {
+            owner.policy.off();
+        }
         let (throttled, cutting) = (owner.machine.throttled().1, owner.takes_checkpoint());
         let leaves = matches!(command, Command::Unprotect | Command::Stop);
         let fails_over = command == Command::Failover;
@@ -260,7 +267,25 @@ impl World {
                 }
             }
             Action::Shutdown => self.on_purpose = self.owner_vm(host).is_some(),
-            Action::Notice(notice) => self.note_primary(&notice),
+            Action::Notice(notice) => {
+                self.learn(host, &notice);
+                self.note_primary(&notice);
+            }
+        }
+    }
+
+    /// The policy hears how its steps went.
+    fn learn(&mut self, host: HostId, notice: &Notice) {
+        let now = self.clock(host);
+        let Some(owner) = self.owner(host) else { return };
+        match notice {
+            Notice::Protected { peer, .. } => owner.policy.protected(now, peer),
+            Notice::ProtectFailed { peer, why } => {
+                let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
+                owner.policy.failed(now, peer, "refused", busy);
+            }
+            Notice::BackupLost { peer, .. } => owner.policy.lost(now, peer, "lost"),
+            _ => {}
         }
     }
 

@@ -68,6 +68,8 @@ counts! {
     Frames,
     /// VMs that became protected.
     Protections,
+    /// Tries to protect a VM again that nobody asked for.
+    Repairs,
     /// First copies given up.
     ProtectFailed,
     /// VMs continued at their backup.

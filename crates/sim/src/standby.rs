@@ -15,6 +15,7 @@ use crate::world::World;
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Event as PrimaryEvent, Primary};
+use protocol::repair::Repair;
 use protocol::resync::Offer;
 use protocol::wire::pages::{PAGE, PageData, read_batch};
 use protocol::wire::{Hello, Kind, ToPrimary, YieldReason, disk};
@@ -365,8 +366,13 @@ impl World {
         };
         // The host's loop learns of it now: nothing else runs between this and the first step.
         self.drive_backup(host, Some(id), BackupEvent::Promoted);
-        self.count_promotion(peer.and_then(|name| self.host_named(&name)), cause);
-        self.become_owner(host, grant, guest, Mode::Open);
+        self.count_promotion(peer.as_ref().and_then(|name| self.host_named(name)), cause);
+        let (now, here, wish) = (self.clock(host), self.hosts[host.0].name.clone(), self.repair_wish());
+        let policy = match &peer {
+            Some(from) => Repair::inherit(now, here, wish, from, cause == Cause::Planned),
+            None => Repair::new(here),
+        };
+        self.become_owner(host, (grant, policy), guest, Mode::Open);
         self.announce(host, &image.console);
     }
 
@@ -383,7 +389,13 @@ impl World {
     }
 
     /// From now on the host owns the VM.
-    pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, guest: Guest, mode: Mode) {
+    pub(crate) fn become_owner(
+        &mut self,
+        host: HostId,
+        (grant, policy): (Grant, Repair),
+        guest: Guest,
+        mode: Mode,
+    ) {
         let id = self.new_machine();
         self.checks.last_ran = Some((host, guest.stored()));
         let shut_down = guest.devices.shut_down;
@@ -393,7 +405,7 @@ impl World {
         #[cfg(feature = "planted")]
         machine.plant(self.planted);
         self.check_owner(host, permit.term(), "began to run the VM");
-        self.host(host).role = Role::Owner(Box::new(Owner::new(id, machine, Vm::new(guest, mode))));
+        self.host(host).role = Role::Owner(Box::new(Owner::new(id, machine, policy, Vm::new(guest, mode))));
         self.resume(host);
         if shut_down {
             self.post(host, Posted::ToPrimary(id, PrimaryEvent::GuestShutdown));

@@ -4,12 +4,34 @@ use crate::ids::HostName;
 use crate::time::{Instant, Micros};
 use alloc::string::String;
 
-/// Pause after the first failure; each further one doubles it.
-pub(super) const FIRST_PAUSE: Micros = Micros::from_millis(500);
-/// The longest pause.
-pub(super) const LONGEST_PAUSE: Micros = Micros::from_millis(60_000);
-/// A backup that was kept for so long does not flap: its loss counts as the first.
-pub(super) const STEADY: Micros = Micros::from_millis(60_000);
+/// The times between tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pauses {
+    /// Pause after the first failure; each further one doubles it.
+    pub first: Micros,
+    /// The longest pause. What failed longer ago does not speak against a candidate any more.
+    pub longest: Micros,
+    /// A backup that was kept for so long does not flap: its loss counts as the first.
+    pub steady: Micros,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            first: Micros::from_millis(500),
+            longest: Micros::from_millis(60_000),
+            steady: Micros::from_millis(60_000),
+        }
+    }
+}
+
+impl Pauses {
+    /// The pause behind so many failures in a row.
+    fn after(&self, failures: u32) -> Micros {
+        let doublings = failures.saturating_sub(1).min(16);
+        Micros((self.first.0 << doublings).min(self.longest.0))
+    }
+}
 
 /// A host that may stand by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +68,12 @@ impl Candidate {
         }
     }
 
-    pub(super) fn failed(&mut self, now: Instant, why: &str) {
+    pub(super) fn failed(&mut self, now: Instant, pauses: &Pauses, why: &str) {
         self.failures = self.failures.saturating_add(1);
         self.why = Some(why.into());
         (self.armed_at, self.failed_at) = (None, Some(now));
         // What it said of leaving may keep it away for longer.
-        self.not_before = self.not_before.max(now + pause(self.failures));
+        self.not_before = self.not_before.max(now + pauses.after(self.failures));
     }
 
     pub(super) fn armed(&mut self, now: Instant) {
@@ -59,28 +81,22 @@ impl Candidate {
         self.leaves_until = Instant(0);
     }
 
-    pub(super) fn lost(&mut self, now: Instant, why: &str) {
-        if self.armed_at.is_some_and(|at| after(at, STEADY) <= now) {
+    pub(super) fn lost(&mut self, now: Instant, pauses: &Pauses, why: &str) {
+        if self.armed_at.is_some_and(|at| after(at, pauses.steady) <= now) {
             self.failures = 0;
         }
-        self.failed(now, why);
+        self.failed(now, pauses, why);
     }
 
     /// Whether it is worth giving up a backup for: nothing speaks against it, or what did is long ago.
-    pub(super) fn promises(&self, now: Instant) -> bool {
-        let forgotten = self.failed_at.is_none_or(|at| after(at, LONGEST_PAUSE) <= now);
+    pub(super) fn promises(&self, now: Instant, pauses: &Pauses) -> bool {
+        let forgotten = self.failed_at.is_none_or(|at| after(at, pauses.longest) <= now);
         forgotten && !self.leaves(now) && self.not_before <= now
     }
 
     pub(super) fn leaves(&self, now: Instant) -> bool {
         now < self.leaves_until
     }
-}
-
-/// The pause behind so many failures in a row.
-fn pause(failures: u32) -> Micros {
-    let doublings = failures.saturating_sub(1).min(16);
-    Micros((FIRST_PAUSE.0 << doublings).min(LONGEST_PAUSE.0))
 }
 
 /// So long after an instant; an operator's time may be of any length.

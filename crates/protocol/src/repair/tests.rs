@@ -1,6 +1,5 @@
 //! What the policy promises, over every order of events that proptest finds.
 
-use super::candidate::{FIRST_PAUSE, LONGEST_PAUSE, STEADY};
 use super::*;
 use alloc::format;
 use alloc::string::ToString;
@@ -17,6 +16,7 @@ fn wish(repair: bool, prefer: Option<&str>) -> Wish {
         prefer: prefer.map(host),
         settle: Micros::from_millis(60_000),
         relapses: 0,
+        pauses: Pauses::default(),
     }
 }
 
@@ -58,7 +58,7 @@ fn a_lost_backup_is_replaced_by_the_next_at_once_and_tried_again_later() {
     assert_eq!(policy.next(at(10), ALONE), Some(Step::Protect(host("gamma"))));
     policy.failed(at(20), &host("gamma"), "cannot connect", false);
     assert_eq!(policy.next(at(20), ALONE), None, "both have a pause");
-    let later = Instant(at(20).0 + FIRST_PAUSE.0);
+    let later = Instant(at(20).0 + Pauses::default().first.0);
     assert_eq!(policy.next(later, ALONE), Some(Step::Protect(host("beta"))), "the better one first");
 }
 
@@ -103,14 +103,14 @@ fn pauses_grow_with_each_loss_and_a_steady_backup_is_forgiven() {
         policy.protected(now, &host("beta"));
         policy.lost(now, &host("beta"), "flaps");
         let pause = policy.candidates()[0].not_before.since(now);
-        assert!(pause > last || pause == LONGEST_PAUSE);
+        assert!(pause > last || pause == Pauses::default().longest);
         (last, now) = (pause, now + pause);
     }
-    assert_eq!(last, LONGEST_PAUSE);
+    assert_eq!(last, Pauses::default().longest);
     policy.protected(now, &host("beta"));
-    now = now + STEADY;
+    now = now + Pauses::default().steady;
     policy.lost(now, &host("beta"), "silent");
-    assert_eq!(policy.candidates()[0].not_before.since(now), FIRST_PAUSE);
+    assert_eq!(policy.candidates()[0].not_before.since(now), Pauses::default().first);
 }
 
 #[test]
@@ -205,7 +205,7 @@ proptest! {
                 prop_assert!(tried != host("beta"), "never itself");
             }
         }
-        let end = now + LONGEST_PAUSE;
+        let end = now + Pauses::default().longest;
         prop_assert!(matches!(policy.next(end, ALONE), Some(Step::Protect(_))));
     }
 }
