@@ -75,7 +75,6 @@ mod tests {
     fn a_thread_is_ordinary_again() {
         std::thread::spawn(|| {
             let _ = raise_current_thread();
-            // A process may have been started with RESET_ON_FORK, which only root can take away.
             ordinary_current_thread().unwrap();
             // SAFETY: 0 means the calling thread.
             let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;

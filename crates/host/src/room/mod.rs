@@ -213,7 +213,7 @@ mod tests {
         let mut held = room.reserve(&vm(1), Needs { buffers: BUFFERS, ..standby(64) }).unwrap();
         held.hold(1 << 20).unwrap();
         assert_eq!(room.status().memory_left_bytes, (300 << 20) - (64 << 20) - BUFFERS);
-        held.hold(180 << 20).unwrap();
+        held.hold(190 << 20).unwrap();
         assert!(room.status().memory_left_bytes < 30 << 20);
         let why = held.hold(400 << 20).unwrap_err();
         assert!(why.contains("vm1") && why.contains("beta"), "{why}");
