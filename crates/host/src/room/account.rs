@@ -202,5 +202,4 @@ fn check(lack: Lack, needs: u64, used: u64, of: u64) -> Result<(), Shortage> {
 }
 
 #[cfg(test)]
-#[path = "account_tests.rs"]
 mod tests;
