@@ -48,6 +48,38 @@ fn no_deadline_lies_in_the_past_while_the_standby_starts() {
 }
 
 #[test]
+fn a_host_that_did_not_read_on_suspects_nobody_for_that_and_somebody_later() {
+    let mut standby = Standby::armed();
+    for _ in 0..10 {
+        standby.machine.not_listening(standby.now);
+        standby.pass(Micros(short().timeout.0 / 2));
+        assert_eq!(standby.phase(), PhaseName::Armed);
+    }
+    standby.pass(short().timeout);
+    assert_eq!(standby.phase(), PhaseName::Claiming, "it listens and hears nothing");
+
+    let mut standby = Standby::armed();
+    standby.feed(Event::Disconnected(C1, LinkLoss::Stream("nonsense".into())));
+    standby.pass(Micros(short().timeout.0 / 2));
+    standby.machine.not_listening(standby.now);
+    standby.pass(short().timeout);
+    assert_eq!(standby.phase(), PhaseName::Claiming, "there is nobody left to listen to");
+}
+
+#[test]
+fn a_hello_is_taken_as_it_was_said_to_be() {
+    let armed = Standby::armed();
+    let cases = [(1, hello()), (0, hello()), (2, hello()), (2, Hello { primary: host("beta"), ..hello() })];
+    for (term, hello) in cases {
+        let mut standby = Standby::armed();
+        let takes = armed.machine.takes(Term(term), &hello);
+        let out = standby.feed(Event::Hello(Conn(2), Term(term), hello));
+        assert_eq!(out.iter().any(|action| matches!(action, Action::Prepare(..))), takes, "{out:?}");
+        assert_eq!(takes, term == 2 && !out.contains(&Action::Close(Conn(2))));
+    }
+}
+
+#[test]
 fn an_epoch_that_is_not_whole_is_refused_and_what_is_committed_stays() {
     for wrong in [commit(2, 2, 100), commit(2, 1, 99), commit(3, 1, 100), commit(1, 1, 100)] {
         let mut standby = Standby::armed();

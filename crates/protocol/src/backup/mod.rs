@@ -296,7 +296,7 @@ impl Backup {
     /// This host does not read on now. What it does not hear for that reason is no silence of the primary: claiming
     /// later than promised harms nobody.
     pub fn not_listening(&mut self, now: Instant) {
-        if let Some(primary) = self.primary_mut() {
+        if let Some(primary) = self.primary_mut().filter(|primary| primary.conn.is_some()) {
             primary.detector.excuse(now);
         }
     }
