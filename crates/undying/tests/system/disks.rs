@@ -2,8 +2,9 @@
 
 use crate::kit::{Guest, Setup, binary, look, possible};
 use lab::client::WriterReport;
+use lab::cluster::Cluster;
 use lab::topology::AGENT;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub const IMAGE: &str = "web.img";
@@ -120,26 +121,41 @@ fn nothing_that_is_not_this_vms_is_overwritten() {
     guest.protect("alpha", "beta");
 }
 
+/// Beta's agent in a mount namespace of its own, where what it keeps of VMs has so much room; where that is, for us.
+fn beta_with_room(cluster: &Cluster, size: &str) -> PathBuf {
+    let image = cluster.disk("beta", IMAGE);
+    let state = image.ancestors().nth(2).expect("a state directory").join("vms");
+    std::fs::create_dir_all(&state).expect("made");
+    cluster.lab.kill("beta", AGENT).expect("the agent ends");
+    let script = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && exec \"$3\" host --config \"$4\"";
+    let mut agent = Command::new("unshare");
+    agent.args(["--mount", "sh", "-c", script, "sh", size]).arg(&state).arg(binary());
+    agent.arg(cluster.config("beta"));
+    let pid = cluster.lab.start("beta", AGENT, &mut agent).expect("an agent");
+    cluster.wait_agent("beta").expect("it answers");
+    let inside = state.strip_prefix("/").expect("an absolute path");
+    Path::new(&format!("/proc/{pid}/root")).join(inside)
+}
+
 #[test]
 fn a_backup_without_room_for_its_journal_is_given_up_and_the_vm_goes_on() {
     if !possible() {
         return;
     }
     let loaded = boot("full").load("log");
-    // Beta's agent in a mount namespace of its own, where its state has no room for a journal.
-    let state = loaded.cluster.disk("beta", IMAGE);
-    let state = state.ancestors().nth(2).expect("a state directory").join("vms");
-    std::fs::create_dir_all(&state).expect("made");
-    loaded.cluster.lab.kill("beta", AGENT).expect("the agent ends");
-    let script = "mount -t tmpfs -o size=16m tmpfs \"$1\" && exec \"$2\" host --config \"$3\"";
-    let mut agent = Command::new("unshare");
-    agent.args(["--mount", "sh", "-c", script, "sh"]).arg(&state).arg(binary());
-    agent.arg(loaded.cluster.config("beta"));
-    loaded.cluster.lab.start("beta", AGENT, &mut agent).expect("an agent");
-    loaded.cluster.wait_agent("beta").expect("it answers");
-
-    let marks = ["alpha", "beta"].map(|host| look::mark(&loaded.cluster, host));
+    beta_with_room(&loaded.cluster, "16m");
+    let mark = look::mark(&loaded.cluster, "alpha");
     loaded.ask_protect("alpha", "beta").expect("accepted");
+    let refused = look::event(&loaded.cluster, "alpha", "protect_failed", mark);
+    assert!(refused.text.contains("left on the file system of this VM's replicas"), "{}", refused.text);
+    assert_eq!(loaded.runs_at("alpha").term, 1);
+
+    // There is room when the standby comes, and none any more when its first epoch does.
+    let vms = beta_with_room(&loaded.cluster, "300m");
+    let marks = ["alpha", "beta"].map(|host| look::mark(&loaded.cluster, host));
+    loaded.ask_protect_slowly("alpha", "beta", Some(20 << 20)).expect("accepted");
+    look::event(&loaded.cluster, "alpha", "copying", marks[0]);
+    std::fs::write(vms.join("filler"), vec![1; 290 << 20]).expect("it fits");
     let told = look::event(&loaded.cluster, "beta", "persist_failed", marks[1]);
     assert!(told.text.contains("No space left"), "{}", told.text);
     let lost = look::event(&loaded.cluster, "alpha", "backup_lost", marks[0]);
