@@ -26,6 +26,7 @@ const fn room(name: &'static str, may: &'static [&'static str], tests_may: &'sta
 const ROOMS: &[Room] = &[
     room("protocol", &[], &[]),
     room("os", &[], &[]),
+    room("rv", &[], &[]),
     room("sim", &["protocol"], &["sim"]),
     room("model", &["protocol"], &["model"]),
     room("qemu", &["os"], &[]),
