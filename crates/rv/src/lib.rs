@@ -11,3 +11,21 @@ extern crate alloc;
 extern crate std;
 
 pub mod float;
+
+mod boot;
+mod bus;
+mod compressed;
+mod csr;
+mod device_tree;
+mod execute;
+mod floating;
+mod integer;
+mod machine;
+mod mmu;
+mod plic;
+mod sbi;
+mod trap;
+mod uart;
+
+pub use boot::BootError;
+pub use machine::{Input, Machine, Mode, Output, RAM, Stop, TICKS};

@@ -1,0 +1,34 @@
+//! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [INSTRUCTIONS]`.
+//! Every 100 million instructions the state hash goes to the standard error: two runs must tell the same.
+
+use rv::{Machine, Output, Stop};
+use std::io::Write;
+
+/// Instructions between two hashes.
+const SLICE: u64 = 100_000_000;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, kernel, initrd, rest @ ..] = arguments.as_slice() else {
+        return Err("give a kernel and an initial file system".into());
+    };
+    let limit = rest.first().map_or(Ok(u64::MAX), |text| text.parse())?;
+    let command_line = "console=ttyS0 earlycon=sbi";
+    let mut machine =
+        Machine::with_kernel(256 << 20, &std::fs::read(kernel)?, &std::fs::read(initrd)?, command_line)?;
+    let mut console = std::io::stdout();
+    loop {
+        let until = (machine.instructions() + SLICE / 100).min(limit);
+        let stop = machine.run(until);
+        for Output::Console(byte) in machine.outputs() {
+            console.write_all(&[byte])?;
+        }
+        console.flush()?;
+        if stop != Stop::Reached || until == limit || until.is_multiple_of(SLICE) {
+            eprintln!("[{stop:?} at {}: {:016x}]", machine.instructions(), machine.hash());
+        }
+        if stop != Stop::Reached || until == limit {
+            return Ok(());
+        }
+    }
+}

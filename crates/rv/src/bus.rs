@@ -1,0 +1,95 @@
+//! Owns the map of physical addresses: RAM, and which device answers where. It is the map of QEMU's `virt`.
+
+use crate::machine::{Machine, Output, RAM};
+
+/// Timer and software interrupts.
+pub(crate) const CLINT: u64 = 0x200_0000;
+/// Interrupt controller.
+pub(crate) const PLIC: u64 = 0xc00_0000;
+/// Serial port.
+pub(crate) const UART: u64 = 0x1000_0000;
+
+impl Machine {
+    fn place(&self, address: u64, size: u64) -> Option<core::ops::Range<usize>> {
+        let start = usize::try_from(address.checked_sub(RAM)?).ok()?;
+        let end = start.checked_add(size as usize)?;
+        (end <= self.ram.len()).then_some(start..end)
+    }
+
+    /// Reads RAM only.
+    pub(crate) fn ram_read(&self, address: u64, size: u64) -> Option<u64> {
+        let place = self.place(address, size)?;
+        let mut bytes = [0; 8];
+        bytes[..size as usize].copy_from_slice(&self.ram[place]);
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes RAM only.
+    pub(crate) fn ram_write(&mut self, address: u64, size: u64, value: u64) -> Option<()> {
+        let place = self.place(address, size)?;
+        self.ram[place].copy_from_slice(&value.to_le_bytes()[..size as usize]);
+        Some(())
+    }
+
+    /// Reads RAM or a device; none where there is nothing.
+    pub(crate) fn read(&mut self, address: u64, size: u64) -> Option<u64> {
+        if address >= RAM {
+            return self.ram_read(address, size);
+        }
+        self.check = true;
+        match address {
+            UART..0x1000_0008 if size == 1 => Some(self.uart.read(address - UART).into()),
+            PLIC..0xc40_0000 if size == 4 => {
+                let raised = self.uart.interrupts();
+                Some(self.plic.read(address - PLIC, raised).into())
+            }
+            CLINT..0x201_0000 => self.read_clint(address - CLINT, size),
+            _ => None,
+        }
+    }
+
+    /// Writes RAM or a device; none where there is nothing.
+    pub(crate) fn write(&mut self, address: u64, size: u64, value: u64) -> Option<()> {
+        if address >= RAM {
+            return self.ram_write(address, size, value);
+        }
+        self.check = true;
+        match address {
+            UART..0x1000_0008 if size == 1 => {
+                if let Some(byte) = self.uart.write(address - UART, value as u8) {
+                    self.outputs.push(Output::Console(byte));
+                }
+            }
+            PLIC..0xc40_0000 if size == 4 => self.plic.write(address - PLIC, value as u32),
+            CLINT..0x201_0000 => self.write_clint(address - CLINT, size, value)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn read_clint(&self, offset: u64, size: u64) -> Option<u64> {
+        let (register, shift) = (offset & !7, 8 * (offset & 7));
+        if offset % size != 0 {
+            return None;
+        }
+        let value = match register {
+            0 => u64::from(self.software_interrupt),
+            0x4000 => self.timer,
+            0xbff8 => self.time(),
+            _ => 0,
+        };
+        Some((value >> shift) & (u64::MAX >> (64 - 8 * size)))
+    }
+
+    fn write_clint(&mut self, offset: u64, size: u64, value: u64) -> Option<()> {
+        match (offset, size) {
+            (0, 4) => self.software_interrupt = value & 1 != 0,
+            (0x4000, 8) => self.timer = value,
+            (0x4000, 4) => self.timer = (self.timer & !0xffff_ffff) | value & 0xffff_ffff,
+            (0x4004, 4) => self.timer = (self.timer & 0xffff_ffff) | value << 32,
+            (_, 4 | 8) => {}
+            _ => return None,
+        }
+        Some(())
+    }
+}

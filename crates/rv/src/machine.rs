@@ -1,0 +1,238 @@
+//! Owns the machine: its whole state, running it to an instruction count, what goes in and what comes out.
+
+use crate::csr::Csrs;
+use crate::mmu::Tlb;
+use crate::plic::Plic;
+use crate::uart::Uart;
+use alloc::vec::Vec;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Where RAM begins.
+pub const RAM: u64 = 0x8000_0000;
+/// Instructions to one tick of the guest's clock.
+const PER_TICK: u64 = 10;
+/// Ticks in a second of the guest: an instruction takes 10 ns.
+pub const TICKS: u32 = 10_000_000;
+/// So many instructions pass at most until an interrupt is taken.
+const STRIDE: u64 = 64;
+
+/// A privilege mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Programs.
+    User = 0,
+    /// The kernel.
+    Supervisor = 1,
+    /// Firmware.
+    Machine = 3,
+}
+
+impl Mode {
+    pub(crate) fn from_bits(bits: u64) -> Mode {
+        match bits & 3 {
+            0 => Mode::User,
+            1 => Mode::Supervisor,
+            _ => Mode::Machine,
+        }
+    }
+}
+
+/// Everything that enters from outside, each at an instruction count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Bytes typed at the console.
+    Console(Vec<u8>),
+}
+
+/// Everything that leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A byte for the console.
+    Console(u8),
+}
+
+/// Why [`Machine::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The instruction count was reached.
+    Reached,
+    /// The guest waits and no timer is set: only an input continues it.
+    Idle,
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked to be started again.
+    Reboot,
+}
+
+/// The whole machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(crate) x: [u64; 32],
+    pub(crate) f: [u64; 32],
+    pub(crate) pc: u64,
+    pub(crate) mode: Mode,
+    pub(crate) csr: Csrs,
+    pub(crate) reservation: Option<u64>,
+    pub(crate) waits: bool,
+    pub(crate) instructions: u64,
+    /// What `wfi` skipped, in instructions.
+    pub(crate) idle: u64,
+    pub(crate) timer: u64,
+    pub(crate) software_interrupt: bool,
+    pub(crate) plic: Plic,
+    pub(crate) uart: Uart,
+    pub(crate) ram: Vec<u8>,
+    pub(crate) serves_sbi: bool,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) check: bool,
+    pub(crate) tlb: Tlb,
+}
+
+impl Machine {
+    /// A machine at reset, with so many bytes of RAM, all zero, that begins in machine mode at the start of RAM.
+    pub fn new(ram: usize) -> Machine {
+        Machine {
+            x: [0; 32],
+            f: [0; 32],
+            pc: RAM,
+            mode: Mode::Machine,
+            csr: Csrs::default(),
+            reservation: None,
+            waits: false,
+            instructions: 0,
+            idle: 0,
+            timer: u64::MAX,
+            software_interrupt: false,
+            plic: Plic::default(),
+            uart: Uart::default(),
+            ram: alloc::vec![0; ram],
+            serves_sbi: false,
+            stop: None,
+            outputs: Vec::new(),
+            check: false,
+            tlb: Tlb::new(),
+        }
+    }
+
+    /// Lets the machine be the firmware: a kernel begins in supervisor mode and calls the machine's SBI.
+    pub(crate) fn begin_kernel(&mut self, entry: u64, device_tree: u64) {
+        self.serves_sbi = true;
+        self.mode = Mode::Supervisor;
+        self.pc = entry;
+        self.x[10] = 0;
+        self.x[11] = device_tree;
+        self.csr.medeleg = 0xb1ff;
+        self.csr.mideleg = crate::csr::S_INTERRUPTS;
+        self.csr.mcounteren = 7;
+    }
+
+    /// Puts bytes into RAM; false if they do not fit.
+    #[must_use]
+    pub fn put(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let Some(start) = address.checked_sub(RAM).and_then(|at| usize::try_from(at).ok()) else {
+            return false;
+        };
+        let Some(place) = start.checked_add(bytes.len()).and_then(|end| self.ram.get_mut(start..end)) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        true
+    }
+
+    /// Instructions carried out since reset.
+    pub fn instructions(&self) -> u64 {
+        self.instructions
+    }
+
+    /// The guest's clock, in ticks.
+    pub(crate) fn time(&self) -> u64 {
+        (self.instructions + self.idle) / PER_TICK
+    }
+
+    /// An integer register; the program counter is `x(32)`.
+    pub fn x(&self, register: usize) -> u64 {
+        self.x.get(register).copied().unwrap_or(self.pc)
+    }
+
+    /// Delivers an input, now.
+    pub fn input(&mut self, input: Input) {
+        match input {
+            Input::Console(bytes) => self.uart.receive(&bytes),
+        }
+        self.check = true;
+    }
+
+    /// Takes what left since the last call.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        core::mem::take(&mut self.outputs)
+    }
+
+    /// Interrupts that are raised, as `mip` shows them.
+    pub(crate) fn pending(&self) -> u64 {
+        let lines = self.plic.lines(self.uart.interrupts());
+        let due = self.time() >= self.timer;
+        let timer = match (due, self.serves_sbi) {
+            (false, _) => 0,
+            (true, true) => 1 << 5,
+            (true, false) => 1 << 7,
+        };
+        self.csr.mip
+            | timer
+            | u64::from(self.software_interrupt) << 3
+            | u64::from(lines[0]) << 11
+            | u64::from(lines[1]) << 9
+    }
+
+    /// Runs until so many instructions were carried out since reset, or until something stops the guest.
+    pub fn run(&mut self, until: u64) -> Stop {
+        while self.instructions < until {
+            if let Some(stop) = self.stop {
+                return stop;
+            }
+            if self.waits && !self.wake() {
+                return Stop::Idle;
+            }
+            // A multiple of a fixed stride, not of where a run ended: where a run is cut must not matter.
+            if self.check || self.instructions.is_multiple_of(STRIDE) {
+                self.take_interrupt();
+            }
+            self.step();
+            self.instructions += 1;
+        }
+        self.stop.unwrap_or(Stop::Reached)
+    }
+
+    /// Ends a `wfi`: at once, or by going to the next timer; false if nothing will come.
+    fn wake(&mut self) -> bool {
+        if self.pending() & self.csr.mie == 0 {
+            let timer = if self.serves_sbi { 1 << 5 } else { 1 << 7 };
+            if self.timer == u64::MAX || self.csr.mie & timer == 0 {
+                return false;
+            }
+            let due = self.timer.saturating_mul(PER_TICK);
+            self.idle = self.idle.max(due.saturating_sub(self.instructions));
+        }
+        self.waits = false;
+        self.check = true;
+        true
+    }
+
+    /// A hash over the whole state: registers, devices, RAM. The cache of translations is no part of it.
+    pub fn hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let mut word = |value: u64| hash.update(&value.to_le_bytes());
+        self.x.iter().chain(&self.f).copied().for_each(&mut word);
+        self.csr.words().into_iter().for_each(&mut word);
+        let held = self.reservation.map_or(u64::MAX, |address| address);
+        let bits =
+            u64::from(self.waits) | u64::from(self.software_interrupt) << 1 | u64::from(self.check) << 2;
+        [self.pc, self.mode as u64, held, bits, self.instructions, self.idle, self.timer]
+            .into_iter()
+            .for_each(&mut word);
+        self.plic.words().for_each(&mut word);
+        self.uart.words().for_each(&mut word);
+        hash.update(&self.ram);
+        hash.digest()
+    }
+}

@@ -1,0 +1,149 @@
+//! Owns translation of addresses (Sv39, Sv48), the cache of translations, and access to guest memory by it.
+
+use crate::csr::{MPP, MPRV, MXR, SUM};
+use crate::machine::{Machine, Mode};
+use crate::trap::*;
+use alloc::vec::Vec;
+
+/// What memory is touched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Fetch,
+    Load,
+    Store,
+}
+
+impl Access {
+    fn page_fault(self) -> u64 {
+        [FETCH_PAGE, LOAD_PAGE, STORE_PAGE][self as usize]
+    }
+
+    pub(crate) fn access_fault(self) -> u64 {
+        [FETCH_ACCESS, LOAD_ACCESS, STORE_ACCESS][self as usize]
+    }
+}
+
+const SLOTS: usize = 256;
+const ACCESSED: u64 = 1 << 6;
+const DIRTY: u64 = 1 << 7;
+
+/// Translations that were found: for each kind of access `(generation, virtual page, physical page)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Tlb {
+    generation: u64,
+    slots: Vec<(u64, u64, u64)>,
+}
+
+impl Tlb {
+    pub fn new() -> Tlb {
+        Tlb { generation: 1, slots: alloc::vec![(0, 0, 0); 3 * SLOTS] }
+    }
+}
+
+impl Machine {
+    /// Forgets all translations.
+    pub(crate) fn flush(&mut self) {
+        self.tlb.generation += 1;
+    }
+
+    /// The physical address.
+    pub(crate) fn translate(&mut self, address: u64, access: Access) -> Result<u64, Trap> {
+        let page = address >> 12;
+        let slot = access as usize * SLOTS + page as usize % SLOTS;
+        let (generation, tag, found) = self.tlb.slots[slot];
+        if generation == self.tlb.generation && tag == page {
+            return Ok(found << 12 | address & 0xfff);
+        }
+        let physical = self.walk(address, access)?;
+        self.tlb.slots[slot] = (self.tlb.generation, page, physical >> 12);
+        Ok(physical)
+    }
+
+    fn walk(&mut self, address: u64, access: Access) -> Result<u64, Trap> {
+        let mut mode = self.mode;
+        if access != Access::Fetch && self.csr.mstatus & MPRV != 0 {
+            mode = Mode::from_bits((self.csr.mstatus & MPP) >> 11);
+        }
+        let levels = match self.csr.satp >> 60 {
+            _ if mode == Mode::Machine => return Ok(address),
+            8 => 3_u32,
+            9 => 4,
+            _ => return Ok(address),
+        };
+        let fault = Trap { cause: access.page_fault(), value: address };
+        let unused = 64 - (12 + 9 * levels);
+        if ((address << unused) as i64 >> unused) as u64 != address {
+            return Err(fault);
+        }
+        let mut table = (self.csr.satp & ((1 << 44) - 1)) << 12;
+        for level in (0..levels).rev() {
+            let place = table + ((address >> (12 + 9 * level)) & 511) * 8;
+            let unreachable = Trap { cause: access.access_fault(), value: address };
+            let entry = self.ram_read(place, 8).ok_or(unreachable)?;
+            // Bits that this machine gives no meaning must be clear.
+            if entry & 1 == 0 || entry & 6 == 4 || entry >> 54 != 0 {
+                return Err(fault);
+            }
+            let target = ((entry >> 10) & ((1 << 44) - 1)) << 12;
+            if entry & 0xe == 0 {
+                if entry & 0xd0 != 0 {
+                    return Err(fault);
+                }
+                table = target;
+                continue;
+            }
+            let within = (1_u64 << (12 + 9 * level)) - 1;
+            if target & within != 0 || !self.allows(entry, access, mode) {
+                return Err(fault);
+            }
+            let marked = entry | ACCESSED | if access == Access::Store { DIRTY } else { 0 };
+            if marked != entry {
+                self.ram_write(place, 8, marked).ok_or(unreachable)?;
+            }
+            return Ok(target | address & within);
+        }
+        Err(fault)
+    }
+
+    fn allows(&self, entry: u64, access: Access, mode: Mode) -> bool {
+        let user = entry & 0x10 != 0;
+        let reachable = match mode {
+            Mode::User => user,
+            _ => !user || (access != Access::Fetch && self.csr.mstatus & SUM != 0),
+        };
+        let executable = entry & 8 != 0;
+        reachable
+            && match access {
+                Access::Fetch => executable,
+                Access::Load => entry & 2 != 0 || (executable && self.csr.mstatus & MXR != 0),
+                Access::Store => entry & 4 != 0,
+            }
+    }
+
+    /// Loads 1 to 8 bytes; addresses need not be aligned.
+    pub(crate) fn load(&mut self, address: u64, size: u64) -> Result<u64, Trap> {
+        if (address & 0xfff) + size > 0x1000 {
+            let mut value = 0;
+            for at in 0..size {
+                value |= self.load(address.wrapping_add(at), 1)? << (8 * at);
+            }
+            return Ok(value);
+        }
+        let physical = self.translate(address, Access::Load)?;
+        self.read(physical, size).ok_or(Trap { cause: LOAD_ACCESS, value: address })
+    }
+
+    /// Stores 1 to 8 bytes; where a page ends between them both are translated before either changes.
+    pub(crate) fn store(&mut self, address: u64, size: u64, value: u64) -> Result<(), Trap> {
+        if (address & 0xfff) + size > 0x1000 {
+            self.translate(address, Access::Store)?;
+            self.translate(address.wrapping_add(size - 1), Access::Store)?;
+            for at in 0..size {
+                self.store(address.wrapping_add(at), 1, value >> (8 * at) & 0xff)?;
+            }
+            return Ok(());
+        }
+        let physical = self.translate(address, Access::Store)?;
+        self.write(physical, size, value).ok_or(Trap { cause: STORE_ACCESS, value: address })
+    }
+}
