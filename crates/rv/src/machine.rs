@@ -16,6 +16,9 @@ pub const TICKS: u32 = 10_000_000;
 /// So many instructions pass at most until an interrupt is taken.
 const STRIDE: u64 = 64;
 
+/// A timer set later than this, some 2,900 years, counts as none: the guest's clock never overflows.
+const LATEST: u64 = u64::MAX / PER_TICK / 2;
+
 /// A privilege mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
@@ -207,10 +210,10 @@ impl Machine {
     fn wake(&mut self) -> bool {
         if self.pending() & self.csr.mie == 0 {
             let timer = if self.serves_sbi { 1 << 5 } else { 1 << 7 };
-            if self.timer == u64::MAX || self.csr.mie & timer == 0 {
+            if self.timer > LATEST || self.csr.mie & timer == 0 {
                 return false;
             }
-            let due = self.timer.saturating_mul(PER_TICK);
+            let due = self.timer * PER_TICK;
             self.idle = self.idle.max(due.saturating_sub(self.instructions));
         }
         self.waits = false;

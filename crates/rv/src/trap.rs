@@ -71,7 +71,8 @@ impl Machine {
             self.mode = Mode::Machine;
             self.csr.mtvec
         };
-        self.pc = (vector & !3) + if interrupt && vector & 1 != 0 { 4 * code } else { 0 };
+        let beyond = if interrupt && vector & 1 != 0 { 4 * code } else { 0 };
+        self.pc = (vector & !3).wrapping_add(beyond);
         self.flush();
     }
 

@@ -1,0 +1,163 @@
+//! Whole programs on the machine, and that nothing but inputs decides where it goes.
+
+use rv::{Input, Machine, Output, RAM, Stop};
+
+fn addi(rd: u32, rs1: u32, immediate: i32) -> u32 {
+    (immediate as u32) << 20 | rs1 << 15 | rd << 7 | 0x13
+}
+
+fn lui(rd: u32, upper: u32) -> u32 {
+    upper << 12 | rd << 7 | 0x37
+}
+
+fn csrrw(rd: u32, number: u32, rs1: u32) -> u32 {
+    number << 20 | rs1 << 15 | 1 << 12 | rd << 7 | 0x73
+}
+
+fn store(size: u32, rs2: u32, rs1: u32) -> u32 {
+    rs2 << 20 | rs1 << 15 | size << 12 | 0x23
+}
+
+const WFI: u32 = 0x1050_0073;
+/// `j .`
+const STAY: u32 = 0x6f;
+const MTVEC: u32 = 0x305;
+const MIE: u32 = 0x304;
+const MSTATUS: u32 = 0x300;
+const MCAUSE: u32 = 0x342;
+
+fn load(program: &[u32]) -> Machine {
+    let mut machine = Machine::new(1 << 20);
+    let bytes: Vec<u8> = program.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert!(machine.put(RAM, &bytes));
+    machine
+}
+
+/// A fixed sequence of words.
+fn draw(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// RAM full of words, most of them valid instructions of some class.
+fn hostile(seed: u64) -> Machine {
+    const OPCODES: [u32; 22] = [
+        0x37, 0x17, 0x6f, 0x67, 0x63, 0x03, 0x23, 0x13, 0x1b, 0x33, 0x3b, 0x0f, 0x2f, 0x73, 0x07, 0x27, 0x43,
+        0x47, 0x4b, 0x4f, 0x53, 0x73,
+    ];
+    let mut state = seed * 2 + 1;
+    let words: Vec<u32> = (0..4096)
+        .map(|at| match at {
+            // Handlers in RAM, the floating-point unit on, pointers to RAM and to devices.
+            0 => 0x17 | 5 << 7,
+            1 => csrrw(0, MTVEC, 5),
+            2 => lui(6, 6),
+            3 => csrrw(0, MSTATUS, 6),
+            4 => lui(10, 0x1_0000),
+            5 => lui(11, 0x2004),
+            6 => lui(12, 0xc200),
+            _ => {
+                let word = draw(&mut state) as u32;
+                let opcode = OPCODES[(draw(&mut state) % 22) as usize];
+                if word & 0x300 == 0 { word } else { word & !0x7f | opcode }
+            }
+        })
+        .collect();
+    load(&words)
+}
+
+#[test]
+fn a_loop_counts() {
+    // a0 = 0; a1 = 10; do { a0 += a1; a1 -= 1 } while (a1 != 0)
+    let back = 0xfe05_9ce3;
+    let mut machine = load(&[addi(10, 0, 0), addi(11, 0, 10), 0x00b5_0533, addi(11, 11, -1), back, STAY]);
+    assert_eq!(machine.run(100), Stop::Reached);
+    assert_eq!((machine.x(10), machine.x(32)), (55, RAM + 20));
+}
+
+#[test]
+fn an_illegal_instruction_goes_to_the_handler() {
+    let handler = [0, 0, 0, csrrw(10, MCAUSE, 0), STAY];
+    let mut program = vec![0x17 | 5 << 7, addi(5, 5, 24), csrrw(0, MTVEC, 5)];
+    program.extend(handler);
+    let mut machine = load(&program);
+    machine.run(20);
+    assert_eq!((machine.x(10), machine.x(32)), (2, RAM + 28));
+}
+
+#[test]
+fn waiting_goes_to_the_timer_or_ends_the_run() {
+    // The timer's interrupt allowed in `mie`, not taken: `wfi` ends all the same.
+    let allow = [addi(5, 0, 0x80), csrrw(0, MIE, 5)];
+    let mut machine = load(&[allow[0], allow[1], WFI, STAY]);
+    assert_eq!(machine.run(100), Stop::Idle);
+    assert_eq!(machine.instructions(), 3);
+    let mut machine = load(&[
+        allow[0],
+        allow[1],
+        lui(6, 0x2004),
+        addi(7, 0, 1000),
+        store(3, 7, 6),
+        WFI,
+        csrrw(10, 0xc01, 0) & !0xf_8000 | 2 << 12,
+        STAY,
+    ]);
+    assert_eq!(machine.run(9), Stop::Reached);
+    assert_eq!(machine.x(10), 1000, "the clock stands where the timer was set to");
+    // So far ahead that the clock would overflow: as if there were none.
+    let mut machine = load(&[allow[0], allow[1], lui(6, 0x2004), addi(7, 0, -2), store(3, 7, 6), WFI, STAY]);
+    assert_eq!(machine.run(1000), Stop::Idle);
+}
+
+#[test]
+fn the_serial_port_sends_and_receives() {
+    // Reads what was received, adds one, sends it.
+    let mut machine =
+        load(&[lui(6, 0x1_0000), 6 << 15 | 4 << 12 | 7 << 7 | 3, addi(7, 7, 1), store(0, 7, 6), STAY]);
+    machine.input(Input::Console(b"a".to_vec()));
+    machine.run(10);
+    assert_eq!(machine.outputs(), [Output::Console(b'b')]);
+}
+
+#[test]
+fn where_a_run_is_cut_does_not_matter() {
+    for seed in 1..40 {
+        let (mut whole, mut cut) = (hostile(seed), hostile(seed));
+        let mut state = seed;
+        let (mut told, mut told_cut) = (Vec::new(), Vec::new());
+        for until in [500, 1000, 5000] {
+            let stop = whole.run(until);
+            told.extend(whole.outputs());
+            while cut.instructions() < whole.instructions() {
+                let next = (cut.instructions() + 1 + draw(&mut state) % 100).min(whole.instructions());
+                cut.run(next);
+                told_cut.extend(cut.outputs());
+            }
+            cut.run(until);
+            told_cut.extend(cut.outputs());
+            assert_eq!(whole.hash(), cut.hash(), "seed {seed}, {stop:?} before {until}");
+            for machine in [&mut whole, &mut cut] {
+                machine.input(Input::Console(vec![seed as u8]));
+            }
+        }
+        assert_eq!(told, told_cut);
+    }
+}
+
+#[test]
+fn an_input_changes_the_state() {
+    let (mut with, mut without) = (hostile(3), hostile(3));
+    with.input(Input::Console(b"x".to_vec()));
+    with.run(1);
+    without.run(1);
+    assert_ne!(with.hash(), without.hash());
+}
+
+#[test]
+fn no_program_makes_the_machine_panic() {
+    for seed in 1..300 {
+        hostile(seed).run(5000);
+    }
+}
