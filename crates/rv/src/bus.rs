@@ -69,7 +69,7 @@ impl Machine {
 
     fn read_clint(&self, offset: u64, size: u64) -> Option<u64> {
         let (register, shift) = (offset & !7, 8 * (offset & 7));
-        if offset % size != 0 {
+        if !offset.is_multiple_of(size) {
             return None;
         }
         let value = match register {

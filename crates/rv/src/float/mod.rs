@@ -1,7 +1,7 @@
 //! Owns floating-point arithmetic with integers: bit-exact, all five rounding modes, all five flags.
 //!
 //! A finite number is `significand × 2^exponent`. Every operation computes a significand that is exact, or whose
-//! lowest bit stands for "more follows" (a sticky bit), and [`round`](rounding::round) makes a number of it once.
+//! lowest bit stands for "more follows" (a sticky bit), and `rounding::round` makes a number of it once.
 //! Underflow is found after rounding, as RISC-V asks.
 
 mod arithmetic;
