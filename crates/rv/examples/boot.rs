@@ -1,6 +1,8 @@
 //! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [INSTRUCTIONS]`.
 //! Every 100 million instructions the state hash goes to the standard error: two runs must tell the same.
 
+#![forbid(unsafe_code)]
+
 use rv::{Machine, Output, Stop};
 use std::io::Write;
 

@@ -1,5 +1,7 @@
 //! Whole programs on the machine, and that nothing but inputs decides where it goes.
 
+#![forbid(unsafe_code)]
+
 use rv::{Input, Machine, Output, RAM, Stop};
 
 fn addi(rd: u32, rs1: u32, immediate: i32) -> u32 {
