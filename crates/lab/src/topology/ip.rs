@@ -101,6 +101,23 @@ pub fn heal(switch: &Namespace, host: &Namespace, cables: &[Cable]) -> Result<()
     Ok(())
 }
 
+/// What this machine sends to `to` on the replication network goes to nobody from now on, silently; what comes from
+/// there still comes.
+pub fn misdirect(host: &Namespace, to: Ipv4Addr) -> Result<(), LabError> {
+    // A locally administered address that no interface has.
+    batch(host, &format!("neigh replace {to} lladdr 02:00:00:00:00:99 nud permanent dev repl0\n"))
+}
+
+/// It is found again.
+pub fn redirect(host: &Namespace, to: Ipv4Addr) -> Result<(), LabError> {
+    batch(host, &format!("neigh del {to} dev repl0\n"))
+}
+
+/// The longest packet that a cable carries from now on; longer ones are lost without a word to whoever sent them.
+pub fn narrow(switch: &Namespace, cable: &Cable, bytes: u32) -> Result<(), LabError> {
+    batch(switch, &format!("link set {} mtu {bytes}\n", cable.port))
+}
+
 fn set_lines(cables: &[Cable], state: &str) -> String {
     cables.iter().map(|cable| format!("link set {} {state}\n", cable.port)).collect()
 }

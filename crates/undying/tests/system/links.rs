@@ -1,7 +1,10 @@
-//! Cut links while both hosts live: exactly one of them goes on.
+//! Bad links while both hosts live - cut, one-way, flapping, too narrow: exactly one of them goes on.
 
-use crate::kit::{Setup, look, possible};
+use crate::kit::{Setup, look, possible, wait_for};
+use host::api::types::{ProtectRequest, RepairRequest};
 use lab::topology::Link;
+use protocol::HostName;
+use std::time::Duration;
 
 #[test]
 fn the_replication_link_is_cut_and_exactly_one_host_goes_on() {
@@ -44,7 +47,7 @@ fn an_agent_cut_off_from_everything_ends_its_copy_when_it_is_fenced() {
     loaded.cluster.lab.cut_link(Link::Uplink("alpha")).expect("cut");
     let before = loaded.status("alpha").epoch;
     let epochs = || (loaded.status("alpha").epoch > before + 40).then_some(());
-    crate::kit::wait_for("more epochs", epochs, || look::logs(&loaded.cluster));
+    wait_for("more epochs", epochs, || look::logs(&loaded.cluster));
     assert_eq!(loaded.status("alpha").phase, "protected");
     assert!(!look::has_event(&loaded.cluster, "alpha", "backup_lost", mark));
     // Now the other cable: one of the two goes on. The clients reach the VM only at beta.
@@ -54,6 +57,77 @@ fn an_agent_cut_off_from_everything_ends_its_copy_when_it_is_fenced() {
         qemu.wait_gone();
     }
     loaded.cluster.lab.heal_link(Link::All("alpha")).expect("healed");
+    loaded.progress();
+    loaded.verdict();
+}
+
+#[test]
+fn on_a_link_that_works_in_one_direction_exactly_one_host_goes_on() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("oneway").start();
+    let (mut at, mut by) = ("alpha", "beta");
+    // Heartbeats and checkpoints are lost, and pulses come; then acknowledgements are lost, and heartbeats come.
+    for owner_is_heard in [false, true] {
+        let (mute, deaf) = if owner_is_heard { (by, at) } else { (at, by) };
+        loaded.cluster.lab.mute(mute, deaf).expect("muted");
+        let (winner, loser) = loaded.winner();
+        assert_eq!(look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm), [winner]);
+        loaded.progress();
+        loaded.cluster.lab.unmute(mute, deaf).expect("heard again");
+        loaded.protect(winner, loser);
+        loaded.progress();
+        (at, by) = (winner, loser);
+    }
+    loaded.verdict();
+}
+
+#[test]
+fn a_link_that_loses_long_packets_ends_protection_and_not_the_guest() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("narrow").start();
+    let mark = look::mark(&loaded.cluster, "alpha");
+    // Heartbeats and pulses pass, pages do not.
+    loaded.cluster.lab.narrow_link("beta", 600).expect("narrow");
+    look::event(&loaded.cluster, "alpha", "unprotected", mark);
+    assert_eq!(look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm), ["alpha"]);
+    loaded.progress();
+    loaded.cluster.lab.narrow_link("beta", 1_500).expect("wide");
+    loaded.protect("alpha", "beta");
+    loaded.fails_over("alpha", "beta");
+    loaded.verdict();
+}
+
+#[test]
+fn a_flapping_link_ends_neither_the_vm_nor_in_endless_failovers() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("flap").boot().load("log");
+    let request = ProtectRequest {
+        repair: RepairRequest::default(),
+        ..ProtectRequest::even(HostName::new("beta").expect("a name"), 25_000)
+    };
+    loaded.cluster.protect_as(&loaded.vm, "alpha", &request).expect("it is protected");
+    // Down for longer than the time-out, and up for long enough to be protected again.
+    for _ in 0..6 {
+        loaded.cluster.lab.cut_link(Link::Replication("beta")).expect("cut");
+        std::thread::sleep(Duration::from_millis(1_200));
+        loaded.cluster.lab.heal_link(Link::Replication("beta")).expect("healed");
+        std::thread::sleep(Duration::from_millis(800));
+    }
+    let calm = || {
+        let owners = look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm);
+        let [owner] = owners.as_slice() else { return None };
+        let status = look::status(&loaded.cluster, owner, &loaded.vm)?;
+        (status.phase == "protected").then_some(status)
+    };
+    let status = wait_for("the VM, protected again", calm, || look::logs(&loaded.cluster));
+    // Each loss takes one term, and pauses between tries double: without them it would be lost six times.
+    assert!(status.term <= 6, "{} terms: {}", status.term, look::logs(&loaded.cluster));
     loaded.progress();
     loaded.verdict();
 }
