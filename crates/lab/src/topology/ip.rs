@@ -113,11 +113,6 @@ pub fn redirect(host: &Namespace, to: Ipv4Addr) -> Result<(), LabError> {
     batch(host, &format!("neigh del {to} dev repl0\n"))
 }
 
-/// The longest packet that a cable carries from now on; longer ones are lost without a word to whoever sent them.
-pub fn narrow(switch: &Namespace, cable: &Cable, bytes: u32) -> Result<(), LabError> {
-    batch(switch, &format!("link set {} mtu {bytes}\n", cable.port))
-}
-
 fn set_lines(cables: &[Cable], state: &str) -> String {
     cables.iter().map(|cable| format!("link set {} {state}\n", cable.port)).collect()
 }

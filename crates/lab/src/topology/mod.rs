@@ -303,15 +303,6 @@ impl Lab {
         ip::redirect(&self.host(from)?, self.replication_address(to)?)
     }
 
-    /// A host's replication link carries packets of at most so many bytes (1,500 is all): longer ones are lost.
-    ///
-    /// # Errors
-    /// There is no such host, or `ip` fails.
-    pub fn narrow_link(&self, host: &str, bytes: u32) -> Result<(), LabError> {
-        self.host(host)?;
-        ip::narrow(&self.switch, &ip::Cable::replication(host), bytes)
-    }
-
     fn cables(&self, link: Link<'_>) -> Result<(Namespace, Vec<ip::Cable>), LabError> {
         let (host, cables) = match link {
             Link::Replication(host) => (host, vec![ip::Cable::replication(host)]),

@@ -67,7 +67,7 @@ fn a_backup_that_is_not_alike_is_refused() {
     let unknown = loaded.ask_protect("alpha", "gamma").expect_err("refused").to_string();
     assert!(unknown.contains("gamma is not among this host's peers (beta)"), "{unknown}");
     let itself = loaded.ask_protect("alpha", "alpha").expect_err("refused").to_string();
-    assert!(itself.contains("alpha is not among"), "{itself}");
+    assert!(itself.contains("by alpha, where it runs"), "{itself}");
 
     beta.output(Command::new("ip").args(["link", "delete", "br0"])).expect("the bridge goes");
     comes_to_nothing(&loaded, &["no bridge br0", "ip link add br0 type bridge"]);
