@@ -119,10 +119,11 @@ fn commands(told: &Told) -> Vec<String> {
         format!("cargo xtask {words}"),
         "# what it did, in the words of undying's command line".into(),
         "undying arbiter init DIR                            # storage that both hosts reach".into(),
+        "undying host init alpha.toml                        # on alpha; likewise on beta; then each trusts the other".into(),
         "undying host --config alpha.toml                    # on alpha; likewise on beta".into(),
         "undying vm start web.toml                           # on alpha".into(),
-        format!("undying vm protect web --to beta --interval {interval}ms   # on alpha"),
-        "# alpha dies; on beta nothing has to be done. alpha comes back".into(),
-        format!("undying vm protect web --to alpha --interval {interval}ms  # on beta"),
+        format!("undying vm protect web --to beta --interval {interval}ms --no-repair   # on alpha"),
+        "# alpha dies; on beta nothing has to be done. alpha comes back; without --no-repair it becomes the backup by itself".into(),
+        format!("undying vm protect web --to alpha --interval {interval}ms --no-repair  # on beta"),
     ]
 }
