@@ -172,6 +172,8 @@ mod tests {
         alpha
     }
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[test]
     fn it_answers_hosts_and_refuses_vms_and_never_begins_anew_by_itself() {
         let place = tempfile::tempdir().unwrap();
@@ -197,11 +199,12 @@ mod tests {
         client.claim(&Claim { host: alpha.host().clone(), ..of_beta.clone() }).unwrap();
         let error = client.mark_stopped(&of_beta.vm, Term(1), &of_beta.host).unwrap_err().to_string();
         assert!(error.contains("in the name of host beta"), "{error}");
-        assert_eq!(witness.events(0).len(), 1, "told, and the second time held back");
+        assert_eq!(witness.wait_events(0, PATIENCE).len(), 1, "told, and the second time held back");
         config.trust().distrust(alpha.host(), None).unwrap();
         let error = client.identity().unwrap_err();
         assert!(error.is_unreachable() && error.to_string().contains("revoked"), "{error}");
-        assert_eq!(witness.events(1)[0].what["reason"], "revoked");
+        // Told behind the answer.
+        assert_eq!(witness.wait_events(1, PATIENCE)[0].what["reason"], "revoked");
         let request = StartRequest {
             spec: String::new(),
             base_dir: "/".into(),
