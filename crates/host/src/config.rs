@@ -2,6 +2,7 @@
 
 pub use crate::arbiters::ArbiterConfig;
 pub use crate::peers::PeerConfig;
+use protocol::timing::LONGEST_TIMEOUT;
 use protocol::{HostName, Micros, Timing};
 use qemu::spec::MemorySize;
 use serde::Deserialize;
@@ -190,19 +191,37 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, Co
 }
 
 /// When a silent host is suspected.
+///
+/// ```toml
+/// [detection]
+/// heartbeat_ms = 30
+/// timeout_ms = 300
+/// timeout_max_ms = 1500
+/// ```
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectionConfig {
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,
-    /// Milliseconds of silence after which a backup asks for the next term.
+    /// Milliseconds of silence after which a backup asks for the next term, on a link that is not known to be late. Never
+    /// does it ask sooner.
     pub timeout_ms: u64,
+    /// Most that this grows to on a link that is known to be late; five times `timeout_ms` if it is not said. Equal to
+    /// `timeout_ms`: the time-out is fixed.
+    pub timeout_max_ms: Option<u64>,
 }
+
+/// The longest time-out, in shortest ones, where the configuration does not say it.
+const GROWTH: u64 = 5;
 
 impl Default for DetectionConfig {
     fn default() -> Self {
         let timing = Timing::default();
-        Self { heartbeat_ms: timing.heartbeat.0 / 1_000, timeout_ms: timing.timeout.0 / 1_000 }
+        Self {
+            heartbeat_ms: timing.heartbeat.0 / 1_000,
+            timeout_ms: timing.timeout.0 / 1_000,
+            timeout_max_ms: None,
+        }
     }
 }
 
@@ -241,10 +260,16 @@ impl HostConfig {
     #[must_use]
     pub fn timing(&self, interval: Micros, max_in_flight: Option<u32>) -> Timing {
         let default = Timing::default();
+        let shortest = Micros::from_millis(self.detection.timeout_ms);
+        let longest = match self.detection.timeout_max_ms {
+            Some(ms) => Micros::from_millis(ms),
+            None => Micros(shortest.0 * GROWTH).min(LONGEST_TIMEOUT),
+        };
         Timing {
             interval,
             heartbeat: Micros::from_millis(self.detection.heartbeat_ms),
-            timeout: Micros::from_millis(self.detection.timeout_ms),
+            timeout: shortest,
+            timeout_max: longest,
             disconnect_grace: Micros::from_millis(self.detection.heartbeat_ms),
             max_in_flight: max_in_flight.unwrap_or(default.max_in_flight),
             ..default
@@ -312,8 +337,25 @@ mod tests {
 
     #[test]
     fn times_that_do_not_fit_are_refused() {
-        let bad = format!("{GOOD}\n[detection]\nheartbeat_ms = 100\ntimeout_ms = 200\n");
-        let error = HostConfig::parse(Path::new("host.toml"), &bad).unwrap_err();
-        assert!(matches!(error, ConfigError::Timing { .. }));
+        for bad in ["heartbeat_ms = 100\ntimeout_ms = 200", "timeout_max_ms = 299", "timeout_max_ms = 60001"]
+        {
+            let bad = format!("{GOOD}\n[detection]\n{bad}\n");
+            let error = HostConfig::parse(Path::new("host.toml"), &bad).unwrap_err();
+            assert!(matches!(error, ConfigError::Timing { .. }));
+        }
+    }
+
+    #[test]
+    fn the_longest_time_out_is_five_of_the_shortest_unless_it_is_said() {
+        let times = |section: &str| {
+            let text = format!("{GOOD}\n[detection]\n{section}\n");
+            let timing =
+                HostConfig::parse(Path::new("host.toml"), &text).unwrap().timing(Micros(25_000), None);
+            (timing.timeout.0 / 1_000, timing.timeout_max.0 / 1_000, timing.adapts())
+        };
+        assert_eq!(times(""), (300, 1_500, true));
+        assert_eq!(times("heartbeat_ms = 50\ntimeout_ms = 1000"), (1_000, 5_000, true));
+        assert_eq!(times("timeout_ms = 20000"), (20_000, 60_000, true));
+        assert_eq!(times("timeout_ms = 400\ntimeout_max_ms = 400"), (400, 400, false));
     }
 }

@@ -1,11 +1,13 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
 use crate::api::types::{
-    CopyProgress, FollowOutput, GateStatus, Measured, PacingStatus, RepairStatus, Role, Summary, VmStatus,
+    CopyProgress, DetectionStatus, FollowOutput, GateStatus, Measured, PacingStatus, RepairStatus, Role,
+    Summary, VmStatus,
 };
 use crate::disks::Disks;
 use crate::measure::Measurements;
 use crate::speed::CopySpeed;
+use protocol::detector::Listening;
 use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +48,8 @@ pub struct Snapshot {
     pub pacing: PacingView,
     /// Memory of the agent for this VM.
     pub agent_bytes: u64,
+    /// How it listens to the other host.
+    pub listening: Option<Listening>,
 }
 
 /// What does not change while a process of the VM lives.
@@ -265,6 +269,7 @@ impl VmHandle {
             measured,
             gate,
             agent_bytes: snapshot.agent_bytes,
+            detection: snapshot.listening.map(DetectionStatus::from),
             disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
             journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
             copy_rate: state.copy_rate,

@@ -62,6 +62,8 @@ pub(crate) fn timing() -> Timing {
         pacing: Pacing::Even,
         heartbeat: HEARTBEAT,
         timeout: Micros(4 * HEARTBEAT.0),
+        // Fixed: what is learnt of a link would be a part of every state, and decides nothing but when to ask.
+        timeout_max: Micros(4 * HEARTBEAT.0),
         disconnect_grace: UNIT,
         // Never within a behaviour: an alive backup that does not acknowledge is the simulator's.
         stall: Micros(1_000 * HEARTBEAT.0),

@@ -1,28 +1,19 @@
 //! Owns what is held against the promises. The judge sees what no host can: every life of the VM and everything that
-//! left a host. It uses nothing that the machines say of themselves but the reason of a promotion, which only widens
-//! what is tolerated of an old owner.
+//! left a host. It uses nothing that the machines say of themselves.
 //!
 //! A *life* is one execution of the VM. A promotion begins a new one from a checkpoint of an older one. That two run is
 //! allowed: an old owner runs on, unheard, until it learns that it is one. What is forbidden is that two are heard.
 
-use crate::bounds::{Clocks, timing};
+use crate::bounds::Clocks;
 use crate::gate::Mode;
 use crate::world::{HostId, Role, World};
-use protocol::{Instant, Term};
+use protocol::Term;
 
 /// What a checkpoint holds: the guest after so many steps of that life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Snapshot {
     pub(crate) life: u8,
     pub(crate) step: u8,
-}
-
-/// Why the old owner is no more, as the backup sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Cause {
-    Silence,
-    Disconnect,
-    Given,
 }
 
 /// A promise that was broken.
@@ -43,18 +34,12 @@ pub(crate) enum Broken {
     OldOwnerHeard = 32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Successor {
-    step: u8,
-    cause: Cause,
-    at: Instant,
-}
-
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct Life {
     /// Newest step of which output left.
     released: u8,
-    successor: Option<Successor>,
+    /// From which of its steps another life goes on.
+    successor: Option<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,27 +73,23 @@ impl World {
             self.judge.breaks(Broken::NotOwner);
         }
         self.judge.failed_over |= life > 0;
-        let (clock, shared) = (self.hosts[host.index()].clock, self.clocks == Clocks::Shared);
+        let shared = self.clocks == Clocks::Shared;
         let of = &mut self.judge.lives[usize::from(life)];
         of.released = of.released.max(step);
-        let Some(successor) = of.successor.clone() else { return };
-        if step > successor.step {
+        let Some(goes_on_from) = of.successor else { return };
+        if step > goes_on_from {
             self.judge.breaks(Broken::ReleasedAndLost);
         }
-        // After the end of a connection the backup claims after the grace, not after the time-out that a lease is made
-        // from: until then acknowledged output may still leave. `docs/next.md` owns up to it.
-        let leased = successor.cause == Cause::Disconnect && clock <= successor.at + timing().timeout;
-        if shared && !leased {
+        if shared {
             self.judge.breaks(Broken::OldOwnerHeard);
         }
     }
 
     /// A VM goes on from a checkpoint; returns its life.
-    pub(crate) fn new_life(&mut self, host: HostId, from: Snapshot, cause: Cause) -> u8 {
-        let at = self.hosts[host.index()].clock;
+    pub(crate) fn new_life(&mut self, from: Snapshot) -> u8 {
         let parent = &mut self.judge.lives[usize::from(from.life)];
         let (lost, second) = (parent.released > from.step, parent.successor.is_some());
-        parent.successor = Some(Successor { step: from.step, cause, at });
+        parent.successor = Some(from.step);
         if lost {
             self.judge.breaks(Broken::ReleasedAndLost);
         }

@@ -4,15 +4,15 @@
 //! # Fault model
 //! A standby's process may die; the journal or a promotion may fail.
 
-use crate::judge::{Broken, Cause, Snapshot};
+use crate::judge::{Broken, Snapshot};
 use crate::network::Item;
 use crate::owner::{BULK_BYTES, Vm};
 use crate::world::{HostId, Incoming, Role, World};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
-use protocol::notice::{LinkLoss, Notice};
+use protocol::notice::LinkLoss;
 use protocol::resync::Offer;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary};
-use protocol::{Epoch, Grant};
+use protocol::{Epoch, Grant, Instant};
 use std::collections::VecDeque;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,8 +23,8 @@ pub(crate) struct Standby {
     staged: Vec<(Epoch, Snapshot)>,
     /// What the journal was asked to make durable, in this order.
     persisting: VecDeque<(Conn, Epoch)>,
-    promotion: Option<(Grant, Epoch)>,
-    cause: Cause,
+    /// Not before this instant.
+    promotion: Option<(Grant, Epoch, Instant)>,
     alive: bool,
 }
 
@@ -36,7 +36,6 @@ impl Standby {
             staged: Vec::new(),
             persisting: VecDeque::new(),
             promotion: None,
-            cause: Cause::Silence,
             alive: false,
         }
     }
@@ -49,7 +48,11 @@ impl Standby {
         !self.persisting.is_empty()
     }
 
-    pub(crate) fn promotes(&self) -> bool {
+    pub(crate) fn promotes(&self, now: Instant) -> bool {
+        self.promotion.as_ref().is_some_and(|&(.., not_before)| now >= not_before)
+    }
+
+    pub(crate) fn is_promoting(&self) -> bool {
         self.promotion.is_some()
     }
 }
@@ -182,15 +185,15 @@ impl World {
     /// The VM goes on here, or it cannot.
     pub(crate) fn promote(&mut self, host: HostId, fails: bool) {
         let Some(standby) = self.standby(host) else { return };
-        let Some((grant, epoch)) = standby.promotion.take() else { return };
-        let (image, cause, alive) = (standby.image, standby.cause, standby.alive);
+        let Some((grant, epoch, _)) = standby.promotion.take() else { return };
+        let (image, alive) = (standby.image, standby.alive);
         let Some((applied, from)) = image.filter(|_| alive && !fails) else {
             return self.drive_backup(host, Event::PromotionFailed("the devices could not be loaded".into()));
         };
         if applied != epoch {
             self.judge.breaks(Broken::NotWhole);
         }
-        let life = self.new_life(host, from, cause);
+        let life = self.new_life(from);
         self.drive_backup(host, Event::Promoted);
         self.become_owner(host, grant, Vm::new(life, from.step));
     }
@@ -210,22 +213,16 @@ impl Standby {
                 self.image = at.map(|at| self.staged.remove(at)).or(self.image);
             }
             Action::DropStaged => self.staged.clear(),
-            Action::Promote(grant, epoch) => self.promotion = Some((grant, epoch)),
+            Action::Promote(grant, epoch, not_before) => self.promotion = Some((grant, epoch, not_before)),
             Action::Discard => (self.image, self.alive) = (None, false),
-            Action::Notice(notice) => self.heed(&notice),
             // Copies are blank here: nothing is compared.
-            Action::Compare(..) | Action::Send(..) | Action::Close(_) | Action::Claim(_) => {}
+            Action::Notice(_)
+            | Action::Compare(..)
+            | Action::Send(..)
+            | Action::Close(_)
+            | Action::Claim(_) => {}
         }
         None
-    }
-
-    fn heed(&mut self, notice: &Notice) {
-        self.cause = match notice {
-            Notice::PrimaryLost { why: LinkLoss::Silent(_), .. } => Cause::Silence,
-            Notice::PrimaryLost { .. } => Cause::Disconnect,
-            Notice::TakingOver { .. } => Cause::Given,
-            _ => return,
-        };
     }
 
     /// The term for which this copy must be kept, unless it breaks by itself.

@@ -145,8 +145,10 @@ impl World {
                     steps.push(Step::Persisted(id));
                     faults.push(Fault::JournalFails(id));
                 }
-                if standby.promotes() {
+                if standby.promotes(host.clock) {
                     steps.push(Step::Promote(id));
+                }
+                if standby.is_promoting() {
                     faults.push(Fault::PromotionFails(id));
                 }
                 if standby.is_alive() {

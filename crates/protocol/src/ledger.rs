@@ -104,6 +104,12 @@ impl Ledger {
         self.waiting.push_back((epoch, cut_at));
     }
 
+    /// Plants a bug: a lease that nobody promised.
+    #[cfg(feature = "planted")]
+    pub fn plant_lease(&mut self, lease: Micros) {
+        self.lease = lease;
+    }
+
     /// Takes an echo of this host's clock.
     ///
     /// # Errors

@@ -51,6 +51,8 @@ pub struct Planted {
     pub apply_partial_disk: bool,
     /// An old owner that comes back as a backup does not say what it wrote and nobody acknowledged.
     pub hide_own_writes: bool,
+    /// An owner takes its lease from the time-out that its backup has learnt, not from the shortest one, which is promised.
+    pub lease_from_learnt: bool,
     /// An owner forgets what is acknowledged although its own disk does not durably have it.
     pub forget_unsynced: bool,
 }

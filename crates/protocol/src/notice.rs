@@ -18,6 +18,11 @@ pub enum LinkLoss {
     /// Nothing was heard for the time-out.
     #[error("nothing was heard from the other host for {0} ms")]
     Silent(u64),
+    /// The other side is heard, and says that it does not hear this one.
+    #[error(
+        "the backup is heard, but has heard nothing from this host for {0} ms: the link works in one direction only"
+    )]
+    Unheard(u64),
     /// Heartbeats come, acknowledgements do not.
     #[error("the backup is alive but has not acknowledged a checkpoint for {0} ms")]
     Stalled(u64),

@@ -13,9 +13,12 @@ pub struct Timing {
     pub pacing: Pacing,
     /// Time between heartbeats, in both directions.
     pub heartbeat: Micros,
-    /// A backup that heard nothing for so long asks for the next term. A primary asks after three quarters of
-    /// it, so that the incumbent goes first when only the link died.
+    /// A backup that heard nothing for so long asks for the next term, on a link that is as quiet as it was always; no
+    /// backup ever asks sooner, and leases rest on that. A primary asks after three quarters of what its backup goes by,
+    /// so that the incumbent goes first when only the link died.
     pub timeout: Micros,
+    /// Most that the time-out grows to on a link that is known to be late. Equal to `timeout`: it is fixed.
+    pub timeout_max: Micros,
     /// A connection that ended (and did not just fall silent) is taken for a death after so long.
     pub disconnect_grace: Micros,
     /// A backup that is alive but has not acknowledged a checkpoint, or not in time for its output to leave (see
@@ -40,6 +43,16 @@ pub enum TimingError {
         /// Microseconds.
         heartbeat: u64,
     },
+    /// Bounds the wrong way round.
+    #[error(
+        "the longest time-out ({most} µs) must not be shorter than the shortest ({least} µs), nor longer than a minute"
+    )]
+    TimeoutMax {
+        /// Microseconds.
+        least: u64,
+        /// Microseconds.
+        most: u64,
+    },
     /// An interval that makes no sense.
     #[error("the checkpoint interval must be between 1 ms and 10 s, not {0} µs")]
     Interval(u64),
@@ -54,6 +67,9 @@ pub enum TimingError {
     InFlight(u32),
 }
 
+/// Nobody waits longer for a sign of life.
+pub const LONGEST_TIMEOUT: Micros = Micros::from_millis(60_000);
+
 impl Default for Timing {
     fn default() -> Self {
         Self {
@@ -61,6 +77,7 @@ impl Default for Timing {
             pacing: Pacing::Even,
             heartbeat: Micros::from_millis(30),
             timeout: Micros::from_millis(300),
+            timeout_max: Micros::from_millis(1_500),
             disconnect_grace: Micros::from_millis(30),
             stall: Micros::from_millis(10_000),
             claim_retry: Micros::from_millis(200),
@@ -77,6 +94,9 @@ impl Timing {
     pub fn check(&self) -> Result<(), TimingError> {
         if self.heartbeat.0 == 0 || self.timeout.0 / 4 < self.heartbeat.0 {
             return Err(TimingError::Timeout { timeout: self.timeout.0, heartbeat: self.heartbeat.0 });
+        }
+        if self.timeout_max < self.timeout || self.timeout_max > LONGEST_TIMEOUT {
+            return Err(TimingError::TimeoutMax { least: self.timeout.0, most: self.timeout_max.0 });
         }
         if !(1_000..=10_000_000).contains(&self.interval.0) {
             return Err(TimingError::Interval(self.interval.0));
@@ -95,14 +115,26 @@ impl Timing {
         Ok(())
     }
 
-    /// After this much silence a primary takes its backup for lost.
+    /// Whether time-outs follow the link.
     #[must_use]
-    pub fn primary_timeout(&self) -> Micros {
-        Micros(self.timeout.0 / 4 * 3)
+    pub fn adapts(&self) -> bool {
+        self.timeout_max > self.timeout
     }
 
-    /// How long after the echoed clock reading output may be released. Shorter than the backup's time-out by a
-    /// tenth, for clocks that run at different speeds.
+    /// The time-out for who would like this one: within the bounds.
+    #[must_use]
+    pub fn bounded(&self, wish: Micros) -> Micros {
+        wish.clamp(self.timeout, self.timeout_max)
+    }
+
+    /// After this much silence a primary takes its backup for lost that goes by this time-out.
+    #[must_use]
+    pub fn primary_timeout(&self, of_backup: Micros) -> Micros {
+        Micros(self.bounded(of_backup).0 / 4 * 3)
+    }
+
+    /// How long after the echoed clock reading output may be released. Shorter than the backup's *shortest* time-out, by
+    /// a tenth for clocks that run at different speeds: what a backup has learnt may be forgotten, a lease may not.
     #[must_use]
     pub fn lease(&self) -> Micros {
         Micros(self.timeout.0 / 10 * 9)

@@ -15,7 +15,7 @@ fn lost() -> Event {
 
 fn promotes(actions: &[Action]) -> Option<(&Grant, Epoch)> {
     actions.iter().find_map(|action| match action {
-        Action::Promote(grant, epoch) => Some((grant, *epoch)),
+        Action::Promote(grant, epoch, _) => Some((grant, *epoch)),
         _ => None,
     })
 }
@@ -252,8 +252,8 @@ fn the_end_of_protection_is_obeyed_unless_the_arbiter_is_asked_already() {
 #[test]
 fn the_newest_clock_reading_is_echoed() {
     let mut standby = Standby::armed();
-    standby.hears(ToBackup::Heartbeat(Instant(77)));
-    standby.hears(ToBackup::Heartbeat(Instant(70)));
+    standby.hears(ToBackup::Heartbeat(beat(Instant(77))));
+    standby.hears(ToBackup::Heartbeat(beat(Instant(70))));
     let pulses = standby.pass(short().heartbeat);
     let echo = pulses.iter().find_map(|action| match action {
         Action::Send(C1, ToPrimary::Pulse(body)) => Some(body.echo),
@@ -267,11 +267,11 @@ fn the_newest_clock_reading_is_echoed() {
 #[test]
 fn a_backup_that_has_claimed_promises_nothing_any_more() {
     let mut standby = Standby::armed();
-    standby.hears(ToBackup::Heartbeat(Instant(77)));
+    standby.hears(ToBackup::Heartbeat(beat(Instant(77))));
     let claiming = standby.pass(short().timeout);
     assert_eq!(standby.phase(), PhaseName::Claiming);
     let echoes = |standby: &mut Standby| {
-        let mut heard = standby.hears(ToBackup::Heartbeat(Instant(900_000)));
+        let mut heard = standby.hears(ToBackup::Heartbeat(beat(Instant(900_000))));
         heard.extend(standby.pass(short().heartbeat));
         let echo = |action: &Action| match action {
             Action::Send(C1, ToPrimary::Pulse(body)) => Some(body.echo),

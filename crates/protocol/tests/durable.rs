@@ -45,7 +45,7 @@ fn promoted_from(standby: &mut Standby) -> u64 {
     let claiming = standby.pass(short().timeout);
     let won = standby.decided(&claiming, "beta");
     let epoch = won.iter().find_map(|action| match action {
-        Action::Promote(_, epoch) => Some(epoch.0),
+        Action::Promote(_, epoch, _) => Some(epoch.0),
         _ => None,
     });
     epoch.unwrap_or_else(|| panic!("no promotion in {won:?}"))
@@ -169,7 +169,7 @@ fn a_promotion_goes_on_from_the_committed_epoch_and_late_answers_change_nothing(
     assert!(claiming.contains(&Action::DropStaged));
     assert_eq!(standby.persisted(2), [], "while it claims");
     let won = standby.decided(&claiming, "beta");
-    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1)))), "{won:?}");
+    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1), _))), "{won:?}");
     assert_eq!(standby.persisted(2), [], "while it promotes");
     assert_eq!(standby.feed(failed(2)), []);
     assert_eq!(standby.machine.standing_by().unwrap().2, Epoch(1));
@@ -203,7 +203,7 @@ fn a_planned_handover_names_a_durable_epoch() {
     standby.receives_disk(2);
     let claiming = standby.hears(ToBackup::Yield(Epoch(1), YieldReason::VmDied));
     let won = standby.decided(&claiming, "beta");
-    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1)))), "{won:?}");
+    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1), _))), "{won:?}");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_vm_that_dies_while_the_first_epoch_persists_goes_on_from_it() {
     let claiming = standby.persisted(1);
     assert_eq!((commits(&claiming), standby.phase()), (vec![1], PhaseName::Claiming));
     let won = standby.decided(&claiming, "beta");
-    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1)))), "{won:?}");
+    assert!(won.iter().any(|action| matches!(action, Action::Promote(_, Epoch(1), _))), "{won:?}");
 
     let mut standby = Standby::copying();
     standby.receives_disk(1);

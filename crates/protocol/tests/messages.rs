@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use protocol::resync::{Base, Offer, Run};
 use protocol::wire::compare::{Ask, Hashes};
 use protocol::wire::{
-    AckBody, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Lack, Refusal, ToBackup, ToPrimary,
+    AckBody, Beat, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Lack, Refusal, ToBackup, ToPrimary,
     YieldReason,
 };
-use protocol::{Epoch, Instant, Session, Term, Timing};
+use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
 
 fn run() -> impl Strategy<Value = Run> {
     any::<(u8, u64, u64)>().prop_map(|(disk, offset, len)| Run { disk, offset, len })
@@ -34,7 +34,8 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
     prop_oneof![
         bytes().prop_map(move |machine| ToBackup::Hello(hello(machine))),
         (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), bytes()).prop_map(commit),
-        any::<u64>().prop_map(|at| ToBackup::Heartbeat(Instant(at))),
+        any::<(u64, u64)>()
+            .prop_map(|(at, wish)| ToBackup::Heartbeat(Beat { at: Instant(at), wish: Micros(wish) })),
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
         prop::collection::vec(run(), 0..5).prop_map(|runs| ToBackup::Ask(Ask { runs })),
@@ -53,13 +54,18 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
             of
         }),
     ];
-    let body = |echo| AckBody { echo: Instant(echo) };
+    let body = |echo, (silence, timeout)| AckBody {
+        echo: Instant(echo),
+        silence: Micros(silence),
+        timeout: Micros(timeout),
+    };
     prop_oneof![
         offer().prop_map(ToPrimary::Accept),
         prop::collection::vec(any::<u128>(), 0..5).prop_map(|sums| ToPrimary::Hashes(Hashes { sums })),
         refusal.prop_map(ToPrimary::Refuse),
-        any::<(u64, u64)>().prop_map(move |(epoch, echo)| ToPrimary::Ack(Epoch(epoch), body(echo))),
-        any::<u64>().prop_map(move |echo| ToPrimary::Pulse(body(echo))),
+        any::<(u64, u64, (u64, u64))>()
+            .prop_map(move |(epoch, echo, rest)| ToPrimary::Ack(Epoch(epoch), body(echo, rest))),
+        any::<(u64, (u64, u64))>().prop_map(move |(echo, rest)| ToPrimary::Pulse(body(echo, rest))),
         ".{0,20}".prop_map(ToPrimary::Broken),
         any::<u64>().prop_map(|term| ToPrimary::Declined(Term(term))),
         any::<u64>().prop_map(|term| ToPrimary::Fenced(Term(term))),

@@ -8,7 +8,7 @@ use protocol::notice::{LinkLoss, Notice};
 use protocol::pacing::{Follow, Pacing};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
 use protocol::resync::Offer;
-use protocol::wire::{AckBody, EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
+use protocol::wire::{EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
 
 fn lost() -> Event {
@@ -29,7 +29,7 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     let copy = owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
     assert!(copy.contains(&Action::StartCopy(S1, Offer::NoDisks)));
     assert!(
-        copy.contains(&Action::Send(S1, ToBackup::Heartbeat(owner.now))),
+        copy.contains(&Action::Send(S1, ToBackup::Heartbeat(beat(owner.now)))),
         "beats as soon as it is accepted"
     );
     phases.push(owner.phase());
@@ -185,7 +185,7 @@ fn a_yield_lost_on_the_way_is_decided_by_the_arbiter() {
     for winner in ["alpha", "beta"] {
         let mut owner = Owner::yielded(timing);
         // Nothing is heard any more: the VM stands still no longer than that takes to be a loss.
-        let claiming = owner.pass(timing.primary_timeout());
+        let claiming = owner.pass(timing.primary_timeout(timing.timeout));
         let decided = owner.decided(&claiming, winner);
         assert_eq!(resumes(&decided), usize::from(winner == "alpha"));
         let phase = if winner == "alpha" { PhaseName::Unprotected } else { PhaseName::Fenced };
@@ -252,7 +252,7 @@ fn unprotect_keeps_protecting_until_the_arbiter_has_spoken() {
         for _ in 0..8 {
             owner.pass(timing.claim_retry.min(timing.heartbeat));
             let echo = owner.now;
-            owner.hears_in(S1, ToPrimary::Pulse(AckBody { echo }));
+            owner.hears_in(S1, ToPrimary::Pulse(answer(echo)));
         }
         assert_eq!(owner.phase(), PhaseName::Protected);
     }
@@ -328,11 +328,11 @@ fn a_frozen_owner_releases_nothing_on_a_stale_acknowledgement() {
     let echo = owner.now;
     // Frozen: no tick, no message, longer than the lease and the time-out.
     owner.now = owner.now + Micros(timing.timeout.0 * 3);
-    let woke = owner.hears_in(S1, ToPrimary::Ack(Epoch(2), AckBody { echo }));
+    let woke = owner.hears_in(S1, ToPrimary::Ack(Epoch(2), answer(echo)));
     assert!(!woke.iter().any(|action| matches!(action, Action::Release(_) | Action::OpenOutput)), "{woke:?}");
     // A fresh echo proves that the backup still stands by: it may leave now.
     let echo = owner.now;
-    let fresh = owner.hears_in(S1, ToPrimary::Pulse(AckBody { echo }));
+    let fresh = owner.hears_in(S1, ToPrimary::Pulse(answer(echo)));
     assert_eq!(fresh.iter().filter(|action| matches!(action, Action::Release(_))).count(), 1);
 }
 
@@ -340,7 +340,7 @@ fn a_frozen_owner_releases_nothing_on_a_stale_acknowledgement() {
 fn silence_of_three_quarters_of_the_time_out_makes_the_owner_ask_first() {
     let timing = short();
     let mut owner = Owner::protected(timing);
-    let before = owner.pass(Micros(timing.primary_timeout().0 - 1));
+    let before = owner.pass(Micros(timing.primary_timeout(timing.timeout).0 - 1));
     assert!(!before.iter().any(|action| matches!(action, Action::Claim(_))));
     // Its checkpoints go on until then; none is acknowledged.
     assert_eq!(claim_in(&owner.pass(Micros(1))).term, Term(2));
@@ -357,7 +357,7 @@ fn a_backup_that_lives_and_never_acknowledges_is_given_up_at_the_very_deadline()
     while owner.phase() == PhaseName::Protected && owner.now < cut_at + timing.stall + timing.heartbeat {
         seen.extend(owner.pass(timing.heartbeat));
         let echo = owner.now;
-        seen.extend(owner.hears_in(S1, ToPrimary::Pulse(AckBody { echo })));
+        seen.extend(owner.hears_in(S1, ToPrimary::Pulse(answer(echo))));
     }
     let stalled = |action: &Action| {
         matches!(action, Action::Notice(Notice::BackupLost { why: LinkLoss::Stalled(_), .. }))
@@ -375,10 +375,10 @@ fn a_backup_whose_every_echo_is_stale_is_given_up_too() {
     let cut_at = owner.now;
     let stale = |now: Instant| Instant(now.0 - timing.lease().0);
     owner.now = owner.now + timing.lease();
-    let mut seen = owner.hears_in(S1, ToPrimary::Ack(Epoch(2), AckBody { echo: stale(owner.now) }));
+    let mut seen = owner.hears_in(S1, ToPrimary::Ack(Epoch(2), answer(stale(owner.now))));
     while owner.phase() == PhaseName::Protected && owner.now <= cut_at + timing.stall {
         seen.extend(owner.pass(timing.heartbeat));
-        seen.extend(owner.hears_in(S1, ToPrimary::Pulse(AckBody { echo: stale(owner.now) })));
+        seen.extend(owner.hears_in(S1, ToPrimary::Pulse(answer(stale(owner.now)))));
     }
     assert!(!seen.iter().any(|action| matches!(action, Action::Release(_))));
     assert_eq!(owner.phase(), PhaseName::Claiming);

@@ -1,13 +1,12 @@
 //! Owns the checkers. They see what no host can, every execution of the VM and everything that left a host, and
-//! use nothing that the machines say of themselves, but for the reason of a promotion, which only widens what is
-//! tolerated of an old owner (see [`World::check_silence`]).
+//! use nothing that the machines say of themselves.
 
 use crate::event::{Event, HostId};
 use crate::failure::Class;
 use crate::gate::Mode;
 use crate::guest::{Guest, Life, Output, Said, Snapshot};
 use crate::report::Count;
-use crate::standby::{Cause, Image};
+use crate::standby::Image;
 use crate::world::World;
 use protocol::{Epoch, Session, Term};
 use std::collections::BTreeMap;
@@ -18,8 +17,8 @@ struct Execution {
     term: Term,
     /// Newest step of which output left.
     released: u64,
-    /// The execution that goes on from a checkpoint of this one: from which step, and how it came about.
-    successor: Option<(Life, u64, Cause, u64)>,
+    /// The execution that goes on from a checkpoint of this one, and from which step.
+    successor: Option<(Life, u64)>,
     /// Said anything to the world.
     spoke: bool,
 }
@@ -94,12 +93,12 @@ impl World {
             let what = format!("{host:?} lets output pass in term {holds}, but term {newest} is granted");
             return self.fail(Class::Ownership, what);
         }
-        if let Some((life, step, cause, at)) = successor {
+        if let Some((life, step)) = successor {
             if output.step > step {
                 let what = format!("{output:?} left, but {life:?} goes on from step {step}");
                 return self.fail(Class::OutputLost, what);
             }
-            self.check_silence(host, output, life, (cause, at));
+            self.check_silence(host, output, life);
         }
         self.check_said(output);
     }
@@ -108,22 +107,12 @@ impl World {
         self.arbiter.owner(self.arbiter.newest()) == Some(&self.hosts[host.0].name)
     }
 
-    /// An old owner must be silent once its successor spoke. Only if the *connection ended* may it release
-    /// acknowledged output for as long as its lease runs: the backup then claims after the grace, not after the
-    /// time-out that the lease is made from.
-    fn check_silence(&mut self, host: HostId, output: Output, successor: Life, (cause, at): (Cause, u64)) {
-        let spoke = self.checks.executions.get(&successor).is_some_and(|execution| execution.spoke);
-        if !spoke {
-            return;
+    /// An old owner must be silent once its successor spoke.
+    fn check_silence(&mut self, host: HostId, output: Output, successor: Life) {
+        if self.checks.executions.get(&successor).is_some_and(|execution| execution.spoke) {
+            let what = format!("{host:?} lets {output:?} leave after {successor:?} spoke");
+            self.fail(Class::OldHostSpoke, what);
         }
-        let leased = self.now <= at + self.plan.timing.timeout.0;
-        if cause == Cause::Disconnect && leased {
-            return self.report.add(Count::LateAfterReset, 1);
-        }
-        self.fail(
-            Class::OldHostSpoke,
-            format!("{host:?} lets {output:?} leave after {successor:?} spoke ({cause:?})"),
-        );
     }
 
     /// What any client could notice: two different packets with one number, two words at one place.
@@ -164,7 +153,6 @@ impl World {
         from: (Term, Session, Epoch),
         image: &Image,
         term: Term,
-        cause: Cause,
     ) -> Option<Guest> {
         let Some(snapshot) = self.checks.snapshots.get(&from).cloned() else {
             self.fail(Class::ImageDiffers, format!("{host:?} promotes {from:?}, which was never cut"));
@@ -175,7 +163,6 @@ impl World {
             return None;
         }
         let life = self.checks.new_life();
-        let now = self.now;
         let parent = self.checks.executions.get_mut(&snapshot.life)?;
         if let Some(other) = parent.successor {
             let what =
@@ -183,7 +170,7 @@ impl World {
             self.fail(Class::Ownership, what);
             return None;
         }
-        parent.successor = Some((life, snapshot.devices.step, cause, now));
+        parent.successor = Some((life, snapshot.devices.step));
         if parent.released > snapshot.devices.step {
             let (released, step) = (parent.released, snapshot.devices.step);
             self.fail(

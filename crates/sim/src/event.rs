@@ -76,6 +76,12 @@ pub(crate) enum Event {
     /// Whoever has the VM dies.
     AllDie,
     Undo(Undo),
+    /// A flapping link is cut again, so many times, for so long each.
+    Flap(HostId, HostId, u64, u64),
+    /// In a trial: an agent's processor stalls.
+    Doze,
+    /// In a trial: the owner loses its power.
+    OwnerDies,
     Calm,
 }
 
@@ -85,6 +91,7 @@ pub(crate) enum Undo {
     Restart(HostId),
     Thaw(HostId, Boot),
     Heal(HostId, HostId),
+    Widen(HostId, HostId),
     Speed(HostId, HostId),
     Arbiter(HostId),
     DiskFull(HostId),
@@ -159,6 +166,9 @@ impl Event {
             Self::Undo(_) => 16,
             Self::Calm => 17,
             Self::AllDie => 19,
+            Self::Flap(..) => 20,
+            Self::Doze => 21,
+            Self::OwnerDies => 22,
             Self::Late(host, ..) => 18 + host.0 as u64 * 64,
         }
     }

@@ -147,7 +147,7 @@ impl World {
     }
 
     /// When the host's clock will show `instant`.
-    fn time_of(&self, id: HostId, instant: Instant) -> u64 {
+    pub(crate) fn time_of(&self, id: HostId, instant: Instant) -> u64 {
         let ahead = instant.0.saturating_sub(self.clock(id).0);
         let ppm = u64::try_from(1_000_000 + self.plan.clock_ppm[id.0]).unwrap_or(1_000_000);
         let mut time = self.now + ahead * 1_000_000 / ppm;

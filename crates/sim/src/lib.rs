@@ -35,7 +35,7 @@ mod trace;
 mod world;
 
 pub use failure::{Class, Failure};
-pub use plan::Options;
+pub use plan::{Options, Stalls, Trial};
 #[cfg(feature = "planted")]
 pub use protocol::Planted;
 pub use report::{Count, Report, Summary};

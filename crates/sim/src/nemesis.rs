@@ -16,6 +16,8 @@ const FAULTS: &[(u64, Count)] = &[
     (12, Count::FaultFreezeAgent),
     (9, Count::FaultCut),
     (7, Count::FaultCutOneWay),
+    (5, Count::FaultFlap),
+    (5, Count::FaultNarrow),
     (9, Count::FaultReset),
     (8, Count::FaultStall),
     (8, Count::FaultSlow),
@@ -83,6 +85,18 @@ impl World {
                 self.cut_link(from, to, long);
                 if fault == Count::FaultCut {
                     self.cut_link(to, from, long);
+                }
+            }
+            Count::FaultFlap => {
+                let (other, times) = (self.other(host), self.rng.between(2, 12));
+                let half = self.rng.between(10_000, 600_000);
+                self.flap(host, other, times, half);
+            }
+            Count::FaultNarrow => {
+                let other = self.other(host);
+                for (from, to) in [(host, other), (other, host)] {
+                    self.net.narrow(from, to);
+                    self.queue.put(self.now + 2 * long, Event::Undo(Undo::Widen(from, to)));
                 }
             }
             Count::FaultSlow => {
@@ -179,6 +193,16 @@ impl World {
         self.queue.put(self.now + time, Event::Undo(Undo::Heal(from, to)));
     }
 
+    /// Down for a while, and up for as long, so many times.
+    pub(crate) fn flap(&mut self, one: HostId, other: HostId, times: u64, half: u64) {
+        if self.calm_since.is_some() || times == 0 {
+            return;
+        }
+        self.cut_link(one, other, half);
+        self.cut_link(other, one, half);
+        self.queue.put(self.now + 2 * half, Event::Flap(one, other, times - 1, half));
+    }
+
     fn crash(&mut self, host: HostId, kernel_lives: bool) {
         if !self.hosts[host.0].up {
             return;
@@ -208,12 +232,6 @@ impl World {
     }
 
     fn freeze(&mut self, host: HostId, with_guest: bool) {
-        let boot = self.host(host).boot;
-        if !self.hosts[host.0].up || self.hosts[host.0].frozen {
-            return;
-        }
-        let host_state = self.host(host);
-        (host_state.frozen, host_state.guest_frozen) = (true, with_guest);
         // Around the time-out, where it is hardest, or well past it.
         let mean = self.plan.timing.timeout.0;
         let after = if self.rng.chance(500) {
@@ -221,7 +239,35 @@ impl World {
         } else {
             self.rng.wait(mean * 3)
         };
+        self.freeze_for(host, with_guest, after);
+    }
+
+    fn freeze_for(&mut self, host: HostId, with_guest: bool, after: u64) {
+        let boot = self.host(host).boot;
+        if !self.hosts[host.0].up || self.hosts[host.0].frozen {
+            return;
+        }
+        let host_state = self.host(host);
+        (host_state.frozen, host_state.guest_frozen) = (true, with_guest);
         self.queue.put(self.now + after, Event::Undo(Undo::Thaw(host, boot)));
+    }
+
+    /// In a trial: a busy host's agent does not run for a while.
+    pub(crate) fn doze(&mut self) {
+        let Some(stalls) = self.options.trial.as_ref().and_then(|trial| trial.stalls) else { return };
+        let (host, time) = (self.victim(), self.rng.between(0, stalls.longest.0));
+        self.freeze_for(host, false, time);
+        let gap = self.rng.wait(stalls.gap.0);
+        self.queue.put(self.now + gap, Event::Doze);
+    }
+
+    /// In a trial: who has the VM is gone without a word.
+    pub(crate) fn owner_dies(&mut self) {
+        let owner = HostId::ALL.into_iter().find(|id| matches!(self.hosts[id.0].role, Role::Owner(_)));
+        if let Some(owner) = owner {
+            self.died_at = Some(self.now);
+            self.crash(owner, false);
+        }
     }
 
     /// A frozen owner wakes up: is it one whose VM goes on elsewhere?
@@ -257,6 +303,7 @@ impl World {
             (storage.full, storage.failing, storage.slow) = (0, 0, 1);
             for other in HostId::ALL {
                 self.undo(Undo::Heal(id, other));
+                self.undo(Undo::Widen(id, other));
                 self.undo(Undo::Speed(id, other));
             }
         }

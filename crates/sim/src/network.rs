@@ -5,7 +5,11 @@
 //! - *Delay*: every frame takes a time drawn from the plan and its length over the bandwidth; order is kept.
 //! - *Loss*: what a TCP makes of it. The direction stalls, then goes on (retransmission), or the connection is
 //!   reset; each end learns of a reset at a time of its own, or, while the link is cut, when it heals.
-//! - *Cut*, one way or both: a direction stalls until the link heals. A connection cannot be made.
+//! - *Bursts*: under some plans a frame now and then takes much longer, and with it all behind it.
+//! - *Cut*, one way or both: a direction stalls until the link heals. A connection cannot be made. A *flapping* link is cut
+//!   and heals again and again.
+//! - *Narrow*: long frames do not pass, short ones do; since order is kept, what is behind a long one waits with it. A
+//!   connection can be made.
 //! - *Death of an end*: what had left the host still arrives. A killed process is followed by the end of the
 //!   connection, a power loss by nothing; a frame that reaches a host which does not know the connection is
 //!   answered by a reset.
@@ -72,6 +76,9 @@ struct Connection {
     flows: [Flow; 2],
 }
 
+/// The longest frame that a narrow link lets pass: heartbeats, pulses, acknowledgements.
+const NARROW: usize = 200;
+
 /// Which frame fault to inject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameFault {
@@ -87,6 +94,8 @@ pub(crate) struct Network {
     connections: BTreeMap<ConnId, Connection>,
     last: u64,
     cut: [[bool; HOSTS]; HOSTS],
+    /// Long frames do not pass.
+    narrow: [[bool; HOSTS]; HOSTS],
     /// By how much a direction is slower than the plan says.
     slow: [[u64; HOSTS]; HOSTS],
     /// Frames of the past, to be found on the wrong connection.
@@ -116,9 +125,23 @@ impl Network {
         self.slow[from.0][to.0] = factor;
     }
 
+    pub(crate) fn narrow(&mut self, from: HostId, to: HostId) {
+        self.narrow[from.0][to.0] = true;
+    }
+
+    /// Long frames pass again.
+    pub(crate) fn widen(&mut self, now: u64, from: HostId, to: HostId, queue: &mut Queue) {
+        self.narrow[from.0][to.0] = false;
+        self.go_on(now, from, to, queue);
+    }
+
     /// The link carries again what waited for it.
     pub(crate) fn heal(&mut self, now: u64, from: HostId, to: HostId, queue: &mut Queue) {
         self.cut[from.0][to.0] = false;
+        self.go_on(now, from, to, queue);
+    }
+
+    fn go_on(&self, now: u64, from: HostId, to: HostId, queue: &mut Queue) {
         for (&id, connection) in &self.connections {
             for way in [Way(0), Way(1)] {
                 if (connection.ends[way.0], connection.ends[way.to()]) == (from, to) {
@@ -262,11 +285,18 @@ impl Network {
 
     /// What has reached the end of a direction, and whose end that is.
     pub(crate) fn deliver(&mut self, now: u64, id: ConnId, way: Way) -> Option<(HostId, usize, Vec<Item>)> {
-        let cut = self.ends(id).is_some_and(|ends| self.is_cut(ends[way.0], ends[way.to()]));
+        let ends = self.ends(id)?;
+        let (from, to) = (ends[way.0], ends[way.to()]);
+        let (cut, narrow) = (self.is_cut(from, to), self.narrow[from.0][to.0]);
+        let passes = |on_its_way: &OnItsWay| match &on_its_way.item {
+            Item::Frame { bytes, .. } => !narrow || bytes.len() <= NARROW,
+            Item::End(_) => true,
+        };
         let connection = self.connections.get_mut(&id)?;
         let flow = &mut connection.flows[way.0];
         let mut items = Vec::new();
-        while !cut && flow.blocked_until <= now && flow.queue.front().is_some_and(|f| f.arrives <= now) {
+        let there = |f: &OnItsWay| f.arrives <= now && passes(f);
+        while !cut && flow.blocked_until <= now && flow.queue.front().is_some_and(there) {
             items.extend(flow.queue.pop_front().map(|on_its_way| on_its_way.item));
         }
         let to = (connection.ends[way.to()], way.to());
@@ -287,7 +317,10 @@ impl Connection {
 impl Flow {
     fn schedule(&mut self, now: u64, len: u64, rng: &mut Rng, plan: &Plan, item: Item) -> u64 {
         self.departed = self.departed.max(now) + len * 1_000 / plan.bandwidth;
-        let delay = rng.between(plan.delay.0, plan.delay.1);
+        let mut delay = rng.between(plan.delay.0, plan.delay.1);
+        if plan.burst.0 > 0 && rng.chance(plan.burst.0) {
+            delay += rng.between(0, plan.burst.1);
+        }
         self.arrived = self.arrived.max(self.departed + delay);
         self.queue.push_back(OnItsWay { departs: self.departed, arrives: self.arrived, item });
         self.arrived

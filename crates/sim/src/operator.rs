@@ -98,7 +98,8 @@ impl World {
     }
 
     fn wish(&mut self, id: HostId) -> Option<Command> {
-        let calm = self.calm_since.is_some();
+        // In a trial he only protects.
+        let calm = self.calm_since.is_some() || self.options.trial.is_some();
         let phase = match &self.hosts[id.0].role {
             Role::Owner(owner) if owner.vm.is_some() => owner.machine.phase(),
             _ => return None,

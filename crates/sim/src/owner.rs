@@ -167,6 +167,7 @@ impl World {
         let Some(owner) = self.owner(host) else { return };
         let mut out = Vec::new();
         let before = owner.machine.phase();
+        owner.machine.wake(now);
         owner.machine.handle(now, event, &mut out);
         let after = owner.machine.phase();
         self.report.add(Count::StaleEvents, u64::from(stale));
@@ -295,6 +296,8 @@ impl World {
             Notice::ProtectFailed { .. } => Count::ProtectFailed,
             Notice::CheckpointFailed { .. } => Count::CheckpointsFailed,
             Notice::BackupLost { why: LinkLoss::Stalled(_), .. } => Count::Stalled,
+            Notice::BackupLost { why: LinkLoss::Silent(_), .. } => Count::BackupsSilent,
+            Notice::BackupLost { why: LinkLoss::Unheard(_), .. } => Count::Unheard,
             Notice::ArbiterUnreachable { .. } => Count::ArbiterSilent,
             Notice::Fenced { .. } => Count::Fences,
             Notice::Throttled { .. } => Count::Throttled,

@@ -16,9 +16,35 @@ pub struct Options {
     pub faults: bool,
     /// So many lines of trace come with a failure.
     pub trace_lines: usize,
+    /// Instead of what the seed draws: a link and times to measure failure detection by.
+    pub trial: Option<Trial>,
     /// Bugs to plant.
     #[cfg(feature = "planted")]
     pub planted: protocol::Planted,
+}
+
+/// A link between two hosts, and what happens on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The session's times.
+    pub timing: Timing,
+    /// One way, shortest and longest.
+    pub delay: (Micros, Micros),
+    /// So many frames in a thousand take up to so much longer.
+    pub burst: (u64, Micros),
+    /// Agents do not run now and then.
+    pub stalls: Option<Stalls>,
+    /// The owner's host loses its power then.
+    pub owner_dies_at: Option<Micros>,
+}
+
+/// Stalls of an agent's processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stalls {
+    /// Between two, on average.
+    pub gap: Micros,
+    /// For how long at most.
+    pub longest: Micros,
 }
 
 impl Default for Options {
@@ -28,6 +54,7 @@ impl Default for Options {
             liveness_ms: 60_000,
             faults: true,
             trace_lines: 40,
+            trial: None,
             #[cfg(feature = "planted")]
             planted: protocol::Planted::default(),
         }
@@ -40,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) timing: Timing,
     /// One way between two hosts, shortest and longest.
     pub(crate) delay: (u64, u64),
+    /// So many frames in a thousand take up to so much longer.
+    pub(crate) burst: (u64, u64),
     /// Bytes per millisecond of a good link.
     pub(crate) bandwidth: u64,
     /// Between two steps of the guest.
@@ -87,6 +116,7 @@ impl Plan {
             pacing: Pacing::Even,
             heartbeat: Micros(heartbeat),
             timeout: Micros(timeout),
+            timeout_max: Micros(timeout * rng.pick(&[1, 2, 5])),
             disconnect_grace: Micros(rng.between(1, 60) * 1_000),
             stall: Micros(rng.between(300, 2_500) * 1_000),
             claim_retry: Micros(rng.between(5, 150) * 1_000),
@@ -95,6 +125,7 @@ impl Plan {
         let mut plan = Self {
             timing,
             delay,
+            burst: (rng.pick(&[0, 0, 2, 20]), rng.between(5, 300) * 1_000),
             bandwidth: rng.pick(&[20_000, 50_000, 120_000, 1_000_000]),
             step: rng.between(400, 2_000),
             pages: usize::try_from(rng.between(12, 40)).unwrap_or(16),
@@ -124,8 +155,18 @@ impl Plan {
         plan
     }
 
+    /// The link and the times of a trial, with a gigabit a second.
+    pub(crate) fn try_out(&mut self, trial: &Trial) {
+        self.timing = trial.timing;
+        self.delay = (trial.delay.0.0, trial.delay.1.0);
+        self.burst = (trial.burst.0, trial.burst.1.0);
+        self.bandwidth = 120_000;
+        self.clock_ppm = [0; 3];
+    }
+
     /// A plan under which nothing goes wrong by itself.
     pub(crate) fn calm(&mut self) {
+        self.burst = (0, 0);
         self.frame_fault = 0;
         self.arbiter_loss = 0;
         self.checkpoint_failure = 0;
@@ -140,6 +181,6 @@ impl Plan {
     pub(crate) fn patience(&self) -> u64 {
         let timing = &self.timing;
         let asking = (timing.claim_retry.0 + self.arbiter_timeout + 4 * self.arbiter_delay) * 12;
-        2 * timing.stall.0 + 3 * timing.timeout.0 + asking + 1_000_000
+        2 * timing.stall.0 + 3 * timing.timeout_max.0 + asking + 1_000_000
     }
 }

@@ -108,8 +108,12 @@ counts! {
     FrozenOwnersWoke,
     /// Old owners that had acknowledged output left when they woke up.
     FrozenOwnersWithAcks,
-    /// Old owners that spoke after the promoted VM had, as their lease allows after a reset connection.
-    LateAfterReset,
+    /// Promotions that waited until the old owner could hold no lease any more.
+    WaitedForLease,
+    /// Owners that took their backup for lost because nothing came of it.
+    BackupsSilent,
+    /// Owners that were told by a backup that it does not hear them.
+    Unheard,
     /// Events of ended sessions that reached a machine.
     StaleEvents,
     /// Epochs of which a part had come when the primary was lost.
@@ -154,6 +158,10 @@ counts! {
     FaultCut,
     /// Fault: a link cut in one direction.
     FaultCutOneWay,
+    /// Fault: a link that is cut and heals again and again.
+    FaultFlap,
+    /// Fault: a link that loses long frames.
+    FaultNarrow,
     /// Fault: a connection reset.
     FaultReset,
     /// Fault: a lost frame, made good after a while.
@@ -189,12 +197,14 @@ pub struct Report {
     pub trace_hash: u64,
     /// How long the run took, in virtual microseconds.
     pub virtual_us: u64,
+    /// In a trial: how long after the owner's death its backup suspected it, in virtual microseconds.
+    pub detection_us: Option<u64>,
     counts: [u64; Count::ALL.len()],
 }
 
 impl Report {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, trace_hash: 0, virtual_us: 0, counts: [0; Count::ALL.len()] }
+        Self { seed, trace_hash: 0, virtual_us: 0, detection_us: None, counts: [0; Count::ALL.len()] }
     }
 
     /// How often it happened.

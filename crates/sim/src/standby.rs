@@ -174,6 +174,7 @@ impl World {
         let now = self.clock(host);
         let mut out = Vec::new();
         let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
+        standby.machine.wake(now);
         match standby.machine.bulk(now, conn, kind, epoch, body.len(), &mut out) {
             BulkUse::ApplyNow if kind == Kind::Disk => {
                 disk::unpack(&body).iter().for_each(|records| storage.copy(records));
@@ -199,6 +200,7 @@ impl World {
         let line = (self.trace.on() && !matches!(event, BackupEvent::Tick)).then(|| format!("{event:?}"));
         let Some(standby) = self.standby(host) else { return };
         let mut out = Vec::new();
+        standby.machine.wake(now);
         standby.machine.handle(now, event, &mut out);
         let after = standby.machine.phase();
         if let Some(line) = line {
@@ -249,8 +251,11 @@ impl World {
                 self.report.add(Count::TornEpochs, u64::from(torn));
             }
             Action::Claim(claim) => self.ask_arbiter(host, claim),
-            Action::Promote(grant, epoch) => {
-                let after = self.rng.between(1_000, 30_000);
+            Action::Promote(grant, epoch, not_before) => {
+                let leased = self.time_of(host, not_before) - self.now;
+                let ready = self.rng.between(1_000, 30_000);
+                self.report.add(Count::WaitedForLease, u64::from(leased > ready));
+                let after = ready.max(leased);
                 if let Some(standby) = self.standby(host) {
                     standby.promotion = Some((grant, epoch));
                     let id = standby.id;
@@ -304,6 +309,9 @@ impl World {
     }
 
     fn note_backup(&mut self, host: HostId, notice: &Notice) {
+        if let (Notice::PrimaryLost { .. }, Some(at)) = (notice, self.died_at) {
+            self.report.detection_us.get_or_insert(self.now - at);
+        }
         let cause = match notice {
             Notice::PrimaryLost { why: LinkLoss::Silent(_), .. } => Cause::Silence,
             Notice::PrimaryLost { .. } => Cause::Disconnect,
@@ -361,7 +369,7 @@ impl World {
         let cut = storage.promote(epoch, of, grant.term());
         image.disk = storage.disk.sectors().to_vec();
         self.report.add(Count::JournalsCut, u64::from(cut > 0));
-        let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term(), cause) else {
+        let Some(guest) = self.check_promotion(host, (of.0, of.1, epoch), &image, grant.term()) else {
             return;
         };
         // The host's loop learns of it now: nothing else runs between this and the first step.

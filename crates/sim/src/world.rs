@@ -42,6 +42,8 @@ pub(crate) struct World {
     /// It was ended on purpose.
     pub(crate) on_purpose: bool,
     pub(crate) calm_since: Option<u64>,
+    /// In a trial: when the owner died.
+    pub(crate) died_at: Option<u64>,
     /// So many looks in a row found everything well in the last phase.
     pub(crate) well: u32,
     pub(crate) done: bool,
@@ -78,6 +80,7 @@ impl World {
             serving: false,
             on_purpose: false,
             calm_since: None,
+            died_at: None,
             well: 0,
             done: false,
             batch: PageBatch::new(),
@@ -91,6 +94,13 @@ impl World {
     pub(crate) fn run(&mut self) {
         if !self.options.faults {
             self.plan.calm();
+        }
+        if let Some(trial) = self.options.trial.clone() {
+            self.plan.try_out(&trial);
+            self.queue.put(0, Event::Doze);
+            if let Some(at) = trial.owner_dies_at {
+                self.queue.put(at.0, Event::OwnerDies);
+            }
         }
         for event in [Event::Operator, Event::ClientTimer, Event::Watch] {
             self.queue.put(0, event);
@@ -146,6 +156,9 @@ impl World {
             Event::Fault => self.inject(),
             Event::AllDie => self.crash_everyone(),
             Event::Undo(undo) => self.undo(undo),
+            Event::Flap(one, other, times, half) => self.flap(one, other, times, half),
+            Event::Doze => self.doze(),
+            Event::OwnerDies => self.owner_dies(),
             Event::Calm => self.calm(),
             // Of a boot that is over.
             Event::Read(..)
@@ -265,6 +278,10 @@ impl World {
                 self.trace.line(self.now, || format!("{from:?} -> {to:?} heals"));
                 let Self { now, net, queue, .. } = self;
                 net.heal(*now, from, to, queue);
+            }
+            Undo::Widen(from, to) => {
+                let Self { now, net, queue, .. } = self;
+                net.widen(*now, from, to, queue);
             }
             Undo::Speed(from, to) => self.net.slow(from, to, 1),
             Undo::Arbiter(host) => self.arbiter_bad[host.0] = self.arbiter_bad[host.0].saturating_sub(1),

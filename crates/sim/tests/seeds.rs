@@ -17,7 +17,7 @@ fn run_many(seeds: std::ops::Range<u64>, options: &Options) -> Summary {
 fn three_hundred_seeds_keep_every_promise() {
     let summary = run_many(1..301, &Options::default());
     // Rare ones need more seeds than a test has time for.
-    let rare = [Count::LateAfterReset, Count::Stalled, Count::FrozenOwnersWithAcks];
+    let rare = [Count::Stalled, Count::FrozenOwnersWithAcks];
     let never: Vec<_> = summary.never().into_iter().filter(|count| !rare.contains(count)).collect();
     assert!(never.is_empty(), "never happened: {never:?}\n{summary}");
 }

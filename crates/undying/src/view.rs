@@ -1,7 +1,8 @@
 //! Owns how VMs, checkpoints and events look to people.
 
 use host::api::types::{
-    CandidateStatus, CopyKind, DiskStatus, EpochRecord, EventRecord, HostStatus, Role, Summary, VmStatus,
+    CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, Role,
+    Summary, VmStatus,
 };
 use std::fmt::Write;
 
@@ -113,6 +114,9 @@ pub fn status(vm: &VmStatus) -> String {
     } else {
         rows.push(("epoch", format!("{} committed", vm.epoch)));
     }
+    if let Some(detection) = &vm.detection {
+        rows.push(("suspects", suspicion(detection)));
+    }
     if let Some(rate) = vm.copy_rate {
         rows.push(("copy rate", format!("at most {}/s", bytes(rate))));
     }
@@ -131,6 +135,21 @@ pub fn status(vm: &VmStatus) -> String {
         write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
     }
     text
+}
+
+/// When the other host is suspected, and why then.
+fn suspicion(detection: &DetectionStatus) -> String {
+    let ms = |us: u64| format!("{:.0} ms", us as f64 / 1e3);
+    let learnt = match &detection.learnt {
+        None => "fixed".into(),
+        Some(learnt) => format!(
+            "usual silence {}, 99 % under {}, longest of late {}",
+            ms(learnt.mean_us),
+            ms(learnt.p99_us),
+            ms(learnt.peak_us)
+        ),
+    };
+    format!("the other host after {} of silence ({learnt})", ms(detection.timeout_us))
 }
 
 fn disk_rows(disk: &DiskStatus) -> Vec<(&'static str, String)> {

@@ -1,6 +1,7 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
 pub use super::repair::{CandidateStatus, RepairRequest, RepairStatus};
+use protocol::detector::Listening;
 use protocol::pacing::{Follow, Pacing, PacingView};
 use protocol::{HostName, Micros, VmName};
 use qemu::spec::DiskFormat;
@@ -113,6 +114,37 @@ impl PacingStatus {
     pub fn of(bounds: FollowOutput, view: PacingView) -> Self {
         let PacingView { pause, rest, stretch } = view;
         Self { bounds, pause_us: pause.0, rest_us: rest.0, stretch_us: stretch.0 }
+    }
+}
+
+/// When this host suspects the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectionStatus {
+    /// After so much silence, in microseconds: what it goes by now.
+    pub timeout_us: u64,
+    /// What was learnt of the link; none where the time-out is fixed.
+    pub learnt: Option<LearntStatus>,
+}
+
+/// What was learnt of a link: the longest silences in periods of one heartbeat, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearntStatus {
+    /// Their mean.
+    pub mean_us: u64,
+    /// One in a hundred was as long, or longer.
+    pub p99_us: u64,
+    /// The longest of late; it fades over minutes.
+    pub peak_us: u64,
+}
+
+impl From<Listening> for DetectionStatus {
+    fn from(listening: Listening) -> Self {
+        let learnt = listening.learnt.map(|gaps| LearntStatus {
+            mean_us: gaps.mean.0,
+            p99_us: gaps.p99.0,
+            peak_us: gaps.peak.0,
+        });
+        Self { timeout_us: listening.timeout.0, learnt }
     }
 }
 
@@ -239,6 +271,9 @@ pub struct VmStatus {
     pub measured: Measured,
     /// The gate (primary).
     pub gate: GateStatus,
+    /// When the other host is suspected; none while there is none to listen to.
+    #[serde(default)]
+    pub detection: Option<DetectionStatus>,
     /// Memory that the agent holds for this VM beside the guest's own RAM, bytes.
     pub agent_bytes: u64,
     /// Its disks, in the order of the VM file.

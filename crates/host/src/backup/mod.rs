@@ -267,7 +267,8 @@ impl Loop<'_> {
         match frame.header.kind {
             Kind::Pages | Kind::Device | Kind::Console | Kind::Disk => self.on_bulk(conn, frame),
             Kind::Input => {
-                if self.protocol.heard(now(), conn) {
+                let now = self.wake();
+                if self.protocol.heard(now, conn) {
                     self.input.push(frame.header.epoch, frame.body);
                 }
             }
@@ -288,6 +289,7 @@ impl Loop<'_> {
     }
 
     fn on_bulk(&mut self, conn: Conn, mut frame: Frame) {
+        let now = self.wake();
         let Some(standby) = &self.standby else { return };
         self.haste.suit(frame.header.epoch);
         let len = frame.body.len();
@@ -306,7 +308,7 @@ impl Loop<'_> {
         }
         let mut actions = std::mem::take(&mut self.actions);
         let (kind, epoch) = (frame.header.kind, frame.header.epoch);
-        let usage = self.protocol.bulk(now(), conn, kind, epoch, len, &mut actions);
+        let usage = self.protocol.bulk(now, conn, kind, epoch, len, &mut actions);
         match usage {
             BulkUse::ApplyNow => standby.applier.copy(frame),
             BulkUse::Stage(_) => self.staged.push(frame),
@@ -335,9 +337,16 @@ impl Loop<'_> {
         }
     }
 
+    /// The time, of which the protocol hears first: this loop may not have run for a while.
+    fn wake(&mut self) -> protocol::Instant {
+        let now = now();
+        self.protocol.wake(now);
+        now
+    }
+
     fn feed(&mut self, event: Event) {
-        let mut actions = std::mem::take(&mut self.actions);
-        self.protocol.handle(now(), event, &mut actions);
+        let (now, mut actions) = (self.wake(), std::mem::take(&mut self.actions));
+        self.protocol.handle(now, event, &mut actions);
         self.carry_out(actions);
     }
 
@@ -367,7 +376,7 @@ impl Loop<'_> {
                     let _ = reply.send((claim, answer));
                 });
             }
-            Action::Promote(grant, epoch) => self.promote(grant, epoch),
+            Action::Promote(grant, epoch, not_before) => self.promote(grant, epoch, not_before),
             Action::Discard => self.discard(),
             Action::Notice(notice) => {
                 self.story.learn(now(), &notice);
@@ -503,20 +512,21 @@ impl Loop<'_> {
             epoch,
             acked: epoch,
             agent_bytes: self.staged.bytes() + self.backlog(),
+            listening: self.protocol.listening(),
             ..Snapshot::default()
         });
     }
 }
 
 impl Loop<'_> {
-    fn promote(&mut self, grant: Grant, epoch: Epoch) {
+    fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
         let Some(standby) = self.standby.take() else { return };
         let name = self.handle.name().clone();
         let Standby { machine, applier, persister, .. } = standby;
         let inherited = self.story.inheritance(now(), machine.plan());
         let disks = promote::Disks { config: &self.context.config, persister };
         let input = std::mem::take(&mut self.input);
-        match promote::promote(machine, applier, disks, input, &grant, epoch) {
+        match promote::promote(machine, applier, disks, input, &grant, (epoch, not_before)) {
             Ok((machine, split)) => {
                 self.context.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);

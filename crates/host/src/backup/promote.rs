@@ -35,6 +35,8 @@ pub struct Split {
     pub disks_us: u64,
     /// Giving the device state to QEMU.
     pub load_us: u64,
+    /// Waiting until the old owner can hold no lease any more.
+    pub lease_us: u64,
     /// Opening the gate and letting the processors run.
     pub resume_us: u64,
     /// All of it.
@@ -48,13 +50,14 @@ impl Split {
     pub fn words(&self, vm: &VmName) -> String {
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, resume {:.1}), {} frames of input replayed",
+            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),
             ms(self.apply_us),
             ms(self.disks_us),
             ms(self.load_us),
+            ms(self.lease_us),
             ms(self.resume_us),
             self.replayed_frames
         )
@@ -84,14 +87,15 @@ impl Disks<'_> {
     }
 }
 
-/// Promotes the standby. From the resume on nothing can fail: the VM runs under the grant.
+/// Promotes the standby; it runs at `not_before` at the earliest. From the resume on nothing can fail: the VM runs under the
+/// grant.
 pub fn promote(
     machine: StandbyMachine,
     applier: Applier,
     disks: Disks<'_>,
     input: InputLog,
     grant: &Grant,
-    epoch: Epoch,
+    (epoch, not_before): (Epoch, protocol::Instant),
 ) -> Result<(Machine, Split), MachineError> {
     let start = Instant::now();
     let applied = applier.finish().map_err(MachineError::Apply)?;
@@ -102,6 +106,9 @@ pub fn promote(
     let machine = machine.load(grant.vm(), applied.device)?;
     let load = start.elapsed() - apply - taken;
     machine.gate.learn(&applied.addresses);
+    // Everything else is done by now: only what is left of the lease is waited for.
+    std::thread::sleep(Duration::from_micros(not_before.since(crate::loops::now()).0));
+    let lease = start.elapsed() - apply - taken - load;
     machine.go_live(grant.permit(), &ANNOUNCE)?;
     let total = start.elapsed();
     let input = input.into_frames();
@@ -114,7 +121,8 @@ pub fn promote(
         apply_us: us(apply),
         disks_us: us(taken),
         load_us: us(load),
-        resume_us: us(total - apply - taken - load),
+        lease_us: us(lease),
+        resume_us: us(total - apply - taken - load - lease),
         total_us: us(total),
         replayed_frames,
     };

@@ -193,8 +193,10 @@ impl Engine {
 
     fn feed(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
-        let term = self.protocol.term();
-        self.protocol.handle(now(), event, &mut actions);
+        let (now, term) = (now(), self.protocol.term());
+        // This loop may not have run for a while.
+        self.protocol.wake(now);
+        self.protocol.handle(now, event, &mut actions);
         // A term that was won here: before anything is written in it, the disks say that they belong to it.
         if self.protocol.term() != term && !self.machine.disks.is_empty() {
             label_disks(&self.context, &self.handle, Content::Running, self.protocol.term());
@@ -445,6 +447,7 @@ impl Engine {
             throttled_total,
             pacing: self.protocol.pacing().unwrap_or_default(),
             agent_bytes: self.checkpointer.bytes(),
+            listening: self.protocol.listening(),
         });
         self.handle.attach_measurements(&self.measurements, &self.machine.gate);
     }

@@ -120,6 +120,7 @@ pub fn status(name: &str) -> VmStatus {
         measured: Measured::default(),
         gate: GateStatus::default(),
         agent_bytes: 64 << 20,
+        detection: None,
         disks: Vec::new(),
         journal: None,
         copy_rate: None,

@@ -27,6 +27,8 @@ impl Backup {
 
     pub(super) fn on_yield(&mut self, epoch: Epoch, reason: YieldReason, out: &mut Vec<Action>) {
         let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else { return };
+        // Its own word: nothing of it leaves any more, whatever its lease.
+        primary.leased_until = Instant(0);
         let committed = primary.committed;
         // The primary takes this host for entitled since it sent the first epoch: it will not go on by itself.
         if committed == Epoch(0) && reason == YieldReason::VmDied && !primary.received.is_empty() {
@@ -55,7 +57,8 @@ impl Backup {
                 let asking = Asking::new(self.claimant.claim(primary.term.next()));
                 #[cfg(feature = "planted")]
                 if self.planted.promote_without_grant {
-                    out.push(Action::Promote(Grant::planted(asking.claim()), primary.committed));
+                    let grant = Grant::planted(asking.claim());
+                    out.push(Action::Promote(grant, primary.committed, primary.leased_until));
                     let term = asking.claim().term;
                     self.phase = Phase::Promoting(primary, term);
                     return;
@@ -98,7 +101,7 @@ impl Backup {
                 let (term, epoch) = (grant.term(), primary.committed);
                 assert!(epoch > Epoch(0), "only a whole checkpoint can be promoted");
                 out.push(Action::Notice(Notice::Promoting { term, epoch }));
-                out.push(Action::Promote(grant, epoch));
+                out.push(Action::Promote(grant, epoch, primary.leased_until));
                 Phase::Promoting(primary, term)
             }
             phase => phase,

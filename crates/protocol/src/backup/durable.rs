@@ -12,7 +12,8 @@
 use super::{Action, Backup, Conn, Phase, Primary};
 use crate::ids::Epoch;
 use crate::notice::Notice;
-use crate::wire::{AckBody, ToPrimary, YieldReason};
+use crate::time::Instant;
+use crate::wire::{ToPrimary, YieldReason};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -35,16 +36,16 @@ impl Primary {
 }
 
 impl Backup {
-    pub(super) fn on_persisted(&mut self, conn: Conn, epoch: Epoch, out: &mut Vec<Action>) {
+    pub(super) fn on_persisted(&mut self, now: Instant, conn: Conn, epoch: Epoch, out: &mut Vec<Action>) {
         let Some(primary) = self.primary_mut().filter(|primary| primary.opened == conn) else { return };
         let done = primary.received.iter_mut().take_while(|received| received.epoch <= epoch);
         done.for_each(|received| received.durable = true);
-        self.commit_durable(out);
+        self.commit_durable(now, out);
     }
 
     /// Commits every epoch that is durable and has none before it that is not, and acknowledges the newest of them:
     /// an acknowledgement covers all before it.
-    pub(super) fn commit_durable(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn commit_durable(&mut self, now: Instant, out: &mut Vec<Action>) {
         let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else { return };
         let before = primary.committed;
         while primary.received.front().is_some_and(|received| received.durable)
@@ -58,7 +59,7 @@ impl Backup {
             return;
         }
         if let Some(conn) = primary.conn {
-            out.push(Action::Send(conn, ToPrimary::Ack(primary.committed, AckBody { echo: primary.echo })));
+            out.push(Action::Send(conn, ToPrimary::Ack(primary.committed, primary.answer(now))));
         }
         self.arm(out);
     }

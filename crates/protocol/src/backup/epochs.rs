@@ -52,13 +52,13 @@ impl Backup {
         BulkUse::Stage(epoch)
     }
 
-    pub(super) fn on_commit(&mut self, epoch: Epoch, commit: Commit, out: &mut Vec<Action>) {
+    pub(super) fn on_commit(&mut self, now: Instant, epoch: Epoch, commit: Commit, out: &mut Vec<Action>) {
         let (Phase::Copying(primary) | Phase::Armed(primary)) = &mut self.phase else { return };
         if let Err(why) = primary.check_whole(epoch, &commit) {
             return self.refuse_stream(why, out);
         }
         let staged = core::mem::take(&mut primary.staged);
-        primary.echo = primary.echo.max(commit.sent_at);
+        primary.take_echo(now, commit.sent_at);
         let has_disk = staged.disk_frames > 0 || core::mem::take(&mut primary.copies_disks);
         let durable = !has_disk;
         #[cfg(feature = "planted")]
@@ -67,7 +67,7 @@ impl Backup {
         if has_disk {
             out.push(Action::Persist(primary.opened, epoch));
         }
-        self.commit_durable(out);
+        self.commit_durable(now, out);
     }
 
     pub(super) fn drop_staged(&mut self, out: &mut Vec<Action>) {

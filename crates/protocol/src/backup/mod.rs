@@ -36,9 +36,10 @@ mod claims;
 mod compare;
 mod durable;
 mod epochs;
+mod listening;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
-use crate::detector::Detector;
+use crate::detector::{Detector, Gaps};
 use crate::ids::{Epoch, HostName, Term};
 use crate::notice::{Discard, LinkLoss, Notice};
 use crate::ownership::{Claim, Grant};
@@ -46,7 +47,7 @@ use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use crate::wire::compare::{Ask, Hashes};
-use crate::wire::{AckBody, Hello, Refusal, ToBackup, ToPrimary};
+use crate::wire::{Hello, Refusal, ToBackup, ToPrimary};
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -115,9 +116,10 @@ pub enum Action {
     DropStaged,
     /// Ask the arbiter.
     Claim(Claim),
-    /// Finish applying, cut the journal behind this epoch, load the devices, run the VM under this grant. The disk that
-    /// the VM sees is the epoch's: what the journal holds of a later one was never acknowledged.
-    Promote(Grant, Epoch),
+    /// Finish applying, cut the journal behind this epoch, load the devices, run the VM under this grant, but not before
+    /// this instant: until then the old owner may speak. The disk that the VM sees is the epoch's: what the journal holds
+    /// of a later one was never acknowledged.
+    Promote(Grant, Epoch, Instant),
     /// End the standby process and forget everything.
     Discard,
     /// Tell the operator.
@@ -174,10 +176,15 @@ struct Primary {
     opened: Conn,
     conn: Option<Conn>,
     detector: Detector,
+    /// What was learnt of the link, if time-outs follow it, and the time-out that the primary would have this host go by.
+    gaps: Option<Gaps>,
+    wish: Micros,
     /// The connection ended at a time from which on the grace counts.
     claim_at: Option<(Instant, LinkLoss)>,
     next_pulse: Instant,
     echo: Instant,
+    /// Until then the old owner may hold a lease from the newest echo: this host's VM says nothing before.
+    leased_until: Instant,
     timing: Timing,
     staged: Staged,
     /// Asks without an answer.
@@ -273,7 +280,7 @@ impl Backup {
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
             Event::Compared(conn, hashes) => self.on_compared(conn, hashes, out),
             Event::CompareFailed(conn, why) => self.on_compare_failed(conn, why, out),
-            Event::Persisted(conn, epoch) => self.on_persisted(conn, epoch, out),
+            Event::Persisted(conn, epoch) => self.on_persisted(now, conn, epoch, out),
             Event::PersistFailed(conn, epoch, why) => self.on_persist_failed(conn, epoch, why, out),
             Event::Promoted => self.phase = Phase::Done,
             Event::PromotionFailed(why) => self.on_promotion_failed(why, out),
@@ -291,14 +298,6 @@ impl Backup {
             self.hear(now);
         }
         current
-    }
-
-    /// This host does not read on now. What it does not hear for that reason is no silence of the primary: claiming
-    /// later than promised harms nobody.
-    pub fn not_listening(&mut self, now: Instant) {
-        if let Some(primary) = self.primary_mut().filter(|primary| primary.conn.is_some()) {
-            primary.detector.excuse(now);
-        }
     }
 
     /// Whether a Hello would be taken: what a standby needs is to be had before anything of the old state goes.
@@ -365,9 +364,12 @@ impl Backup {
             conn: Some(conn),
             // The primary is silent until the standby is there.
             detector: Detector::new(now, hello.timing.stall),
+            gaps: None,
+            wish: Micros(0),
             claim_at: None,
             next_pulse: now,
             echo: Instant(0),
+            leased_until: now,
             timing: hello.timing,
             staged: Staged::default(),
             asks: 0,
@@ -408,7 +410,9 @@ impl Backup {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
             Phase::Preparing(mut primary) if primary.conn == Some(conn) => {
                 primary.copies_disks = offer != Offer::NoDisks;
-                primary.detector = Detector::new(now, primary.timing.timeout);
+                let timing = &primary.timing;
+                primary.detector = Detector::new(now, timing.timeout);
+                primary.gaps = timing.adapts().then(|| Gaps::new(now, timing.heartbeat));
                 out.push(Action::Send(conn, ToPrimary::Accept(offer)));
                 Phase::Copying(primary)
             }
@@ -441,29 +445,18 @@ impl Backup {
         self.hear(now);
         match message {
             ToBackup::Hello(_) => self.refuse_stream("Hello came twice".into(), out),
-            ToBackup::Heartbeat(at) => self.take_echo(at),
+            ToBackup::Heartbeat(beat) => {
+                self.take_echo(now, beat.at);
+                self.take_wish(beat.wish);
+            }
             ToBackup::Ask(ask) => self.on_ask(conn, ask, out),
-            ToBackup::Commit(epoch, commit) => self.on_commit(epoch, commit, out),
+            ToBackup::Commit(epoch, commit) => self.on_commit(now, epoch, commit, out),
             ToBackup::Yield(epoch, reason) => self.on_yield(epoch, reason, out),
             ToBackup::End(reason) => {
                 if !matches!(self.phase, Phase::Claiming(..) | Phase::Promoting(..)) {
                     self.discard(Discard::Ended(reason), out);
                 }
             }
-        }
-    }
-
-    fn hear(&mut self, now: Instant) {
-        if let Some(primary) = self.primary_mut() {
-            primary.detector.hear(now);
-        }
-    }
-
-    /// An echo is a promise not to claim before the time-out: once it has claimed it makes no new ones. An old
-    /// owner that wakes up then finds no lease in what it hears.
-    fn take_echo(&mut self, at: Instant) {
-        if let Phase::Copying(primary) | Phase::Armed(primary) = &mut self.phase {
-            primary.echo = primary.echo.max(at);
         }
     }
 
@@ -536,7 +529,7 @@ impl Backup {
             && now >= primary.next_pulse
         {
             primary.next_pulse = now + primary.timing.heartbeat;
-            out.push(Action::Send(conn, ToPrimary::Pulse(AckBody { echo: primary.echo })));
+            out.push(Action::Send(conn, ToPrimary::Pulse(primary.answer(now))));
         }
     }
 }

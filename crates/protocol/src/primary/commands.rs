@@ -57,7 +57,8 @@ impl Primary {
         let session = self.last_session;
         let detector = Detector::new(now, OPENING_TIMEOUT);
         out.push(Action::Connect(session, peer.clone()));
-        self.phase = Phase::Opening(Link { session, peer, machine, detector, next_heartbeat: now });
+        self.phase =
+            Phase::Opening(Link { session, peer, machine, detector, next_heartbeat: now, beats_since: now });
         Ok(())
     }
 

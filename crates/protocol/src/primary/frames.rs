@@ -1,7 +1,8 @@
 //! Owns what a backup's messages bring about at the primary.
 
 use super::{Action, Link, Phase, PhaseName, Primary};
-use crate::ids::{Epoch, Session};
+use crate::detector::Gaps;
+use crate::ids::{Epoch, HostName, Session};
 use crate::ledger::LedgerError;
 use crate::notice::{LinkLoss, Notice};
 use crate::resync::Offer;
@@ -36,29 +37,49 @@ impl Primary {
         if !self.is_current(session) {
             return;
         }
-        if let Some(link) = self.link_mut() {
-            link.detector.hear(now);
-        }
+        self.hear(now);
         match message {
             ToPrimary::Accept(offer) => self.on_accept(now, offer, out),
             ToPrimary::Hashes(hashes) => self.on_hashes(hashes, out),
             ToPrimary::Refuse(why) => self.lose(LinkLoss::Refused(why), out),
             ToPrimary::Broken(why) => self.lose(LinkLoss::Broken(why), out),
             ToPrimary::Fenced(term) => self.lose(LinkLoss::HigherTerm(term), out),
-            ToPrimary::Pulse(body) => self.on_echo(now, None, body, out),
-            ToPrimary::Ack(epoch, body) => self.on_echo(now, Some(epoch), body, out),
+            ToPrimary::Pulse(body) => self.on_answer(now, None, body, out),
+            ToPrimary::Ack(epoch, body) => self.on_answer(now, Some(epoch), body, out),
             ToPrimary::Declined(term) => self.on_declined(term, out),
             // Whoever knows another candidate ends this protection.
             ToPrimary::Leaving => {}
         }
     }
 
+    fn hear(&mut self, now: Instant) {
+        let learns = self.timing.adapts() && self.beats();
+        let Some(silence) = self.link().map(|link| link.detector.silence(now)) else { return };
+        if let Some((_, gaps)) = self.learnt.as_mut().filter(|_| learns) {
+            gaps.add(now, silence);
+        }
+        if let Some(link) = self.link_mut() {
+            link.detector.hear(now);
+        }
+    }
+
+    /// What is known of the link to this backup, or nothing yet.
+    fn learn_of(&mut self, now: Instant, peer: &HostName) {
+        if self.timing.adapts() {
+            let heartbeat = self.timing.heartbeat;
+            let known = self.learnt.take().filter(|(of, _)| of == peer);
+            let gaps = known.map_or(Gaps::new(now, heartbeat), |(_, gaps)| gaps.resume(now, heartbeat));
+            self.learnt = Some((peer.clone(), gaps));
+        }
+    }
+
     fn on_accept(&mut self, now: Instant, offer: Offer, out: &mut Vec<Action>) {
-        let timeout = self.timing.primary_timeout();
+        let timeout = self.timing.primary_timeout(self.timing.timeout);
         match core::mem::replace(&mut self.phase, Phase::Unprotected) {
             Phase::Opening(mut link) => {
                 link.detector.set_timeout(timeout);
-                link.next_heartbeat = now;
+                (link.next_heartbeat, link.beats_since) = (now, now);
+                self.learn_of(now, &link.peer);
                 out.push(Action::StartCopy(link.session, offer));
                 let (peer, session) = (link.peer.clone(), link.session);
                 out.push(Action::Notice(Notice::Copying { peer, session }));
@@ -79,9 +100,34 @@ impl Primary {
         }
     }
 
+    fn on_answer(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
+        if let Some(loss) = self.heed(now, body) {
+            return self.lose(loss, out);
+        }
+        self.on_echo(now, ack, body, out);
+    }
+
+    /// Goes by the backup's time-out from now on. A backup that has not heard this host for so long that this host would
+    /// have asked in its place is about to ask: the incumbent goes first.
+    fn heed(&mut self, now: Instant, body: AckBody) -> Option<LinkLoss> {
+        let timeout = self.timing.primary_timeout(body.timeout);
+        let (Phase::Copying(link, _) | Phase::Protected(link, ..) | Phase::HandingOver(link, _)) =
+            &mut self.phase
+        else {
+            return None;
+        };
+        link.detector.set_timeout(timeout);
+        let unheard = body.silence.min(now.since(link.beats_since));
+        (unheard >= timeout).then_some(LinkLoss::Unheard(unheard.0 / 1_000))
+    }
+
     fn on_echo(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        let lease = self.planted.lease_from_learnt.then(|| self.timing.bounded(body.timeout));
         let Some(pipeline) = self.pipeline_mut() else { return };
         let ledger = &mut pipeline.ledger;
+        #[cfg(feature = "planted")]
+        lease.into_iter().for_each(|timeout| ledger.plant_lease(Micros(timeout.0 / 10 * 9)));
         let taken = ledger.hear(now, body.echo).and_then(|()| match ack {
             Some(epoch) => ledger.acknowledge(epoch),
             None => Ok(()),
@@ -121,10 +167,9 @@ impl Primary {
         // The backup beats on while it asks the arbiter; if it falls silent the VM here waits no longer than it must.
         // A dead VM waits for nothing: the backup is its only chance, and is given time to ask even if the arbiter does
         // not answer at once.
-        link.detector.set_timeout(match reason {
-            YieldReason::Planned => self.timing.primary_timeout(),
-            YieldReason::VmDied => Micros(self.timing.timeout.0 * PATIENCE_WITH_HEIR),
-        });
+        if reason == YieldReason::VmDied {
+            link.detector.set_timeout(Micros(self.timing.timeout.0 * PATIENCE_WITH_HEIR));
+        }
         self.paused = true;
         out.push(Action::HoldOutput);
         out.push(Action::Send(link.session, super::yield_message(epoch, reason)));

@@ -28,7 +28,7 @@ mod frames;
 mod ownership;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
-use crate::detector::Detector;
+use crate::detector::{Detector, Gaps, Listening, overslept};
 use crate::ids::{Epoch, HostName, Session, Term};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
@@ -38,7 +38,7 @@ use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use crate::wire::compare::Hashes;
-use crate::wire::{EndReason, ToBackup, ToPrimary, YieldReason};
+use crate::wire::{Beat, EndReason, ToBackup, ToPrimary, YieldReason};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -200,6 +200,8 @@ struct Link {
     machine: Vec<u8>,
     detector: Detector,
     next_heartbeat: Instant,
+    /// Since then this host has sent a heartbeat whenever one was due: before, it had itself to thank if it was not heard.
+    beats_since: Instant,
 }
 
 /// Checkpointing in the Protected and HandingOver phases.
@@ -255,6 +257,8 @@ pub struct Primary {
     /// The guest shut itself down.
     guest_down: bool,
     throttle_total: Micros,
+    /// What was learnt of the link to the last backup, if time-outs follow it. A link is no better for having been lost.
+    learnt: Option<(HostName, Gaps)>,
     #[cfg(feature = "planted")]
     planted: crate::Planted,
 }
@@ -273,6 +277,7 @@ impl Primary {
             vm_dead: false,
             guest_down: false,
             throttle_total: Micros(0),
+            learnt: None,
             #[cfg(feature = "planted")]
             planted: crate::Planted::default(),
         }
@@ -328,6 +333,25 @@ impl Primary {
     #[must_use]
     pub fn pacing(&self) -> Option<PacingView> {
         self.pipeline().map(|p| p.pacer.view())
+    }
+
+    /// How this host listens to its backup, for displays.
+    #[must_use]
+    pub fn listening(&self) -> Option<Listening> {
+        let link = self.link().filter(|_| self.beats())?;
+        let learnt = self.learnt.as_ref().filter(|_| self.timing.adapts()).map(|(_, gaps)| gaps.view());
+        Some(Listening { timeout: link.detector.timeout(), learnt })
+    }
+
+    /// To be called before anything else when this host's loop runs again: if it slept beyond its deadline, what came
+    /// meanwhile waits to be read, and what it did not hear, or was not heard of it, is its own doing. What may leave
+    /// is not touched by this: that goes by the clock.
+    pub fn wake(&mut self, now: Instant) {
+        let asleep = overslept(self.deadline(), now, self.timing.heartbeat);
+        if let (Some(asleep), Some(link)) = (asleep, self.link_mut()) {
+            link.detector.forgive(now, asleep);
+            link.beats_since = now;
+        }
     }
 
     /// Takes an event and appends what is to be done.
@@ -434,14 +458,20 @@ impl Primary {
     }
 
     fn beat(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let (heartbeat, beats) = (self.timing.heartbeat, self.beats());
+        let (heartbeat, beats, wish) = (self.timing.heartbeat, self.beats(), self.wish());
         if let Some(link) = self.link_mut()
             && beats
             && now >= link.next_heartbeat
         {
             link.next_heartbeat = now + heartbeat;
-            out.push(Action::Send(link.session, ToBackup::Heartbeat(now)));
+            out.push(Action::Send(link.session, ToBackup::Heartbeat(Beat { at: now, wish })));
         }
+    }
+
+    /// The time-out that the backup should go by for this host's own, three quarters of it, to be long enough.
+    fn wish(&self) -> Micros {
+        let needs = self.learnt.as_ref().map_or(Micros(0), |(_, gaps)| gaps.needs());
+        self.timing.bounded(Micros(needs.0 / 3 * 4))
     }
 
     /// What must hold between any two events.

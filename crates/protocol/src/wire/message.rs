@@ -4,7 +4,7 @@ use super::compare::{Ask, Hashes};
 use super::header::Kind;
 use crate::ids::{Epoch, HostName, Term, VmName};
 use crate::resync::Offer;
-use crate::time::Instant;
+use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -159,8 +159,8 @@ pub enum ToBackup {
     Hello(Hello),
     /// The epoch is whole.
     Commit(Epoch, Commit),
-    /// I am alive; my clock.
-    Heartbeat(Instant),
+    /// I am alive.
+    Heartbeat(Beat),
     /// I will not run the VM again in this term; the newest committed epoch must be this one or, if the VM died,
     /// may be any.
     Yield(Epoch, YieldReason),
@@ -170,12 +170,25 @@ pub enum ToBackup {
     Ask(Ask),
 }
 
-/// An acknowledgement.
+/// A heartbeat of a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Beat {
+    /// The primary's clock.
+    pub at: Instant,
+    /// The time-out that the backup should go by at least: what the primary hears of it is that late.
+    pub wish: Micros,
+}
+
+/// What every answer of a backup says besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AckBody {
-    /// The newest clock reading that came from the primary: the backup has promised not to claim before its
-    /// time-out has passed since it heard that.
+    /// The newest clock reading that came from the primary: the backup has promised not to claim before the
+    /// session's shortest time-out has passed since it heard that.
     pub echo: Instant,
+    /// For so long it has heard nothing. A primary that is not heard learns it here before its backup asks.
+    pub silence: Micros,
+    /// The time-out that it goes by now. Nothing is promised by it.
+    pub timeout: Micros,
 }
 
 /// What a backup says.
@@ -208,7 +221,7 @@ impl ToBackup {
         match self {
             Self::Hello(hello) => (Kind::Hello, Epoch(0), bytes_of(hello)),
             Self::Commit(epoch, commit) => (Kind::Commit, *epoch, bytes_of(commit)),
-            Self::Heartbeat(at) => (Kind::Heartbeat, Epoch(0), bytes_of(at)),
+            Self::Heartbeat(beat) => (Kind::Heartbeat, Epoch(0), bytes_of(beat)),
             Self::Yield(epoch, reason) => (Kind::Yield, *epoch, bytes_of(reason)),
             Self::End(reason) => (Kind::End, Epoch(0), bytes_of(reason)),
             Self::Ask(ask) => (Kind::Ask, Epoch(0), bytes_of(ask)),

@@ -9,14 +9,14 @@
 //! | Ask | primary → backup | [`compare::Ask`]: whose hashes are wanted |
 //! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
 //! | Commit | primary → backup | [`Commit`]: the epoch is whole, these were its counts |
-//! | Heartbeat | primary → backup | the primary's clock |
+//! | Heartbeat | primary → backup | the primary's clock; the time-out that it would have its backup go by |
 //! | Yield | primary → backup | the primary will not run the VM again in this term: take over |
 //! | End | primary → backup | protection is over, throw the standby away |
 //! | Input | primary → backup | number of a NIC, then a frame that was given to the guest in this epoch |
 //! | Accept, Refuse | backup → primary | answer to Hello; Accept says what copies of the disks the backup has ([`Offer`](crate::resync::Offer)) |
 //! | Hashes | backup → primary | [`compare::Hashes`]: answer to the oldest Ask |
-//! | Ack | backup → primary | the epoch is committed, its disk changes durable; echoes the primary's clock |
-//! | Pulse | backup → primary | heartbeat; echoes the primary's clock |
+//! | Ack | backup → primary | the epoch is committed, its disk changes durable; what a Pulse says |
+//! | Pulse | backup → primary | heartbeat; echoes the primary's clock; how long nothing was heard, and what time-out it goes by |
 //! | Broken | backup → primary | the backup refuses the stream and says why |
 //! | Declined | backup → primary | the backup won a term but could not run the VM in it |
 //! | Fenced | backup → primary | a higher term exists |
@@ -36,5 +36,5 @@ pub mod pages;
 pub use header::{HEADER_LEN, Header, Kind, MAX_BODY_LEN, VERSION, WireError};
 pub use inbound::{Inbound, Outbound};
 pub use message::{
-    AckBody, Commit, EndReason, Hello, Lack, MessageError, Refusal, ToBackup, ToPrimary, YieldReason,
+    AckBody, Beat, Commit, EndReason, Hello, Lack, MessageError, Refusal, ToBackup, ToPrimary, YieldReason,
 };

@@ -6,7 +6,7 @@ use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{self, Backup, Conn};
 use protocol::primary::{self, Action, Command, CommandError, PhaseName, Primary};
 use protocol::resync::Offer;
-use protocol::wire::{AckBody, Commit, Hello, Kind, ToBackup, ToPrimary};
+use protocol::wire::{AckBody, Beat, Commit, Hello, Kind, ToBackup, ToPrimary};
 use protocol::{Claim, Epoch, Grant, HostName, Instant, Micros, Session, Term, TermRecord, Timing, VmName};
 
 pub const S1: Session = Session(1);
@@ -83,8 +83,8 @@ impl Owner {
     }
 
     pub fn hears_ack(&mut self, epoch: u64) -> Vec<Action> {
-        let echo = self.now;
-        self.feed(primary::Event::Message(S1, ToPrimary::Ack(Epoch(epoch), AckBody { echo })))
+        let body = answer(self.now);
+        self.feed(primary::Event::Message(S1, ToPrimary::Ack(Epoch(epoch), body)))
     }
 
     pub fn protect(&mut self, timing: Timing) -> Vec<Action> {
@@ -265,6 +265,16 @@ impl Standby {
         let claim = backup_claim(actions);
         self.feed(backup::Event::Claimed(claim.clone(), given_to(winner, &claim)))
     }
+}
+
+/// What a backup says that hears its primary well.
+pub fn answer(echo: Instant) -> AckBody {
+    AckBody { echo, silence: Micros(0), timeout: Timing::default().timeout }
+}
+
+/// What a primary says that hears its backup well.
+pub fn beat(at: Instant) -> Beat {
+    Beat { at, wish: Timing::default().timeout }
 }
 
 pub fn commit(epoch: u64, frames: u64, bytes: u64) -> ToBackup {

@@ -39,9 +39,10 @@ pub fn gather(stage: &Stage, props: &Props, interval: Duration) -> Vec<(String, 
         (
             "Failure detection",
             Some(format!(
-                "heartbeats every {} ms; a host is suspected after {} ms of silence",
+                "heartbeats every {} ms; a host is suspected after {} ms of silence, on a link known to be late after up to {} ms",
                 timing.heartbeat.0 / 1_000,
-                timing.timeout.0 / 1_000
+                timing.timeout.0 / 1_000,
+                timing.timeout_max.0 / 1_000
             )),
         ),
     ];
