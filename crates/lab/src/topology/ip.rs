@@ -113,6 +113,17 @@ pub fn redirect(host: &Namespace, to: Ipv4Addr) -> Result<(), LabError> {
     batch(host, &format!("neigh del {to} dev repl0\n"))
 }
 
+/// From now on a connection's packets leave this machine on the replication network as short as a cable carries them: the
+/// kernel would hand on longer ones, for a network card to cut, and those pass a narrow port.
+pub fn cut_packets(host: &Namespace) -> Result<(), LabError> {
+    batch(host, "link set repl0 gso_max_segs 1\n")
+}
+
+/// The longest packet that a cable carries from now on; longer ones are lost without a word to whoever sent them.
+pub fn narrow(switch: &Namespace, cable: &Cable, bytes: u32) -> Result<(), LabError> {
+    batch(switch, &format!("link set {} mtu {bytes}\n", cable.port))
+}
+
 fn set_lines(cables: &[Cable], state: &str) -> String {
     cables.iter().map(|cable| format!("link set {} {state}\n", cable.port)).collect()
 }

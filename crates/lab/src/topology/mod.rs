@@ -303,6 +303,23 @@ impl Lab {
         ip::redirect(&self.host(from)?, self.replication_address(to)?)
     }
 
+    /// Connections that a host makes or takes from now on can be harmed by [`Lab::narrow_link`].
+    ///
+    /// # Errors
+    /// There is no such host, or `ip` fails.
+    pub fn cut_packets(&self, host: &str) -> Result<(), LabError> {
+        ip::cut_packets(&self.host(host)?)
+    }
+
+    /// A host's replication link carries to it packets of at most so many bytes (1,500 is all): longer ones are lost.
+    ///
+    /// # Errors
+    /// There is no such host, or `ip` fails.
+    pub fn narrow_link(&self, host: &str, bytes: u32) -> Result<(), LabError> {
+        self.host(host)?;
+        ip::narrow(&self.switch, &ip::Cable::replication(host), bytes)
+    }
+
     fn cables(&self, link: Link<'_>) -> Result<(Namespace, Vec<ip::Cable>), LabError> {
         let (host, cables) = match link {
             Link::Replication(host) => (host, vec![ip::Cable::replication(host)]),

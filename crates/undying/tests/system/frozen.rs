@@ -3,13 +3,14 @@
 use crate::kit::capture::Capture;
 use crate::kit::{Setup, look, possible};
 use qemu::spec::Mac;
+use std::time::Duration;
 
-#[test]
-fn a_frozen_primary_wakes_up_fenced_and_says_nothing() {
+/// Alpha's agent stands still, and its QEMU if `all` of it does, until `longer` after beta has the VM.
+fn freezes_and_wakes_up(tag: &'static str, all: bool, longer: Duration) {
     if !possible() {
         return;
     }
-    let loaded = Setup::new("freeze").start();
+    let loaded = Setup::new(tag).start();
     let qemu = loaded.qemu("alpha");
     let mark = look::mark(&loaded.cluster, "alpha");
     let mac = Mac::derived(loaded.vm.as_str(), 0).to_string();
@@ -17,9 +18,17 @@ fn a_frozen_primary_wakes_up_fenced_and_says_nothing() {
     loaded.progress();
     assert!(uplink.frames(&loaded.cluster) > 0, "the capture sees the guest while it speaks");
     loaded.cluster.lab.freeze("alpha").expect("alpha's agent stands still");
+    if all {
+        qemu.freeze();
+    }
     assert_eq!(loaded.runs_at("beta").term, 2);
-    assert!(qemu.is_alive(), "the old copy is still there, and its guest runs");
+    assert!(qemu.is_alive(), "the old copy is still there");
     let before = uplink.frames(&loaded.cluster);
+    std::thread::sleep(longer);
+    loaded.progress();
+    if all {
+        qemu.thaw();
+    }
     loaded.cluster.lab.thaw("alpha").expect("it goes on");
     let fenced = look::event(&loaded.cluster, "alpha", "fenced", mark);
     assert_eq!((&fenced.what["owner"], &fenced.what["term"]), (&"beta".into(), &2.into()));
@@ -29,4 +38,28 @@ fn a_frozen_primary_wakes_up_fenced_and_says_nothing() {
     loaded.progress();
     loaded.protect("beta", "alpha");
     loaded.verdict();
+}
+
+#[test]
+fn a_frozen_primary_wakes_up_fenced_and_says_nothing() {
+    freezes_and_wakes_up("freeze", false, Duration::ZERO);
+}
+
+#[test]
+fn a_primary_frozen_with_its_vm_wakes_up_fenced_and_says_nothing() {
+    freezes_and_wakes_up("iceblock", true, Duration::ZERO);
+}
+
+/// Longer than every time-out there is, TCP's own among them.
+#[test]
+#[ignore = "takes more than a minute"]
+fn an_agent_frozen_for_more_than_a_minute_wakes_up_fenced_and_says_nothing() {
+    freezes_and_wakes_up("winter", false, Duration::from_secs(70));
+}
+
+/// As a virtual machine that is paused with everything in it.
+#[test]
+#[ignore = "takes more than a minute"]
+fn a_host_frozen_for_more_than_a_minute_wakes_up_fenced_and_says_nothing() {
+    freezes_and_wakes_up("iceage", true, Duration::from_secs(70));
 }

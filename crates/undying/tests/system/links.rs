@@ -1,4 +1,4 @@
-//! Bad links while both hosts live - cut, one-way, flapping: exactly one of them goes on.
+//! Bad links while both hosts live - cut, one-way, too narrow, flapping: exactly one of them goes on.
 
 use crate::kit::{Setup, look, possible, wait_for};
 use host::api::types::{ProtectRequest, RepairRequest};
@@ -80,6 +80,34 @@ fn on_a_link_that_works_in_one_direction_exactly_one_host_goes_on() {
         loaded.progress();
         (at, by) = (winner, loser);
     }
+    loaded.verdict();
+}
+
+#[test]
+fn on_a_link_that_loses_long_packets_exactly_one_host_goes_on_and_soon() {
+    if !possible() {
+        return;
+    }
+    let setup = Setup::new("narrow");
+    let cluster = setup.cluster();
+    for host in ["alpha", "beta"] {
+        cluster.lab.cut_packets(host).expect("short packets");
+    }
+    let loaded = setup.start_on(cluster);
+    let mark = look::mark(&loaded.cluster, "alpha");
+    // Heartbeats pass until the first page is lost, and pulses always.
+    loaded.cluster.lab.narrow_link("beta", 600).expect("narrow");
+    let (winner, loser) = loaded.winner();
+    assert_eq!(look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm), [winner]);
+    if winner == "alpha" {
+        // Not the 10 s of a backup that lives and acknowledges nothing.
+        let lost = look::event(&loaded.cluster, "alpha", "backup_lost", mark);
+        assert!(lost.text.contains("has heard nothing from this host"), "{}", lost.text);
+    }
+    loaded.progress();
+    loaded.cluster.lab.narrow_link("beta", 1_500).expect("wide");
+    loaded.protect(winner, loser);
+    loaded.fails_over(winner, loser);
     loaded.verdict();
 }
 

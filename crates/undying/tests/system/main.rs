@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod backup;
+mod busy;
 mod counter;
 mod disks;
 mod failover;

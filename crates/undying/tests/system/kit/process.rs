@@ -23,9 +23,23 @@ impl Process {
 
     /// SIGKILL, to this process alone.
     pub fn kill(self) {
-        assert!(self.is_alive(), "process {} ended before it was killed", self.pid);
+        self.signal(Signal::KILL);
+    }
+
+    /// It stands still until it is thawed.
+    pub fn freeze(self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It goes on.
+    pub fn thaw(self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(self, signal: Signal) {
+        assert!(self.is_alive(), "process {} ended before it was sent {signal:?}", self.pid);
         let pid = Pid::from_raw(self.pid.cast_signed()).expect("a process number");
-        kill_process(pid, Signal::KILL).expect("our own process can be killed");
+        kill_process(pid, signal).expect("our own process can be sent a signal");
     }
 
     /// Waits until it is dead.
