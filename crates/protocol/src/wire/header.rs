@@ -29,7 +29,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 3: Accept says what copies of the disks the backup has; Ask and Hashes. A backup of version 2 would throw them away.
 /// - 4: a piece that does not pack goes as it is; pages that are sent again go as what changed; a refusal says what there
 ///   is no room for; Leaving.
-pub const VERSION: u16 = 4;
+/// - 5: heartbeats and answers say what time-out each side goes by, and how long a backup has heard nothing.
+pub const VERSION: u16 = 5;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -285,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_4() {
+    fn golden_bytes_of_version_5() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 4, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 5, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);
