@@ -319,11 +319,13 @@ pub fn epochs(epochs: &[EpochRecord]) -> String {
             clock(epoch.at_us),
             format!("{:.3}", epoch.pause_us as f64 / 1e3),
             epoch.dirty_pages.to_string(),
+            epoch.ahead_pages.to_string(),
             epoch.wire_bytes.to_string(),
             if epoch.ack_us == 0 { "-".into() } else { format!("{:.3}", epoch.ack_us as f64 / 1e3) },
         ]
     };
-    let heads = ["TERM", "EPOCH", "CUT (UTC)", "PAUSE MS", "DIRTY PAGES", "WIRE BYTES", "ACK MS"];
+    let heads =
+        ["TERM", "EPOCH", "CUT (UTC)", "PAUSE MS", "DIRTY PAGES", "COPIED AHEAD", "WIRE BYTES", "ACK MS"];
     table(&heads, &epochs.iter().map(row).collect::<Vec<_>>())
 }
 

@@ -387,6 +387,9 @@ pub struct EpochRecord {
     pub pause_us: u64,
     /// Dirty pages.
     pub dirty_pages: u64,
+    /// Of them copied before the VM was stopped.
+    #[serde(default)]
+    pub ahead_pages: u64,
     /// Bytes on the wire.
     pub wire_bytes: u64,
     /// From the cut to the acknowledgement, microseconds; 0 while it is not there.

@@ -21,10 +21,28 @@ const MAX_INPUT_WAITING: usize = 4 << 20;
 /// Pages of one checkpoint (or of the first copy), copied out of the guest.
 #[derive(Debug)]
 pub struct Part {
-    /// RAM block and page index of each page, in the order of the buffer.
-    pub pages: Vec<(u8, u64)>,
+    /// RAM block and page index of each page, in the order of the buffer; none for a page that is not to be sent.
+    pages: Vec<Option<(u8, u64)>>,
     /// Their contents.
-    pub buffer: PooledBuffer,
+    buffer: PooledBuffer,
+}
+
+impl Part {
+    /// The pages that were copied into `buffer`, one behind the other.
+    #[must_use]
+    pub fn new(pages: Vec<(u8, u64)>, buffer: PooledBuffer) -> Self {
+        Self { pages: pages.into_iter().map(Some).collect(), buffer }
+    }
+
+    /// The pages that are to be sent.
+    pub fn pages(&self) -> impl Iterator<Item = (u8, u64)> + '_ {
+        self.pages.iter().copied().flatten()
+    }
+
+    /// Does not send the page at this place.
+    pub fn leave_out(&mut self, at: usize) {
+        self.pages[at] = None;
+    }
 }
 
 /// What was written for an epoch.
@@ -280,7 +298,8 @@ impl Writer {
 
     fn part(&mut self, epoch: Epoch, part: &Part) -> std::io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
-        for (&(block, page), data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
+        for (slot, data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
+            let Some((block, page)) = *slot else { continue };
             if epoch == Epoch(0) {
                 batch.push(block, page, data);
             } else {

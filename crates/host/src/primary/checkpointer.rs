@@ -3,8 +3,10 @@
 //! Every order that stops or resumes the guest, or opens its way out, goes through this one thread, in order: none
 //! of them meets a checkpoint that is half taken. While the guest stands still QEMU saves its devices and this
 //! thread reads the gate empty, scans for dirty pages and copies them. A checkpoint larger than the buffers is
-//! streamed while the guest stands still: the bound on memory wins over the pause.
+//! streamed while the guest stands still: the bound on memory wins over the pause. Before a large one pages are copied
+//! ahead (`ahead`).
 
+use super::ahead::{Ahead, Policy};
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
@@ -19,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
-use os::tracker::Tracker;
+use os::tracker::{Tracker, TrackerError};
 use protocol::resync::{Base, Offer};
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, RunPermit, Session};
@@ -193,6 +195,8 @@ struct Active {
     outbox: Outbox,
     dirty: Vec<Range>,
     pages: Vec<(u8, u64)>,
+    ahead: Ahead,
+    policy: Policy,
     /// What was written to the disks in the epoch that is being taken.
     changes: Vec<KeptChange>,
     /// None under TCG, whose clocks cannot be corrected.
@@ -348,14 +352,16 @@ impl Worker {
         }
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Active { session, tracker, pool, outbox, dirty, pages, changes, clock })
+        let (ahead, policy) = (Ahead::default(), Policy::default());
+        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, changes, clock })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
         let Some(mut active) = self.active.take_if(|active| active.session == session) else { return };
-        let taken = self.take(&mut active, epoch, last);
+        let taken = self.go_ahead(&mut active).and_then(|()| self.take(&mut active, epoch, last));
         if taken.is_err() {
             active.tracker.give_back(&std::mem::take(&mut active.dirty));
+            active.tracker.give_back(&std::mem::take(&mut active.ahead).addresses);
             self.tap.stop_ends();
             if let Err(error) = self.tap.make_good(&self.images) {
                 tracing::warn!(%error, "a flush could not be made good");
@@ -394,6 +400,21 @@ impl Worker {
         }
     }
 
+    /// Copies pages of a large checkpoint while the guest still runs.
+    fn go_ahead(&self, active: &mut Active) -> Result<(), Failure> {
+        active.ahead = Ahead::default();
+        active.dirty.clear();
+        if !active.policy.tries() {
+            return Ok(());
+        }
+        let fail = |why: String| Failure { why, resumable: true };
+        scan(active, self.qemu.resolved().accel).map_err(|error| fail(error.to_string()))?;
+        let left = active.ahead.copy(&self.ram, &active.pool, &active.dirty).map_err(fail)?;
+        active.tracker.give_back(&left);
+        active.dirty.clear();
+        Ok(())
+    }
+
     fn take(&mut self, active: &mut Active, epoch: Epoch, last: bool) -> Result<Staged, Failure> {
         let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
         let saver = self.saver.as_mut().ok_or_else(|| fail(&"the session did not begin"))?;
@@ -410,17 +431,11 @@ impl Worker {
         if let Some(marker) = self.tap.marker() {
             marker.map().cut(epoch);
         }
-        active.dirty.clear();
-        // Under KVM protecting all memory in one step would drop the guest's whole second-level page table; TCG has
-        // none, and one step is cheaper.
-        let scanned = match self.qemu.resolved().accel {
-            Accel::Kvm => active.tracker.scan_paused(&mut active.dirty),
-            Accel::Tcg => active.tracker.scan_live(&mut active.dirty),
-        };
-        scanned.map_err(|error| fail(&error))?;
+        scan(active, self.qemu.resolved().accel).map_err(|error| fail(&error))?;
         active.pages.clear();
         self.ram.number(&active.dirty, &mut active.pages);
-        let parts = gather(&self.ram, active, epoch)?;
+        let (ahead, again) = active.ahead.take(&active.dirty);
+        let parts = gather(&self.ram, active, ahead, epoch)?;
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
         self.tap.stop_ends();
@@ -433,9 +448,20 @@ impl Worker {
             .make_good(&self.images)
             .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
         let pause_us = self.pause_us(last);
-        let dirty_pages = active.pages.len() as u64;
-        let record =
-            EpochRecord { term: 0, epoch: epoch.0, at_us, pause_us, dirty_pages, wire_bytes: 0, ack_us: 0 };
+        let ahead = active.ahead.addresses.len() as u64;
+        let ahead_pages = ahead - again;
+        let dirty_pages = active.pages.len() as u64 + ahead_pages;
+        active.policy.learn(dirty_pages, ahead, again);
+        let record = EpochRecord {
+            term: 0,
+            epoch: epoch.0,
+            at_us,
+            pause_us,
+            dirty_pages,
+            ahead_pages,
+            wire_bytes: 0,
+            ack_us: 0,
+        };
         let gate = self.addresses(cut.addresses_version);
         let (changes, device) = (std::mem::take(&mut active.changes), device.as_bytes().to_vec());
         Ok(Staged { epoch, cut_at, record, parts, changes, device, cut, gate })
@@ -459,9 +485,17 @@ impl Worker {
     }
 }
 
-/// Copies the numbered pages into buffers. When these run out the ones that are full go ahead on the link.
-fn gather(ram: &GuestRam, active: &Active, epoch: Epoch) -> Result<Vec<Part>, Failure> {
-    let mut parts = Vec::new();
+/// What was written since the last time. Under KVM protecting all memory in one step would drop the guest's whole
+/// second-level page table; TCG has none, and one step is cheaper.
+fn scan(active: &mut Active, accel: Accel) -> Result<(), TrackerError> {
+    match accel {
+        Accel::Kvm => active.tracker.scan_paused(&mut active.dirty),
+        Accel::Tcg => active.tracker.scan_live(&mut active.dirty),
+    }
+}
+
+/// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go ahead on the link.
+fn gather(ram: &GuestRam, active: &Active, mut parts: Vec<Part>, epoch: Epoch) -> Result<Vec<Part>, Failure> {
     let mut streamed = false;
     let mut left = active.pages.as_slice();
     while !left.is_empty() {
@@ -483,7 +517,7 @@ fn gather(ram: &GuestRam, active: &Active, epoch: Epoch) -> Result<Vec<Part>, Fa
         let bytes = now.len() * PAGE_SIZE as usize;
         ram.copy_out(now, &mut buffer.bytes_mut()[..bytes])
             .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
-        parts.push(Part { pages: now.to_vec(), buffer });
+        parts.push(Part::new(now.to_vec(), buffer));
     }
     Ok(parts)
 }

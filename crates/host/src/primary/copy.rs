@@ -139,7 +139,7 @@ impl Copy<'_> {
             left = after;
             let bytes = now.len() * PAGE_SIZE as usize;
             self.ram.copy_out(now, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), Part { pages: now.to_vec(), buffer });
+            self.outbox.part(Epoch(0), Part::new(now.to_vec(), buffer));
             *copied += bytes as u64;
             self.pace.sent(bytes as u64);
         }

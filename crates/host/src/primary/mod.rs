@@ -1,5 +1,6 @@
 //! Owns a VM's loop at its primary: selects an event, hands it to the protocol, carries out the actions.
 
+mod ahead;
 mod checkpointer;
 mod clock;
 mod copied;

@@ -229,6 +229,7 @@ impl Control for Fake {
             at_us: 1_700_000_000_000_000 + epoch * 25_000,
             pause_us: 1_800,
             dirty_pages: 300,
+            ahead_pages: 0,
             wire_bytes: 123_456,
             ack_us: 4_000,
         };

@@ -87,6 +87,11 @@ fn the_guests_memory_is_what_it_wrote() {
     loaded.pulse(|mut pulse| pulse.dirty(PAGES, "full", "seq+page")).expect("an order");
     let dirtied = || loaded.pulse(|mut pulse| pulse.stats()).expect("statistics").dirtied;
     wait_for("some rounds", || (dirtied() > 4 * PAGES).then_some(()), || look::logs(&loaded.cluster));
+    let ahead = || {
+        let epochs = loaded.cluster.ask("alpha", |api| api.epochs(&loaded.vm, 0)).expect("epochs");
+        epochs.iter().any(|epoch| epoch.ahead_pages > 0).then_some(())
+    };
+    wait_for("pages copied ahead", ahead, || look::logs(&loaded.cluster));
     // The answer leaves when the epoch that holds it is committed: what beta goes on from has every page.
     loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
     loaded.fails_over("alpha", "beta");

@@ -120,6 +120,7 @@ mod tests {
             at_us: 0,
             pause_us,
             dirty_pages,
+            ahead_pages: 0,
             wire_bytes: 0,
             ack_us: 0,
         };
