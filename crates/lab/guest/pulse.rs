@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
-const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | fio ARGUMENTS | fio off | disk | ping | reboot | poweroff | shutdown; \
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | hold PAGES | fio ARGUMENTS | fio off | disk | ping | reboot | poweroff | shutdown; \
 RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
 /// A gap is a stretch of time in which this program did not run for at least this long.
 const GAP_US: u64 = 1_000;
@@ -97,6 +97,8 @@ struct Shared {
     gap_longest_us: AtomicU64,
     /// The load on the disk.
     fio: Mutex<Option<Child>>,
+    /// Memory that is in use and never touched again.
+    held: Mutex<Vec<Page>>,
 }
 
 fn main() -> ExitCode {
@@ -184,6 +186,7 @@ fn answer(line: &str, shared: &Shared) -> String {
         ["gaps", state @ ("on" | "off")] => order(shared, |orders| orders.watching = *state == "on"),
         ["stats"] => stats(shared),
         ["check"] => check(shared),
+        ["hold", pages] => hold(shared, pages),
         ["fio", "off"] => fio(shared, &[]),
         ["fio", arguments @ ..] => fio(shared, arguments),
         ["disk"] => disk(),
@@ -276,6 +279,18 @@ fn fio(shared: &Shared, arguments: &[&str]) -> String {
         }
         Err(error) => format!("error /bin/fio: {error}"),
     }
+}
+
+/// Takes so many pages of zeros from the guest's memory, and leaves them alone.
+fn hold(shared: &Shared, pages: &str) -> String {
+    let (Ok(pages), Ok(mut held)) = (pages.parse(), shared.held.lock()) else {
+        return format!("error {pages:?} pages; {CONTROL}");
+    };
+    held.reserve_exact(pages);
+    while held.len() < pages {
+        held.push(Page([const { AtomicU64::new(0) }; 512]));
+    }
+    "ok".into()
 }
 
 /// What the kernel counted of the first disk (Linux Documentation/block/stat.rst).

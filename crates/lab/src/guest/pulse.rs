@@ -100,6 +100,15 @@ impl PulseClient {
         self.order(&format!("dirty {pages}:{rate}:{pattern}"))
     }
 
+    /// Makes the guest use so many more pages of its memory, zeros, and not touch them again.
+    ///
+    /// # Errors
+    /// The connection fails, or the program refuses the order.
+    pub fn hold(&mut self, pages: u64) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(120)))?;
+        self.order(&format!("hold {pages}"))
+    }
+
     /// Stops dirtying.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod clock;
 mod cost;
 mod disk;
 mod figures;
+mod idle;
 mod machines;
 mod many;
 mod memory;
@@ -34,8 +35,8 @@ use std::time::{Duration, Instant};
 /// What can be measured
 #[derive(Debug, Subcommand)]
 pub enum Bench {
-    /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock (10 minutes, as root).
-    /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock
+    /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock, idle VMs (14 minutes, as root).
+    /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock, 7 idle VMs by their memory
     Checkpoint(BenchArgs),
     /// What the agent's disks cost beside QEMU's own driver for files (30 minutes, as root).
     /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench, 5 resynchronisation
@@ -82,6 +83,7 @@ const CHECKPOINT: Suite = Suite {
         ("Memory, and bytes on the wire", memory::measure),
         ("Fixed part of the pause by machine and devices", machines::measure),
         ("The guest's clock", clock::measure),
+        ("Idle VMs by their memory", idle::measure),
     ],
     facts: || vec![site::detection()],
 };

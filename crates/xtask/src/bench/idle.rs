@@ -1,0 +1,180 @@
+//! Owns part 7: what an idle VM costs, and how that grows with its memory.
+
+use super::Run;
+use super::bed::{Bed, start_cluster};
+use super::figures::{Cell, Findings, Table, Target};
+use super::memory::ram_in_use;
+use super::pause::{dirty_pages, pause_ms};
+use crate::stage::HOSTS;
+use anyhow::{Context, Result};
+use lab::cluster::{VmFile, VmShape};
+use lab::topology::AGENT;
+use std::fs;
+use std::time::{Duration, Instant};
+
+const INTERVAL: Duration = Duration::from_millis(25);
+/// Memory of the guests, MiB. Of each seven eighths are in use.
+const SIZES: [u32; 4] = [512, 2_048, 8_192, 16_384];
+/// What must be left of this machine's memory, MiB.
+const LEFT: u64 = 2_048;
+const SETTLE: Duration = Duration::from_secs(2);
+/// The cable between the hosts, as its end is called at each of them.
+const CABLE: &str = "repl0";
+
+/// One guest of each size, idle, with even checkpoints and with those that follow the output.
+pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
+    found.how = HOW.into();
+    found.tables.push(Table::new(
+        "An idle VM by its memory",
+        &[
+            ("memory", "memory, checkpoints"),
+            ("in_use_mib", "in use at the primary, MiB"),
+            ("pause_ms", "pause, ms"),
+            ("dirty_pages", "dirty pages"),
+            ("primary_percent", "agent at the primary, % of a processor"),
+            ("backup_percent", "agent at the backup, %"),
+            ("qemu_percent", "QEMU at the primary, %"),
+            ("wire_kb", "on the wire, both ways, kB/s"),
+        ],
+    ));
+    for (number, mib) in SIZES.into_iter().enumerate() {
+        let available = available_mib()?;
+        if available < u64::from(mib) + LEFT {
+            found.notes.push(format!("{mib} MiB: not measured, this machine had {available} MiB left."));
+            continue;
+        }
+        one(run, found, number, mib).with_context(|| format!("a guest of {mib} MiB"))?;
+    }
+    Ok(())
+}
+
+const HOW: &str = "A Redis guest on a q35 that nobody asks anything; seven eighths of its memory are in use, filled with zeros and \
+    not touched any more. Processor time is that of all threads of a process (schedstat); bytes are those that the kernel \
+    counted on the cable between the hosts, heartbeats and all headers among them. A guest under TCG has no idle state of \
+    its own: its QEMU's time is told beside.";
+
+fn one(run: &mut Run<'_>, found: &mut Findings, number: usize, mib: u32) -> Result<()> {
+    let cluster = start_cluster(run.props, &format!("idle{number}"))?;
+    let shape = VmShape { memory_mib: mib, ..VmShape::default() };
+    let file = VmFile::redis(&run.props.guest, "bench", shape, None)?;
+    let bed = Bed::boot(cluster, run, file)?;
+    run.screen.live(&format!("{mib} MiB: the guest uses its memory"));
+    bed.pulse(|pulse| pulse.hold(u64::from(mib) * 256 / 8 * 7 - HELD_BY_OTHERS))?;
+    bed.protect(INTERVAL)?;
+    row(run, found, &bed, mib, "every 25 ms")?;
+    bed.unprotect()?;
+    bed.protect_following()?;
+    row(run, found, &bed, mib, "following the output")
+}
+
+/// Pages that the guest's kernel and servers use.
+const HELD_BY_OTHERS: u64 = 30_000;
+
+fn row(run: &mut Run<'_>, found: &mut Findings, bed: &Bed, mib: u32, how: &str) -> Result<()> {
+    run.pass(&format!("{mib} MiB, {how}: settling"), SETTLE);
+    let agents = HOSTS.map(|host| bed.cluster.lab.process(host, AGENT));
+    let [primary, backup] = agents;
+    let (primary, backup) = (primary?, backup?);
+    let qemu = bed.status(HOSTS[0])?.pid.context("the primary does not tell QEMU's process")?;
+    let began = Instant::now();
+    let before = Spent::of([primary, backup, qemu])?;
+    let time = run.stretch(15);
+    let epochs = bed.epochs(run, &format!("{mib} MiB, idle, {how}"), time)?;
+    let (spent, seconds) = (Spent::of([primary, backup, qemu])?, began.elapsed().as_secs_f64());
+    let percent = |at: usize| (spent.processor[at] - before.processor[at]) / seconds * 100.0;
+    let wire = (spent.wire - before.wire) as f64 / seconds / 1e3;
+    let in_use = ram_in_use(qemu, u64::from(mib) << 20)?;
+    let cells: [Cell; 7] = [
+        in_use.into(),
+        pause_ms(&epochs).into(),
+        dirty_pages(&epochs).into(),
+        percent(0).into(),
+        percent(1).into(),
+        percent(2).into(),
+        wire.into(),
+    ];
+    found.tables[0].row(format!("{mib} MiB, {how}"), cells);
+    if mib == SIZES[0] && how == "every 25 ms" {
+        let both = percent(0) + percent(1);
+        found.targets.push(Target::at_most(
+            "an idle VM at 25 ms: both agents, of one processor",
+            "%",
+            3.0,
+            both,
+        ));
+        found.targets.push(Target::at_most("an idle VM at 25 ms: on the wire", "kB/s", 200.0, wire));
+    }
+    Ok(())
+}
+
+/// What was spent until now.
+struct Spent {
+    /// Seconds of a processor, of each process.
+    processor: [f64; 3],
+    /// Bytes that left and reached the first process's host by the cable.
+    wire: u64,
+}
+
+impl Spent {
+    fn of(processes: [u32; 3]) -> Result<Self> {
+        let mut processor = [0.0; 3];
+        for (seconds, pid) in processor.iter_mut().zip(processes) {
+            *seconds = processor_seconds(pid)?;
+        }
+        let devices = read(&format!("/proc/{}/net/dev", processes[0]))?;
+        let wire = bytes_of(&devices, CABLE).with_context(|| format!("the first host has no {CABLE}"))?;
+        Ok(Self { processor, wire })
+    }
+}
+
+/// (Linux Documentation/scheduler/sched-stats.rst: the first number is nanoseconds on a processor.)
+fn processor_seconds(pid: u32) -> Result<f64> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("a process is gone")?.flatten() {
+        // A thread may end meanwhile.
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        total += text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(total as f64 / 1e9)
+}
+
+/// (Linux Documentation/networking/statistics.rst; columns as in /proc/net/dev's own heading.)
+fn bytes_of(devices: &str, device: &str) -> Option<u64> {
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'))?;
+    let numbers: Vec<u64> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+    Some(numbers.first()? + numbers.get(8)?)
+}
+
+fn available_mib() -> Result<u64> {
+    let text = read("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    Ok(kib.context("/proc/meminfo has no MemAvailable")? >> 10)
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_a_device_are_received_and_sent() {
+        let devices = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n \
+                       repl0:700 5 0 0 0 0 0 0 50 2 0 0 0 0 0 0\n";
+        assert_eq!(bytes_of(devices, "repl0"), Some(750));
+        assert_eq!(bytes_of(devices, "repl"), None);
+    }
+
+    #[test]
+    fn a_process_that_works_spends_time() {
+        let me = std::process::id();
+        let before = processor_seconds(me).expect("this process");
+        let until = Instant::now() + Duration::from_millis(50);
+        while Instant::now() < until {}
+        assert!(processor_seconds(me).expect("this process") > before);
+        assert!(available_mib().expect("memory") > 0);
+    }
+}
