@@ -206,19 +206,23 @@ impl<'a> Session<'a> {
         &self.memory
     }
 
+    /// Returns when the trap of the step has been taken. A stop or a continuation that arrives meanwhile makes the target
+    /// report *before* it, with the instruction behind it (Linux kernel/signal.c, get_signal): the trap, left
+    /// pending, would kill it after the detachment.
     fn step_over_instruction(&mut self) -> Result<u64, InjectError> {
+        let mut answer = None;
         loop {
             self.stopped.request("step", libc::PTRACE_SINGLESTEP, 0, 0)?;
             // Without a limit: to give up now would leave it with foreign registers.
             let stop = self.stopped.wait(None)?;
-            if let Stop::Signal(signal) = stop
-                && signal != libc::SIGTRAP
-            {
-                self.deferred.push(signal);
-            }
             let now = self.stopped.registers()?;
             if now.rip != self.instruction {
-                return Ok(now.rax);
+                answer = answer.or(Some(now.rax));
+            }
+            match (stop, answer) {
+                (Stop::Signal(libc::SIGTRAP), Some(answer)) => return Ok(answer),
+                (Stop::Signal(libc::SIGTRAP) | Stop::Event, _) => {}
+                (Stop::Signal(signal), _) => self.deferred.push(signal),
             }
         }
     }
