@@ -36,8 +36,10 @@ impl Default for Follow {
 
 /// An answer is often several packets: so long the first waits for the others.
 const LINGER: Micros = Micros::from_millis(1);
-/// A pause for which an epoch need not be shortened.
+/// A pause, beyond what the shortest of late took, for which an epoch need not be shortened.
 const SHORT_PAUSE: Micros = Micros::from_millis(4);
+/// The shortest pause of late rises by this part of what it lies below the others: a VM may change its ways.
+const RISE: u64 = 64;
 /// The first epochs are so long; then they stretch.
 const FIRST_STRETCH: Micros = Micros::from_millis(25);
 /// However long the pauses are, an epoch without output is not shorter.
@@ -53,6 +55,8 @@ pub struct Pacer {
     after: Instant,
     /// What a checkpoint takes from the VM: rises at once, falls slowly.
     pause: Micros,
+    /// The shortest of late: what a checkpoint takes however few pages are dirty.
+    least: Option<Micros>,
     /// How long an epoch without output may be.
     stretch: Micros,
     /// Output of this epoch waits since.
@@ -68,7 +72,17 @@ impl Pacer {
         let stretch = FIRST_STRETCH.min(interval);
         // As if the last had been taken long ago.
         let cut_at = Instant(now.0.saturating_sub(interval.0));
-        Self { pacing, interval, cut_at, after: now, pause: Micros(0), stretch, waits: None, behind: None }
+        Self {
+            pacing,
+            interval,
+            cut_at,
+            after: now,
+            pause: Micros(0),
+            least: None,
+            stretch,
+            waits: None,
+            behind: None,
+        }
     }
 
     /// A packet of this epoch waits in the gate.
@@ -86,12 +100,20 @@ impl Pacer {
         self.pause = pause.max(Micros((self.pause.0 * 3 + pause.0) / 4));
         let open = |waits: &(Epoch, Instant)| waits.0 > epoch;
         self.waits = self.waits.filter(open).or(self.behind.take().filter(open));
-        let stretch = if self.pause <= SHORT_PAUSE {
+        // What a large memory takes to be looked through is no shorter after a short epoch.
+        let grown = self.pause.0 - self.learn_least(pause).0.min(self.pause.0);
+        let stretch = if grown <= SHORT_PAUSE.0 {
             Micros(self.stretch.0 * 5 / 4)
         } else {
-            Micros(self.stretch.0 * SHORT_PAUSE.0 / self.pause.0)
+            Micros(self.stretch.0 * SHORT_PAUSE.0 / grown)
         };
         self.stretch = stretch.max(LEAST_STRETCH).min(self.interval);
+    }
+
+    fn learn_least(&mut self, pause: Micros) -> Micros {
+        let least =
+            self.least.map_or(pause, |least| Micros(least.0 + pause.0.saturating_sub(least.0) / RISE));
+        *self.least.insert(least.min(pause))
     }
 
     /// A checkpoint failed: the next is not due at once.
@@ -238,6 +260,17 @@ mod tests {
         take(&mut pacer, 40, 20 * MS);
         let view = pacer.view();
         assert_eq!((view.rest, view.stretch), (Micros(100 * MS), Micros(100 * MS)), "the share still counts");
+    }
+
+    #[test]
+    fn pauses_that_are_always_long_do_not_shorten_epochs() {
+        let mut pacer = follower();
+        for epoch in 1..40 {
+            take(&mut pacer, epoch, 6 * MS);
+        }
+        assert_eq!(pacer.view().stretch, Micros(250 * MS), "a large memory, not many dirty pages");
+        take(&mut pacer, 40, 20 * MS);
+        assert!(pacer.view().stretch < Micros(101 * MS));
     }
 
     #[test]

@@ -31,7 +31,8 @@ use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::resync::Base;
 use protocol::wire::compare::Ask;
-use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary, blob, disk, pages};
+use protocol::wire::device::DeviceStates;
+use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary, disk, pages};
 use protocol::{Claim, Epoch, Grant, Session, Term};
 use staged::Staged;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ struct Connection {
     session: Session,
     outbox: Outbox,
     frames: Receiver<Result<Frame, LinkLoss>>,
+    devices: DeviceStates,
 }
 
 struct Standby {
@@ -220,7 +222,7 @@ impl Loop<'_> {
 
     fn on_input(&mut self, input: BackupInput) {
         let BackupInput::Opened { conn, term, session, hello, outbox, frames } = input;
-        self.candidate = Some(Connection { conn, session, outbox, frames });
+        self.candidate = Some(Connection { conn, session, outbox, frames, devices: DeviceStates::default() });
         match self.admit(term, &hello) {
             Ok(admitted) => {
                 self.admitted = admitted;
@@ -298,7 +300,9 @@ impl Loop<'_> {
                 .map(drop)
                 .map_err(|error| error.to_string()),
             Kind::Device => {
-                blob::unpack(&frame.body).map(|piece| frame.body = piece).map_err(|error| error.to_string())
+                let Some(current) = self.current.as_mut() else { return };
+                let piece = current.devices.unpack(frame.header.epoch, &frame.body);
+                piece.map(|piece| frame.body = piece).map_err(|error| error.to_string())
             }
             Kind::Disk => unpack_changes(&mut frame, &standby.machine.disks().sizes()),
             _ => Ok(()),

@@ -7,10 +7,11 @@ use crate::disks::{Kept, KeptChange};
 use crate::loops::Haste;
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use protocol::wire::device::DeviceStates;
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
-use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary, blob};
+use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
 use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -133,6 +134,7 @@ impl Outbox {
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
             known: KnownPages::new(MAX_KNOWN),
+            devices: DeviceStates::default(),
             open: Written::default(),
             body_bytes: 0,
             written: Box::new(written),
@@ -245,6 +247,7 @@ struct Writer {
     outbound: Outbound,
     batch: PageBatch,
     known: KnownPages,
+    devices: DeviceStates,
     open: Written,
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
@@ -282,8 +285,8 @@ impl Writer {
             Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body),
             Item::Part(epoch, part) => self.part(epoch, &part),
             Item::Device(epoch, state) => {
-                let mut pieces = state.chunks(blob::MAX_PIECE);
-                pieces.try_for_each(|piece| self.bulk(Kind::Device, epoch, &blob::pack(piece)))
+                let bodies = self.devices.pack(epoch, state);
+                bodies.iter().try_for_each(|body| self.bulk(Kind::Device, epoch, body))
             }
             Item::Disks(epoch, changes) => self.disks(epoch, &changes),
             Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body),

@@ -259,10 +259,10 @@ impl Tracker {
     pub fn present(&mut self, ranges: &[Range]) -> Result<Vec<Range>, TrackerError> {
         let mut present = Vec::new();
         let swapped_before = self.has_swapped()?;
-        self.scan_each(ranges, Wanted::Present, &mut present)?;
+        self.pagemap.scan(ranges, Wanted::Present, &mut present)?;
         if swapped_before || self.has_swapped()? {
             present.clear();
-            self.scan_each(ranges, Wanted::PresentOrSwapped, &mut present)?;
+            self.pagemap.scan(ranges, Wanted::PresentOrSwapped, &mut present)?;
         }
         self.check_alive()?;
         Ok(present)
@@ -271,7 +271,7 @@ impl Tracker {
     fn look(&mut self, found: &mut Vec<Range>) -> Result<(), TrackerError> {
         for range in &self.ranges {
             let mut written = Vec::new();
-            self.pagemap.scan(*range, Wanted::Written, &mut written)?;
+            self.pagemap.scan(std::slice::from_ref(range), Wanted::Written, &mut written)?;
             // Near ranges become one only within a tracked range: between two there may be anything.
             let first_of_range = found.len();
             for run in written {
@@ -288,7 +288,7 @@ impl Tracker {
     /// Reads and clears the marks in `places`, adds what is owed.
     fn consume(&mut self, places: &[Range], dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
         dirty.clear();
-        let read = self.scan_each(places, Wanted::WrittenAndProtect, dirty);
+        let read = self.pagemap.scan(places, Wanted::WrittenAndProtect, dirty);
         if let Err(error) = read.and_then(|()| self.check_alive()) {
             self.owed.append(dirty);
             normalize(&mut self.owed);
@@ -299,15 +299,6 @@ impl Tracker {
             normalize(dirty);
         }
         Ok(())
-    }
-
-    fn scan_each(
-        &mut self,
-        places: &[Range],
-        wanted: Wanted,
-        out: &mut Vec<Range>,
-    ) -> Result<(), TrackerError> {
-        places.iter().try_for_each(|place| self.pagemap.scan(*place, wanted, out))
     }
 
     /// After a scan: the memory was there all the time if it is there now.

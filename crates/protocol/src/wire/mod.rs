@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | Hello | primary → backup | [`Hello`]: opens a session |
 //! | Pages | primary → backup | batch of page records, see [`pages`]; epoch 0 = initial copy |
-//! | Device | primary → backup | a piece of the epoch's device state, see [`blob`] |
+//! | Device | primary → backup | a piece of the epoch's device state, against the one before: see [`device`] |
 //! | Disk | primary → backup | batch of the epoch's disk changes, see [`disk`]; epoch 0 = initial copy |
 //! | Ask | primary → backup | [`compare::Ask`]: whose hashes are wanted |
 //! | Console | primary → backup | console bytes of the epoch, behind their stream offset |
@@ -26,6 +26,7 @@
 
 pub mod blob;
 pub mod compare;
+pub mod device;
 pub mod disk;
 mod header;
 mod inbound;
