@@ -105,7 +105,7 @@ impl PulseClient {
     /// # Errors
     /// The connection fails, or the program refuses the order.
     pub fn hold(&mut self, pages: u64) -> io::Result<()> {
-        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(120)))?;
+        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(600)))?;
         self.order(&format!("hold {pages}"))
     }
 
