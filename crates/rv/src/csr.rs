@@ -160,7 +160,9 @@ impl Machine {
             3 => (csr.fflags, csr.frm) = (value & 31, (value >> 5) & 7),
             0x100 => csr.mstatus = merge(csr.mstatus, S_WRITABLE),
             0x104 => csr.mie = merge(csr.mie, csr.mideleg),
-            0x105 => csr.stvec = value & !2,
+            // A mode that there is not leaves the register as it was; the same for `mtvec` and `satp`.
+            0x105 if value & 2 != 0 => {}
+            0x105 => csr.stvec = value,
             0x106 => csr.scounteren = value & 7,
             0x140 => csr.sscratch = value,
             0x141 => csr.sepc = value & !1,
@@ -168,7 +170,6 @@ impl Machine {
             0x143 => csr.stval = value,
             // Of the supervisor's own only the software interrupt can be written.
             0x144 => csr.mip = merge(csr.mip, csr.mideleg & 2),
-            // A mode that there is not leaves the register as it was.
             0x180 => {
                 if matches!(value >> 60, 0 | 8 | 9) {
                     csr.satp = value
@@ -181,7 +182,8 @@ impl Machine {
             0x302 => csr.medeleg = value & 0xb3ff,
             0x303 => csr.mideleg = value & S_INTERRUPTS,
             0x304 => csr.mie = value & M_INTERRUPTS,
-            0x305 => csr.mtvec = value & !2,
+            0x305 if value & 2 != 0 => {}
+            0x305 => csr.mtvec = value,
             0x306 => csr.mcounteren = value & 7,
             0x340 => csr.mscratch = value,
             0x341 => csr.mepc = value & !1,

@@ -14,21 +14,22 @@ fn signed(value: u32, bits: u32) -> u64 {
 impl Machine {
     /// Carries out the instruction at the program counter.
     pub(crate) fn step(&mut self) {
-        if let Err(trap) = self.fetch().and_then(|(instruction, length)| self.execute(instruction, length)) {
+        if let Err(trap) = self.fetch_and_execute() {
             self.enter(trap);
         }
         self.x[0] = 0;
     }
 
-    /// The instruction as 32 bits, and its length.
-    fn fetch(&mut self) -> Result<(u32, u64), Trap> {
+    fn fetch_and_execute(&mut self) -> Result<(), Trap> {
         let low = self.fetch_half(self.pc)?;
         if low & 3 == 3 {
             let high = self.fetch_half(self.pc.wrapping_add(2))?;
-            return Ok((high << 16 | low, 4));
+            return self.execute(high << 16 | low, 4);
         }
-        let expanded = expand(low as u16).ok_or(Trap { cause: ILLEGAL, value: low.into() })?;
-        Ok((expanded, 2))
+        let illegal = Trap { cause: ILLEGAL, value: low.into() };
+        let expanded = expand(low as u16).ok_or(illegal)?;
+        // A handler is shown the instruction that stands in memory, not what it was expanded to.
+        self.execute(expanded, 2).map_err(|trap| if trap.cause == ILLEGAL { illegal } else { trap })
     }
 
     fn fetch_half(&mut self, address: u64) -> Result<u32, Trap> {
@@ -102,7 +103,8 @@ impl Machine {
 
     fn atomic(&mut self, i: u32, funct3: u32, address: u64, b: u64) -> Result<u64, Trap> {
         let illegal = Trap { cause: ILLEGAL, value: i.into() };
-        if funct3 & !1 != 2 || (i >> 27 == 2 && i >> 20 & 31 != 0) {
+        let known = matches!(i >> 27, 0..5 | 8 | 12 | 16 | 20 | 24 | 28);
+        if funct3 & !1 != 2 || !known || (i >> 27 == 2 && i >> 20 & 31 != 0) {
             return Err(illegal);
         }
         let size = 1_u64 << funct3;
@@ -115,17 +117,18 @@ impl Machine {
         let extend = |value: u64| if word { sign_extend(value as u32) } else { value };
         if i >> 27 == 2 {
             let value = self.load(address, size)?;
-            self.reservation = Some(self.translate(address, Access::Load)?);
+            self.reservation = Some(address);
             return Ok(extend(value));
         }
-        let physical = self.translate(address, Access::Store)?;
         if conditional {
-            let held = self.reservation.take() == Some(physical);
+            // One that fails touches nothing, so it cannot fault either.
+            let held = self.reservation.take() == Some(address);
             if held {
                 self.store(address, size, b)?;
             }
             return Ok(u64::from(!held));
         }
+        let physical = self.translate(address, Access::Store)?;
         let fault = Trap { cause: STORE_ACCESS, value: address };
         let old = extend(self.read(physical, size).ok_or(fault)?);
         let b = extend(b);

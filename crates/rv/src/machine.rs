@@ -143,6 +143,11 @@ impl Machine {
         true
     }
 
+    /// All of RAM, from address [`RAM`] on.
+    pub fn ram(&self) -> &[u8] {
+        &self.ram
+    }
+
     /// Instructions carried out since reset.
     pub fn instructions(&self) -> u64 {
         self.instructions

@@ -137,7 +137,7 @@ impl Machine {
     pub(crate) fn store(&mut self, address: u64, size: u64, value: u64) -> Result<(), Trap> {
         if (address & 0xfff) + size > 0x1000 {
             self.translate(address, Access::Store)?;
-            self.translate(address.wrapping_add(size - 1), Access::Store)?;
+            self.translate((address | 0xfff).wrapping_add(1), Access::Store)?;
             for at in 0..size {
                 self.store(address.wrapping_add(at), 1, value >> (8 * at) & 0xff)?;
             }

@@ -73,6 +73,7 @@ impl Machine {
         };
         let beyond = if interrupt && vector & 1 != 0 { 4 * code } else { 0 };
         self.pc = (vector & !3).wrapping_add(beyond);
+        self.reservation = None;
         self.flush();
     }
 
@@ -87,6 +88,7 @@ impl Machine {
         self.csr.mstatus = (status & !(SIE | SPP | MPRV)) | SPIE | enabled;
         self.pc = self.csr.sepc;
         self.check = true;
+        self.reservation = None;
         self.flush();
         Ok(())
     }
@@ -103,6 +105,7 @@ impl Machine {
         self.csr.mstatus = (status & !(MIE | MPP | (MPRV ^ kept))) | MPIE | enabled;
         self.pc = self.csr.mepc;
         self.check = true;
+        self.reservation = None;
         self.flush();
         Ok(())
     }
