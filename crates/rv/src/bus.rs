@@ -27,6 +27,7 @@ impl Machine {
     /// Writes RAM only.
     pub(crate) fn ram_write(&mut self, address: u64, size: u64, value: u64) -> Option<()> {
         let place = self.place(address, size)?;
+        self.code.wrote(place.start, size as usize);
         self.ram[place].copy_from_slice(&value.to_le_bytes()[..size as usize]);
         Some(())
     }

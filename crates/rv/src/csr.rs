@@ -152,6 +152,7 @@ impl Machine {
             return Err(Trap { cause: ILLEGAL, value: instruction.into() });
         }
         self.check = true;
+        let (status, satp) = (self.csr.mstatus, self.csr.satp);
         let csr = &mut self.csr;
         let merge = |old: u64, mask: u64| (old & !mask) | (value & mask);
         match number {
@@ -197,7 +198,8 @@ impl Machine {
         if matches!(number, 1..=3) {
             self.csr.mstatus |= FS;
         }
-        if matches!(number, 0x100 | 0x180 | 0x300) {
+        // What was found depends on both; all else in `mstatus` that counts chooses another view.
+        if (status ^ self.csr.mstatus) & MXR != 0 || satp != self.csr.satp {
             self.flush();
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Owns carrying out one instruction.
 
 use crate::compressed::expand;
+use crate::decode::{branch_distance, jump_distance};
 use crate::integer::{operate, operate_word, sign_extend};
 use crate::machine::{Machine, Mode};
 use crate::mmu::Access;
@@ -51,7 +52,7 @@ impl Machine {
             0x17 => self.x[rd] = self.pc.wrapping_add(signed(i & !0xfff, 32)),
             0x6f => {
                 self.x[rd] = next;
-                next = self.pc.wrapping_add(jump_distance(i));
+                next = self.pc.wrapping_add(jump_distance(i) as u64);
             }
             0x67 if funct3 == 0 => {
                 self.x[rd] = next;
@@ -59,7 +60,7 @@ impl Machine {
             }
             0x63 => {
                 if taken(funct3, a, b).ok_or(illegal)? {
-                    next = self.pc.wrapping_add(branch_distance(i));
+                    next = self.pc.wrapping_add(branch_distance(i) as u64);
                 }
             }
             0x03 => self.x[rd] = self.load_register(a.wrapping_add(immediate), funct3, illegal)?,
@@ -202,7 +203,10 @@ impl Machine {
                 if self.mode == Mode::Supervisor && self.csr.mstatus & crate::csr::TVM != 0 {
                     return Err(illegal);
                 }
-                self.flush();
+                match source {
+                    0 => self.flush(),
+                    _ => self.tlb.flush_address(self.x[source as usize]),
+                }
             }
             _ => return Err(illegal),
         }
@@ -211,7 +215,7 @@ impl Machine {
     }
 }
 
-fn taken(funct3: u32, a: u64, b: u64) -> Option<bool> {
+pub(crate) fn taken(funct3: u32, a: u64, b: u64) -> Option<bool> {
     Some(match funct3 {
         0 => a == b,
         1 => a != b,
@@ -221,12 +225,4 @@ fn taken(funct3: u32, a: u64, b: u64) -> Option<bool> {
         7 => a >= b,
         _ => return None,
     })
-}
-
-fn jump_distance(i: u32) -> u64 {
-    signed((i >> 31) << 20 | (i >> 12 & 0xff) << 12 | (i >> 20 & 1) << 11 | (i >> 21 & 0x3ff) << 1, 21)
-}
-
-fn branch_distance(i: u32) -> u64 {
-    signed((i >> 31) << 12 | (i >> 7 & 1) << 11 | (i >> 25 & 0x3f) << 5 | (i >> 8 & 15) << 1, 13)
 }

@@ -14,16 +14,20 @@ pub mod float;
 
 mod boot;
 mod bus;
+mod code;
 mod compressed;
 mod csr;
+mod decode;
 mod device_tree;
 mod execute;
+mod fast;
 mod floating;
 mod integer;
 mod machine;
 mod mmu;
 mod plic;
 mod sbi;
+mod tlb;
 mod trap;
 mod uart;
 

@@ -1,7 +1,9 @@
 //! Owns the machine: its whole state, running it to an instruction count, what goes in and what comes out.
 
+use crate::code::Code;
 use crate::csr::Csrs;
-use crate::mmu::Tlb;
+use crate::fast::Ending;
+use crate::tlb::Tlb;
 use crate::plic::Plic;
 use crate::uart::Uart;
 use alloc::vec::Vec;
@@ -90,6 +92,8 @@ pub struct Machine {
     pub(crate) outputs: Vec<Output>,
     pub(crate) check: bool,
     pub(crate) tlb: Tlb,
+    pub(crate) code: Code,
+    pub(crate) plain: bool,
 }
 
 impl Machine {
@@ -115,6 +119,8 @@ impl Machine {
             outputs: Vec::new(),
             check: false,
             tlb: Tlb::new(),
+            code: Code::new(ram),
+            plain: false,
         }
     }
 
@@ -140,7 +146,14 @@ impl Machine {
             return false;
         };
         place.copy_from_slice(bytes);
+        self.code.wrote_range(start, bytes.len());
         true
+    }
+
+    /// Lets every instruction be read from memory and decoded each time: what the cache of decoded instructions must
+    /// not be told apart from.
+    pub fn run_plainly(&mut self) {
+        self.plain = true;
     }
 
     /// All of RAM, from address [`RAM`] on.
@@ -205,10 +218,23 @@ impl Machine {
             if self.check || self.instructions.is_multiple_of(STRIDE) {
                 self.take_interrupt();
             }
-            self.step();
-            self.instructions += 1;
+            let end = until.min(self.next_look());
+            if self.plain || self.run_fast(end) == Ending::Slow {
+                self.step();
+                self.instructions += 1;
+            }
         }
         self.stop.unwrap_or(Stop::Reached)
+    }
+
+    /// The count at which interrupts have to be looked for next if nothing but time can raise one.
+    fn next_look(&self) -> u64 {
+        if self.timer > LATEST {
+            return u64::MAX;
+        }
+        let due = (self.timer * PER_TICK).saturating_sub(self.idle);
+        // What was due before the last multiple was seen there.
+        Some(due.next_multiple_of(STRIDE)).filter(|&look| look > self.instructions).unwrap_or(u64::MAX)
     }
 
     /// Ends a `wfi`: at once, or by going to the next timer; false if nothing will come.

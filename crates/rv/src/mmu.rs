@@ -1,9 +1,8 @@
-//! Owns translation of addresses (Sv39, Sv48), the cache of translations, and access to guest memory by it.
+//! Owns translation of addresses (Sv39, Sv48), and access to guest memory by it.
 
-use crate::csr::{MPP, MPRV, MXR, SUM};
-use crate::machine::{Machine, Mode};
+use crate::csr::{MXR, SUM};
+use crate::machine::{Machine, Mode, RAM};
 use crate::trap::*;
-use alloc::vec::Vec;
 
 /// What memory is touched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,52 +22,42 @@ impl Access {
     }
 }
 
-const SLOTS: usize = 256;
 const ACCESSED: u64 = 1 << 6;
 const DIRTY: u64 = 1 << 7;
-
-/// Translations that were found: for each kind of access `(generation, virtual page, physical page)`.
-#[derive(Clone, Debug)]
-pub(crate) struct Tlb {
-    generation: u64,
-    slots: Vec<(u64, u64, u64)>,
-}
-
-impl Tlb {
-    pub fn new() -> Tlb {
-        Tlb { generation: 1, slots: alloc::vec![(0, 0, 0); 3 * SLOTS] }
-    }
-}
 
 impl Machine {
     /// Forgets all translations.
     pub(crate) fn flush(&mut self) {
-        self.tlb.generation += 1;
+        self.tlb.flush();
     }
 
     /// The physical address.
     pub(crate) fn translate(&mut self, address: u64, access: Access) -> Result<u64, Trap> {
-        let page = address >> 12;
-        let slot = access as usize * SLOTS + page as usize % SLOTS;
-        let (generation, tag, found) = self.tlb.slots[slot];
-        if generation == self.tlb.generation && tag == page {
-            return Ok(found << 12 | address & 0xfff);
+        let view = self.view(access);
+        if let Some(physical) = self.tlb.find(address, access, view) {
+            return Ok(physical);
         }
-        let physical = self.walk(address, access)?;
-        self.tlb.slots[slot] = (self.tlb.generation, page, physical >> 12);
+        let (physical, level) = self.walk(address, access)?;
+        self.tlb.note_large(address, level);
+        let direct = self.is_direct(physical, access);
+        self.tlb.insert(address, access, view, physical, direct);
         Ok(physical)
     }
 
-    fn walk(&mut self, address: u64, access: Access) -> Result<u64, Trap> {
-        let mut mode = self.mode;
-        if access != Access::Fetch && self.csr.mstatus & MPRV != 0 {
-            mode = Mode::from_bits((self.csr.mstatus & MPP) >> 11);
-        }
+    /// Whether the fast path may touch a page: RAM, and for stores none of which instructions were decoded.
+    fn is_direct(&self, physical: u64, access: Access) -> bool {
+        let Some(at) = physical.checked_sub(RAM).map(|at| at as usize & !0xfff) else { return false };
+        at + 0x1000 <= self.ram.len() && (access != Access::Store || self.code.find(at).is_none())
+    }
+
+    /// The physical address, and the level at which it was found: 0 for a page of 4 KiB.
+    fn walk(&mut self, address: u64, access: Access) -> Result<(u64, u32), Trap> {
+        let mode = self.mode_of(access);
         let levels = match self.csr.satp >> 60 {
-            _ if mode == Mode::Machine => return Ok(address),
+            _ if mode == Mode::Machine => return Ok((address, 0)),
             8 => 3_u32,
             9 => 4,
-            _ => return Ok(address),
+            _ => return Ok((address, 0)),
         };
         let fault = Trap { cause: access.page_fault(), value: address };
         let unused = 64 - (12 + 9 * levels);
@@ -100,7 +89,7 @@ impl Machine {
             if marked != entry {
                 self.ram_write(place, 8, marked).ok_or(unreachable)?;
             }
-            return Ok(target | address & within);
+            return Ok((target | address & within, level));
         }
         Err(fault)
     }
@@ -144,6 +133,12 @@ impl Machine {
             return Ok(());
         }
         let physical = self.translate(address, Access::Store)?;
-        self.write(physical, size, value).ok_or(Trap { cause: STORE_ACCESS, value: address })
+        self.write(physical, size, value).ok_or(Trap { cause: STORE_ACCESS, value: address })?;
+        if self.is_direct(physical, Access::Store) {
+            // Instructions that were decoded there may be forgotten by now.
+            let view = self.view(Access::Store);
+            self.tlb.insert(address, Access::Store, view, physical, true);
+        }
+        Ok(())
     }
 }

@@ -74,7 +74,6 @@ impl Machine {
         let beyond = if interrupt && vector & 1 != 0 { 4 * code } else { 0 };
         self.pc = (vector & !3).wrapping_add(beyond);
         self.reservation = None;
-        self.flush();
     }
 
     /// `sret`.
@@ -89,7 +88,6 @@ impl Machine {
         self.pc = self.csr.sepc;
         self.check = true;
         self.reservation = None;
-        self.flush();
         Ok(())
     }
 
@@ -106,7 +104,6 @@ impl Machine {
         self.pc = self.csr.mepc;
         self.check = true;
         self.reservation = None;
-        self.flush();
         Ok(())
     }
 }

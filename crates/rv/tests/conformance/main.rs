@@ -118,6 +118,30 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
+fn the_cache_of_instructions_is_not_to_be_seen_and_neither_are_cuts() {
+    for seed in 1000..1004 {
+        let program = program(seed);
+        let (mut plain, mut fast, mut cut) = (Machine::new(SIZE), Machine::new(SIZE), Machine::new(SIZE));
+        plain.run_plainly();
+        for machine in [&mut plain, &mut fast, &mut cut] {
+            assert!(machine.put(RAM, &program.ram));
+        }
+        let mut draw = Draw::new(seed);
+        while fast.x(32) != program.end && fast.instructions() < 1 << 26 {
+            let until = fast.instructions() + 1 + u64::from(draw.below(60_000));
+            fast.run(until);
+            plain.run(until);
+            while cut.instructions() < until {
+                let next = (cut.instructions() + 1 + u64::from(draw.below(300))).min(until);
+                cut.run(next);
+            }
+            let hash = plain.hash();
+            assert_eq!((hash, hash), (fast.hash(), cut.hash()), "seed {seed}, before {until}");
+        }
+    }
+}
+
+#[test]
 fn programs_leave_what_they_leave_on_qemu() {
     if !qemu::is_installed() {
         eprintln!("SKIPPED: qemu-system-riscv64 is not installed (Debian: qemu-system-misc)");

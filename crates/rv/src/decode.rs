@@ -1,0 +1,236 @@
+//! Owns the form in which instructions are kept once they were read: what to do, with which registers, in 8 bytes.
+
+use crate::compressed::expand;
+
+/// What an instruction does. Only what is frequent and cannot trap by itself has a kind of its own; `rd` is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Not looked at yet.
+    Undecoded,
+    /// Left to [`Machine::step`](crate::Machine::step).
+    Slow,
+    /// Behind the last instruction of a page.
+    PageEnd,
+    Nop,
+    Li,
+    Auipc,
+    Addi,
+    Slti,
+    Sltiu,
+    Xori,
+    Ori,
+    Andi,
+    Slli,
+    Srli,
+    Srai,
+    Addiw,
+    Slliw,
+    Srliw,
+    Sraiw,
+    Add,
+    Sub,
+    Sll,
+    Slt,
+    Sltu,
+    Xor,
+    Srl,
+    Sra,
+    Or,
+    And,
+    Addw,
+    Subw,
+    Sllw,
+    Srlw,
+    Sraw,
+    Mul,
+    Mulw,
+    /// The rest of M, by `funct3`.
+    Multiply,
+    MultiplyWord,
+    // Branches and jumps within the page: the immediate is the place that they go to.
+    Beq,
+    Bne,
+    Blt,
+    Bge,
+    Bltu,
+    Bgeu,
+    J,
+    Jal,
+    // Out of the page: the immediate is the distance.
+    BranchFar,
+    JFar,
+    JalFar,
+    Jr,
+    Jalr,
+    Lb,
+    Lh,
+    Lw,
+    Ld,
+    Lbu,
+    Lhu,
+    Lwu,
+    Sb,
+    Sh,
+    Sw,
+    Sd,
+}
+
+/// One instruction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
+    pub kind: Kind,
+    /// Bit 7: it is 4 bytes long. [`Kind::BranchFar`]: which branch it is.
+    pub rd: u8,
+    pub rs1: u8,
+    pub rs2: u8,
+    pub immediate: i32,
+}
+
+const LONG: u8 = 0x80;
+
+impl Op {
+    pub const UNDECODED: Op = Op::bare(Kind::Undecoded);
+    pub const PAGE_END: Op = Op::bare(Kind::PageEnd);
+
+    const fn bare(kind: Kind) -> Op {
+        Op { kind, rd: 0, rs1: 0, rs2: 0, immediate: 0 }
+    }
+}
+
+/// The instruction at a place, in halves, of a page.
+pub(crate) fn decode(page: &[u8], place: usize) -> Op {
+    let half = |place: usize| page.get(2 * place..2 * place + 2).map(|half| u16::from_le_bytes([half[0], half[1]]));
+    let Some(low) = half(place) else { return Op::bare(Kind::Slow) };
+    if low & 3 != 3 {
+        return expand(low).and_then(|i| decode_word(i, place)).unwrap_or(Op::bare(Kind::Slow));
+    }
+    // One that goes on in the next page is translated twice each time.
+    let Some(high) = half(place + 1) else { return Op::bare(Kind::Slow) };
+    let op = decode_word(u32::from(high) << 16 | u32::from(low), place);
+    let op = op.unwrap_or(Op::bare(Kind::Slow));
+    Op { rd: op.rd | LONG, ..op }
+}
+
+fn decode_word(i: u32, place: usize) -> Option<Op> {
+    let (rd, rs1, rs2) = ((i >> 7 & 31) as u8, (i >> 15 & 31) as u8, (i >> 20 & 31) as u8);
+    let (funct3, funct7) = (i >> 12 & 7, i >> 25);
+    let immediate = i as i32 >> 20;
+    let op = |kind, immediate| Some(Op { kind, rd, rs1, rs2, immediate });
+    // Without a register to write these do nothing.
+    let value = |kind, immediate| if rd == 0 { Some(Op::bare(Kind::Nop)) } else { op(kind, immediate) };
+    match i & 0x7f {
+        0x37 => value(Kind::Li, (i & !0xfff) as i32),
+        0x17 => value(Kind::Auipc, (i & !0xfff) as i32),
+        0x13 => value(immediate_kind(funct3, i >> 26)?, if funct3 & 3 == 1 { immediate & 63 } else { immediate }),
+        0x1b => {
+            let kind = match (funct3, funct7) {
+                (0, _) => Kind::Addiw,
+                (1, 0) => Kind::Slliw,
+                (5, 0) => Kind::Srliw,
+                (5, 0x20) => Kind::Sraiw,
+                _ => return None,
+            };
+            value(kind, if funct3 == 0 { immediate } else { immediate & 31 })
+        }
+        0x33 => value(register_kind(funct3, funct7)?, funct3 as i32),
+        0x3b => value(word_kind(funct3, funct7)?, funct3 as i32),
+        0x0f if funct3 < 2 => Some(Op::bare(Kind::Nop)),
+        0x63 => branch(i, place, Op { kind: Kind::BranchFar, rd: 0, rs1, rs2, immediate: branch_distance(i) }),
+        0x6f => {
+            let distance = jump_distance(i);
+            Some(match (near(place, distance), rd) {
+                (Some(to), 0) => Op { kind: Kind::J, rd, rs1, rs2, immediate: to },
+                (Some(to), _) => Op { kind: Kind::Jal, rd, rs1, rs2, immediate: to },
+                (None, 0) => Op { kind: Kind::JFar, rd, rs1, rs2, immediate: distance },
+                (None, _) => Op { kind: Kind::JalFar, rd, rs1, rs2, immediate: distance },
+            })
+        }
+        0x67 if funct3 == 0 => op(if rd == 0 { Kind::Jr } else { Kind::Jalr }, immediate),
+        0x03 if rd != 0 && funct3 < 7 => {
+            let kinds = [Kind::Lb, Kind::Lh, Kind::Lw, Kind::Ld, Kind::Lbu, Kind::Lhu, Kind::Lwu];
+            op(kinds[funct3 as usize], immediate)
+        }
+        0x23 if funct3 < 4 => {
+            let kind = [Kind::Sb, Kind::Sh, Kind::Sw, Kind::Sd][funct3 as usize];
+            Some(Op { kind, rd: 0, rs1, rs2, immediate: (i & 0xfe00_0000) as i32 >> 20 | i32::from(rd) })
+        }
+        _ => None,
+    }
+}
+
+/// The place in the page that lies so far from this one.
+fn near(place: usize, distance: i32) -> Option<i32> {
+    let to = place as i32 + distance / 2;
+    (0..crate::code::PLACES as i32).contains(&to).then_some(to)
+}
+
+fn branch(i: u32, place: usize, far: Op) -> Option<Op> {
+    let funct3 = (i >> 12 & 7) as usize;
+    let kind = [Kind::Beq, Kind::Bne, Kind::Slow, Kind::Slow, Kind::Blt, Kind::Bge, Kind::Bltu, Kind::Bgeu][funct3];
+    if kind == Kind::Slow {
+        return None;
+    }
+    Some(match near(place, far.immediate) {
+        Some(to) => Op { kind, immediate: to, ..far },
+        None => Op { rd: funct3 as u8, ..far },
+    })
+}
+
+fn immediate_kind(funct3: u32, funct6: u32) -> Option<Kind> {
+    Some(match (funct3, funct6) {
+        (0, _) => Kind::Addi,
+        (1, 0) => Kind::Slli,
+        (2, _) => Kind::Slti,
+        (3, _) => Kind::Sltiu,
+        (4, _) => Kind::Xori,
+        (5, 0) => Kind::Srli,
+        (5, 0x10) => Kind::Srai,
+        (6, _) => Kind::Ori,
+        (7, _) => Kind::Andi,
+        _ => return None,
+    })
+}
+
+fn register_kind(funct3: u32, funct7: u32) -> Option<Kind> {
+    Some(match (funct7, funct3) {
+        (0, 0) => Kind::Add,
+        (0x20, 0) => Kind::Sub,
+        (0, 1) => Kind::Sll,
+        (0, 2) => Kind::Slt,
+        (0, 3) => Kind::Sltu,
+        (0, 4) => Kind::Xor,
+        (0, 5) => Kind::Srl,
+        (0x20, 5) => Kind::Sra,
+        (0, 6) => Kind::Or,
+        (0, 7) => Kind::And,
+        (1, 0) => Kind::Mul,
+        (1, _) => Kind::Multiply,
+        _ => return None,
+    })
+}
+
+fn word_kind(funct3: u32, funct7: u32) -> Option<Kind> {
+    Some(match (funct7, funct3) {
+        (0, 0) => Kind::Addw,
+        (0x20, 0) => Kind::Subw,
+        (0, 1) => Kind::Sllw,
+        (0, 5) => Kind::Srlw,
+        (0x20, 5) => Kind::Sraw,
+        (1, 0) => Kind::Mulw,
+        (1, 4..=7) => Kind::MultiplyWord,
+        _ => return None,
+    })
+}
+
+/// How far a `jal` jumps.
+pub(crate) fn jump_distance(i: u32) -> i32 {
+    let distance = (i >> 31) << 20 | (i >> 12 & 0xff) << 12 | (i >> 20 & 1) << 11 | (i >> 21 & 0x3ff) << 1;
+    (distance << 11) as i32 >> 11
+}
+
+/// How far a branch jumps.
+pub(crate) fn branch_distance(i: u32) -> i32 {
+    let distance = (i >> 31) << 12 | (i >> 7 & 1) << 11 | (i >> 25 & 0x3f) << 5 | (i >> 8 & 15) << 1;
+    (distance << 19) as i32 >> 19
+}

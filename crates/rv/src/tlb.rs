@@ -1,0 +1,125 @@
+//! Owns the cache of translations: for each kind of access and each view of memory, the pages that were found.
+//!
+//! It belongs to what the machine does: a guest that leaves out `sfence.vma` can see it. So it is filled and emptied by
+//! the guest's instructions only, never by where a run is cut.
+
+use crate::csr::{MPP, MPRV, SUM};
+use crate::machine::{Machine, Mode};
+use crate::mmu::Access;
+use alloc::vec::Vec;
+
+pub(crate) const SLOTS: usize = 256;
+/// Views: machine mode, user mode, supervisor mode without and with access to user pages.
+const VIEWS: usize = 4;
+/// In a slot's tag: not for the fast path.
+const INDIRECT: u64 = 8;
+/// In a slot's tag: nothing was found.
+const EMPTY: Slot = Slot { tag: 16, target: 0 };
+
+/// A page that was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// The virtual page's address. The fast path compares it with an address of which the bits remain that have to be
+    /// clear for its alignment: what is misaligned does not match, nor what is marked in other bits.
+    pub tag: u64,
+    /// The physical page's address.
+    pub target: u64,
+}
+
+/// The cache.
+#[derive(Clone, Debug)]
+pub(crate) struct Tlb {
+    slots: Vec<[Slot; SLOTS]>,
+    /// Where pages of 2 MiB and more were found, one bit for GiBs whose number has the same six lowest bits: they fill
+    /// many slots, each of which one fence has to empty.
+    large: u64,
+}
+
+impl Tlb {
+    pub fn new() -> Tlb {
+        Tlb { slots: alloc::vec![[EMPTY; SLOTS]; 3 * VIEWS], large: 0 }
+    }
+
+    /// What was found for this kind of access in this view.
+    pub fn slots(&self, access: Access, view: usize) -> &[Slot; SLOTS] {
+        &self.slots[access as usize * VIEWS + view]
+    }
+
+    pub fn find(&self, address: u64, access: Access, view: usize) -> Option<u64> {
+        let slot = self.slots(access, view)[slot_of(address)];
+        (slot.tag & !INDIRECT == address & !0xfff).then_some(slot.target | address & 0xfff)
+    }
+
+    pub fn insert(&mut self, address: u64, access: Access, view: usize, target: u64, direct: bool) {
+        let tag = address & !0xfff | if direct { 0 } else { INDIRECT };
+        self.slots[access as usize * VIEWS + view][slot_of(address)] = Slot { tag, target: target & !0xfff };
+    }
+
+    /// Notes that the page lies in a larger one, of so many levels.
+    pub fn note_large(&mut self, address: u64, level: u32) {
+        match level {
+            0 => {}
+            1 | 2 => self.large |= gib(address),
+            _ => self.large = u64::MAX,
+        }
+    }
+
+    /// From now on stores to this physical page are not for the fast path.
+    pub fn watch(&mut self, target: u64) {
+        for slots in &mut self.slots[Access::Store as usize * VIEWS..] {
+            for slot in slots.iter_mut().filter(|slot| slot.target == target) {
+                slot.tag |= INDIRECT;
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub fn flush(&mut self) {
+        self.slots.fill([EMPTY; SLOTS]);
+        self.large = 0;
+    }
+
+    /// Forgets what was found for an address.
+    pub fn flush_address(&mut self, address: u64) {
+        if self.large & gib(address) != 0 {
+            self.flush();
+            return;
+        }
+        for slots in &mut self.slots {
+            let slot = &mut slots[slot_of(address)];
+            if slot.tag & !INDIRECT == address & !0xfff {
+                *slot = EMPTY;
+            }
+        }
+    }
+}
+
+fn gib(address: u64) -> u64 {
+    1 << (address >> 30 & 63)
+}
+
+/// Where an address is looked for.
+#[inline(always)]
+pub(crate) fn slot_of(address: u64) -> usize {
+    (address >> 12) as usize % SLOTS
+}
+
+impl Machine {
+    /// The mode whose rights an access has.
+    pub(crate) fn mode_of(&self, access: Access) -> Mode {
+        if access != Access::Fetch && self.csr.mstatus & MPRV != 0 {
+            return Mode::from_bits((self.csr.mstatus & MPP) >> 11);
+        }
+        self.mode
+    }
+
+    /// The view of memory that an access has.
+    pub(crate) fn view(&self, access: Access) -> usize {
+        match self.mode_of(access) {
+            Mode::Machine => 0,
+            Mode::User => 1,
+            Mode::Supervisor if access != Access::Fetch && self.csr.mstatus & SUM != 0 => 3,
+            Mode::Supervisor => 2,
+        }
+    }
+}
