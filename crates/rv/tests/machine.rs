@@ -148,6 +148,56 @@ fn where_a_run_is_cut_does_not_matter() {
     }
 }
 
+/// A loop that a timer interrupts each time after another while; the handler counts in a2 and keeps the time in a3.
+fn interrupted(step: i32) -> Machine {
+    let read_time = csrrw(13, 0xc01, 0) & !0x7000 | 2 << 12;
+    let program = [
+        0x17 | 5 << 7,
+        addi(5, 5, 48),
+        csrrw(0, MTVEC, 5),
+        lui(6, 0x2004),
+        addi(7, 0, step),
+        store(3, 7, 6),
+        addi(8, 0, 0x80),
+        csrrw(0, MIE, 8),
+        addi(8, 0, 8),
+        csrrw(0, MSTATUS, 8),
+        addi(10, 10, 1),
+        // Back to the line before.
+        0xffdf_f06f,
+        // The handler.
+        read_time,
+        addi(12, 12, 1),
+        // The next time is later by what the loop has counted, modulo 64.
+        addi(7, 13, step),
+        0x03f5_7713,
+        0x00e3_83b3,
+        store(3, 7, 6),
+        0x3020_0073,
+    ];
+    load(&program)
+}
+
+#[test]
+fn a_timer_interrupts_at_the_same_count_however_a_run_is_cut_and_cached() {
+    for step in 1..60 {
+        let (mut plain, mut fast, mut cut) = (interrupted(step), interrupted(step), interrupted(step));
+        plain.run_plainly();
+        let mut state = step as u64;
+        for _ in 0..40 {
+            let until = fast.instructions() + 1 + draw(&mut state) % 500;
+            plain.run(until);
+            fast.run(until);
+            while cut.instructions() < until {
+                cut.run((cut.instructions() + 1 + draw(&mut state) % 90).min(until));
+            }
+            let hash = plain.hash();
+            assert_eq!((hash, hash), (fast.hash(), cut.hash()), "step {step}, before {until}");
+        }
+        assert!(fast.x(12) > 3, "interrupts came");
+    }
+}
+
 #[test]
 fn an_input_changes_the_state() {
     let (mut with, mut without) = (hostile(3), hostile(3));
