@@ -2,92 +2,67 @@
 
 use crate::compressed::expand;
 
-/// What an instruction does. Only what is frequent and cannot trap by itself has a kind of its own; `rd` is never 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    /// Not looked at yet.
-    Undecoded,
-    /// Left to [`Machine::step`](crate::Machine::step).
-    Slow,
-    /// Behind the last instruction of a page.
-    PageEnd,
-    Nop,
-    Li,
-    Auipc,
-    Addi,
-    Slti,
-    Sltiu,
-    Xori,
-    Ori,
-    Andi,
-    Slli,
-    Srli,
-    Srai,
-    Addiw,
-    Slliw,
-    Srliw,
-    Sraiw,
-    Add,
-    Sub,
-    Sll,
-    Slt,
-    Sltu,
-    Xor,
-    Srl,
-    Sra,
-    Or,
-    And,
-    Addw,
-    Subw,
-    Sllw,
-    Srlw,
-    Sraw,
-    Mul,
-    Mulw,
-    /// The rest of M, by `funct3`.
-    Multiply,
-    MultiplyWord,
-    // Branches and jumps within the page: the immediate is the place that they go to.
-    Beq,
-    Bne,
-    Blt,
-    Bge,
-    Bltu,
-    Bgeu,
-    J,
-    Jal,
-    // Out of the page: the immediate is the distance.
-    BranchFar,
-    JFar,
-    JalFar,
-    Jr,
-    Jalr,
-    Lb,
-    Lh,
-    Lw,
-    Ld,
-    Lbu,
-    Lhu,
-    Lwu,
-    Sb,
-    Sh,
-    Sw,
-    Sd,
+/// Names what an instruction does: before the bar what has a compressed form, with a name for each length (the second
+/// is 4 bytes long), behind it what has none.
+macro_rules! kinds {
+    ($($short:ident/$long:ident),* ; $($only:ident),*) => {
+        /// What an instruction does. Only what is frequent and cannot trap by itself has a kind of its own.
+        ///
+        /// The length is a part of it: where the next instruction stands is known to the processor as soon as it has
+        /// guessed the kind.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum Kind {
+            /// Not looked at yet.
+            Undecoded,
+            /// Left to [`Machine::step`](crate::Machine::step).
+            Slow,
+            /// Behind the last instruction of a page.
+            PageEnd,
+            $($short, $long,)*
+            $($only,)*
+        }
+
+        impl Kind {
+            /// The kind of the same instruction with 4 bytes.
+            fn long(self) -> Kind {
+                match self {
+                    $(Kind::$short => Kind::$long,)*
+                    other => other,
+                }
+            }
+
+            /// Whether there are 2 bytes of it.
+            #[cfg(test)]
+            fn is_short(self) -> bool {
+                matches!(self, $(Kind::$short)|*)
+            }
+        }
+    };
+}
+
+// Branches and jumps within the page hold the place that they go to, the far ones the distance. `rd` is never 0 where
+// a register is written.
+kinds! {
+    Nop/Nop4, Li/Li4, Mv/Mv4, Addi/Addi4, Andi/Andi4, Slli/Slli4, Srli/Srli4, Srai/Srai4, Addiw/Addiw4,
+    Add/Add4, Sub/Sub4, Xor/Xor4, Or/Or4, And/And4, Addw/Addw4, Subw/Subw4,
+    Beq/Beq4, Bne/Bne4, BranchFar/BranchFar4, J/J4, JFar/JFar4, Jr/Jr4, Jalr/Jalr4,
+    Lw/Lw4, Ld/Ld4, Sw/Sw4, Sd/Sd4;
+    Auipc, Slti, Sltiu, Xori, Ori, Slliw, Srliw, Sraiw, Sll, Slt, Sltu, Srl, Sra, Sllw, Srlw, Sraw,
+    Mul, Mulw, Multiply, MultiplyWord, Blt, Bge, Bltu, Bgeu, Jal, JalFar,
+    Lb, Lh, Lbu, Lhu, Lwu, Sb, Sh
 }
 
 /// One instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op {
     pub kind: Kind,
-    /// Bit 7: it is 4 bytes long. [`Kind::BranchFar`]: which branch it is.
+    /// [`Kind::BranchFar`]: which branch it is.
     pub rd: u8,
     pub rs1: u8,
     pub rs2: u8,
     pub immediate: i32,
 }
-
-const LONG: u8 = 0x80;
 
 impl Op {
     pub const UNDECODED: Op = Op::bare(Kind::Undecoded);
@@ -109,7 +84,7 @@ pub(crate) fn decode(page: &[u8], place: usize) -> Op {
     let Some(high) = half(place + 1) else { return Op::bare(Kind::Slow) };
     let op = decode_word(u32::from(high) << 16 | u32::from(low), place);
     let op = op.unwrap_or(Op::bare(Kind::Slow));
-    Op { rd: op.rd | LONG, ..op }
+    Op { kind: op.kind.long(), ..op }
 }
 
 fn decode_word(i: u32, place: usize) -> Option<Op> {
@@ -122,6 +97,7 @@ fn decode_word(i: u32, place: usize) -> Option<Op> {
     match i & 0x7f {
         0x37 => value(Kind::Li, (i & !0xfff) as i32),
         0x17 => value(Kind::Auipc, (i & !0xfff) as i32),
+        0x13 if rs1 == 0 && funct3 == 0 => value(Kind::Li, immediate),
         0x13 => value(immediate_kind(funct3, i >> 26)?, if funct3 & 3 == 1 { immediate & 63 } else { immediate }),
         0x1b => {
             let kind = match (funct3, funct7) {
@@ -133,6 +109,7 @@ fn decode_word(i: u32, place: usize) -> Option<Op> {
             };
             value(kind, if funct3 == 0 { immediate } else { immediate & 31 })
         }
+        0x33 if rs1 == 0 && funct3 == 0 && funct7 == 0 => value(Kind::Mv, 0),
         0x33 => value(register_kind(funct3, funct7)?, funct3 as i32),
         0x3b => value(word_kind(funct3, funct7)?, funct3 as i32),
         0x0f if funct3 < 2 => Some(Op::bare(Kind::Nop)),
@@ -233,4 +210,22 @@ pub(crate) fn jump_distance(i: u32) -> i32 {
 pub(crate) fn branch_distance(i: u32) -> i32 {
     let distance = (i >> 31) << 12 | (i >> 7 & 1) << 11 | (i >> 25 & 0x3f) << 5 | (i >> 8 & 15) << 1;
     (distance << 19) as i32 >> 19
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_is_short_and_nothing_else() {
+        for low in 0..=u16::MAX {
+            // As the high half: something valid for most instructions, then anything.
+            for high in [0, 0x0010, low.rotate_left(7)] {
+                let bytes = [low.to_le_bytes(), high.to_le_bytes()].concat();
+                let kind = decode(&bytes, 0).kind;
+                let known = !matches!(kind, Kind::Slow | Kind::PageEnd | Kind::Undecoded);
+                assert!(!known || kind.is_short() == (low & 3 != 3), "{high:04x}{low:04x}: {kind:?}");
+            }
+        }
+    }
 }

@@ -41,6 +41,24 @@ fn store<const SIZE: usize>(
     Some(())
 }
 
+/// A match over kinds, in which each of those with a compressed form stands twice: the place of the next instruction has to
+/// be a constant away from this one, not computed from what was loaded, so that the processor need not wait for it.
+macro_rules! lengths {
+    (
+        $kind:expr, $at:ident, $next:ident;
+        $($short:ident/$long:ident => $both:expr),* ;
+        $($only:ident => $one:expr),* ;
+        $($other:tt)*
+    ) => {
+        match $kind {
+            $(Kind::$short => { $next = $at + 1; $both })*
+            $(Kind::$long => { $next = $at + 2; $both })*
+            $(Kind::$only => { $next = $at + 2; $one })*
+            $($other)*
+        }
+    };
+}
+
 impl Machine {
     /// Carries out instructions until so many were since reset, or until one is not for the fast path.
     pub(crate) fn run_fast(&mut self, end: u64) -> Ending {
@@ -58,20 +76,36 @@ impl Machine {
         let mut ending = Ending::Ready;
         while left != 0 {
             let op = page.ops[at];
-            let mut next = at + 1 + usize::from(op.rd >> 7);
             let rd = usize::from(op.rd & 31);
             let a = x[usize::from(op.rs1 & 31)];
             let b = x[usize::from(op.rs2 & 31)];
             let immediate = op.immediate as i64 as u64;
             let address = a.wrapping_add(immediate);
-            // Where a jump out of the page goes.
-            let mut far = None;
+            let mut next;
             macro_rules! branch {
                 ($condition:expr) => {
                     if $condition {
                         next = op.immediate as usize
                     }
                 };
+            }
+            // To another page; it is known already or looked for outside.
+            macro_rules! jump {
+                ($to:expr) => {{
+                    let to: u64 = $to;
+                    next = (to & 0xfff) as usize / 2;
+                    if to & !0xfff != base {
+                        base = to & !0xfff;
+                        match place::<1>(fetches, base).and_then(|start| code.find(start)) {
+                            Some(number) => page = &mut code.pages[number],
+                            None => {
+                                at = next;
+                                left -= 1;
+                                break;
+                            }
+                        }
+                    }
+                }};
             }
             macro_rules! load {
                 ($size:literal, $bytes:ident => $value:expr) => {
@@ -92,112 +126,103 @@ impl Machine {
                     }
                 };
             }
-            match op.kind {
+            let here = base.wrapping_add(2 * at as u64);
+            lengths! {
+                op.kind, at, next;
+                Nop/Nop4 => {},
+                Li/Li4 => x[rd] = immediate,
+                Mv/Mv4 => x[rd] = b,
+                Addi/Addi4 => x[rd] = address,
+                Andi/Andi4 => x[rd] = a & immediate,
+                Slli/Slli4 => x[rd] = a << (immediate & 63),
+                Srli/Srli4 => x[rd] = a >> (immediate & 63),
+                Srai/Srai4 => x[rd] = ((a as i64) >> (immediate & 63)) as u64,
+                Addiw/Addiw4 => x[rd] = sign_extend(address as u32),
+                Add/Add4 => x[rd] = a.wrapping_add(b),
+                Sub/Sub4 => x[rd] = a.wrapping_sub(b),
+                Xor/Xor4 => x[rd] = a ^ b,
+                Or/Or4 => x[rd] = a | b,
+                And/And4 => x[rd] = a & b,
+                Addw/Addw4 => x[rd] = sign_extend((a as u32).wrapping_add(b as u32)),
+                Subw/Subw4 => x[rd] = sign_extend((a as u32).wrapping_sub(b as u32)),
+                Beq/Beq4 => branch!(a == b),
+                Bne/Bne4 => branch!(a != b),
+                J/J4 => next = op.immediate as usize,
+                Lw/Lw4 => load!(4, bytes => i32::from_le_bytes(bytes) as u64),
+                Ld/Ld4 => load!(8, bytes => u64::from_le_bytes(bytes)),
+                Sw/Sw4 => store!(4, u32),
+                Sd/Sd4 => store!(8, u64),
+                Jr/Jr4 => jump!(address & !1),
+                Jalr/Jalr4 => {
+                    x[rd] = base.wrapping_add(2 * next as u64);
+                    jump!(address & !1);
+                },
+                JFar/JFar4 => jump!(here.wrapping_add(immediate)),
+                BranchFar/BranchFar4 => {
+                    if taken(rd as u32, a, b).unwrap_or(false) {
+                        jump!(here.wrapping_add(immediate));
+                    }
+                };
+                Auipc => x[rd] = here.wrapping_add(immediate),
+                Slti => x[rd] = u64::from((a as i64) < immediate as i64),
+                Sltiu => x[rd] = u64::from(a < immediate),
+                Xori => x[rd] = a ^ immediate,
+                Ori => x[rd] = a | immediate,
+                Slliw => x[rd] = sign_extend((a as u32) << (immediate & 31)),
+                Srliw => x[rd] = sign_extend((a as u32) >> (immediate & 31)),
+                Sraiw => x[rd] = ((a as i32) >> (immediate & 31)) as u64,
+                Sll => x[rd] = a << (b & 63),
+                Slt => x[rd] = u64::from((a as i64) < b as i64),
+                Sltu => x[rd] = u64::from(a < b),
+                Srl => x[rd] = a >> (b & 63),
+                Sra => x[rd] = ((a as i64) >> (b & 63)) as u64,
+                Sllw => x[rd] = sign_extend((a as u32) << (b & 31)),
+                Srlw => x[rd] = sign_extend((a as u32) >> (b & 31)),
+                Sraw => x[rd] = ((a as i32) >> (b & 31)) as u64,
+                Mul => x[rd] = a.wrapping_mul(b),
+                Mulw => x[rd] = sign_extend((a as u32).wrapping_mul(b as u32)),
+                Multiply => x[rd] = operate(1, op.immediate as u32, a, b).unwrap_or(0),
+                MultiplyWord => x[rd] = operate_word(1, op.immediate as u32, a, b).unwrap_or(0),
+                Blt => branch!((a as i64) < b as i64),
+                Bge => branch!(a as i64 >= b as i64),
+                Bltu => branch!(a < b),
+                Bgeu => branch!(a >= b),
+                Jal => {
+                    x[rd] = base.wrapping_add(2 * next as u64);
+                    next = op.immediate as usize;
+                },
+                JalFar => {
+                    x[rd] = base.wrapping_add(2 * next as u64);
+                    jump!(here.wrapping_add(immediate));
+                },
+                Lb => load!(1, bytes => i8::from_le_bytes(bytes) as u64),
+                Lh => load!(2, bytes => i16::from_le_bytes(bytes) as u64),
+                Lbu => load!(1, bytes => u8::from_le_bytes(bytes).into()),
+                Lhu => load!(2, bytes => u16::from_le_bytes(bytes).into()),
+                Lwu => load!(4, bytes => u32::from_le_bytes(bytes).into()),
+                Sb => store!(1, u8),
+                Sh => store!(2, u16);
                 Kind::Undecoded => {
                     page.ops[at] = decode(&ram[page.start..page.start + 0x1000], at);
+                    continue;
+                }
+                Kind::PageEnd => {
+                    // No instruction: only the way to the next page.
+                    base = base.wrapping_add(0x1000);
+                    at = 0;
+                    match place::<1>(fetches, base).and_then(|start| code.find(start)) {
+                        Some(number) => page = &mut code.pages[number],
+                        None => break,
+                    }
                     continue;
                 }
                 Kind::Slow => {
                     ending = Ending::Slow;
                     break;
                 }
-                Kind::PageEnd => {
-                    // No instruction: only the way to the next page.
-                    match fetches_page(fetches, base.wrapping_add(0x1000)).and_then(|start| code.find(start)) {
-                        Some(number) => {
-                            page = &mut code.pages[number];
-                            base = base.wrapping_add(0x1000);
-                            at = 0;
-                            continue;
-                        }
-                        None => break,
-                    }
-                }
-                Kind::Nop => {}
-                Kind::Li => x[rd] = immediate,
-                Kind::Auipc => x[rd] = base.wrapping_add(2 * at as u64).wrapping_add(immediate),
-                Kind::Addi => x[rd] = address,
-                Kind::Slti => x[rd] = u64::from((a as i64) < immediate as i64),
-                Kind::Sltiu => x[rd] = u64::from(a < immediate),
-                Kind::Xori => x[rd] = a ^ immediate,
-                Kind::Ori => x[rd] = a | immediate,
-                Kind::Andi => x[rd] = a & immediate,
-                Kind::Slli => x[rd] = a << (immediate & 63),
-                Kind::Srli => x[rd] = a >> (immediate & 63),
-                Kind::Srai => x[rd] = ((a as i64) >> (immediate & 63)) as u64,
-                Kind::Addiw => x[rd] = sign_extend(address as u32),
-                Kind::Slliw => x[rd] = sign_extend((a as u32) << (immediate & 31)),
-                Kind::Srliw => x[rd] = sign_extend((a as u32) >> (immediate & 31)),
-                Kind::Sraiw => x[rd] = ((a as i32) >> (immediate & 31)) as u64,
-                Kind::Add => x[rd] = a.wrapping_add(b),
-                Kind::Sub => x[rd] = a.wrapping_sub(b),
-                Kind::Sll => x[rd] = a << (b & 63),
-                Kind::Slt => x[rd] = u64::from((a as i64) < b as i64),
-                Kind::Sltu => x[rd] = u64::from(a < b),
-                Kind::Xor => x[rd] = a ^ b,
-                Kind::Srl => x[rd] = a >> (b & 63),
-                Kind::Sra => x[rd] = ((a as i64) >> (b & 63)) as u64,
-                Kind::Or => x[rd] = a | b,
-                Kind::And => x[rd] = a & b,
-                Kind::Addw => x[rd] = sign_extend((a as u32).wrapping_add(b as u32)),
-                Kind::Subw => x[rd] = sign_extend((a as u32).wrapping_sub(b as u32)),
-                Kind::Sllw => x[rd] = sign_extend((a as u32) << (b & 31)),
-                Kind::Srlw => x[rd] = sign_extend((a as u32) >> (b & 31)),
-                Kind::Sraw => x[rd] = ((a as i32) >> (b & 31)) as u64,
-                Kind::Mul => x[rd] = a.wrapping_mul(b),
-                Kind::Mulw => x[rd] = sign_extend((a as u32).wrapping_mul(b as u32)),
-                Kind::Multiply => x[rd] = operate(1, op.immediate as u32, a, b).unwrap_or(0),
-                Kind::MultiplyWord => x[rd] = operate_word(1, op.immediate as u32, a, b).unwrap_or(0),
-                Kind::Beq => branch!(a == b),
-                Kind::Bne => branch!(a != b),
-                Kind::Blt => branch!((a as i64) < b as i64),
-                Kind::Bge => branch!(a as i64 >= b as i64),
-                Kind::Bltu => branch!(a < b),
-                Kind::Bgeu => branch!(a >= b),
-                Kind::J => next = op.immediate as usize,
-                Kind::Jal => {
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    next = op.immediate as usize;
-                }
-                Kind::BranchFar => {
-                    if taken(rd as u32, a, b).unwrap_or(false) {
-                        far = Some(base.wrapping_add(2 * at as u64).wrapping_add(immediate));
-                    }
-                }
-                Kind::JFar => far = Some(base.wrapping_add(2 * at as u64).wrapping_add(immediate)),
-                Kind::JalFar => {
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    far = Some(base.wrapping_add(2 * at as u64).wrapping_add(immediate));
-                }
-                Kind::Jr => far = Some(address & !1),
-                Kind::Jalr => {
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    far = Some(address & !1);
-                }
-                Kind::Lb => load!(1, bytes => i8::from_le_bytes(bytes) as u64),
-                Kind::Lh => load!(2, bytes => i16::from_le_bytes(bytes) as u64),
-                Kind::Lw => load!(4, bytes => i32::from_le_bytes(bytes) as u64),
-                Kind::Ld => load!(8, bytes => u64::from_le_bytes(bytes)),
-                Kind::Lbu => load!(1, bytes => u8::from_le_bytes(bytes).into()),
-                Kind::Lhu => load!(2, bytes => u16::from_le_bytes(bytes).into()),
-                Kind::Lwu => load!(4, bytes => u32::from_le_bytes(bytes).into()),
-                Kind::Sb => store!(1, u8),
-                Kind::Sh => store!(2, u16),
-                Kind::Sw => store!(4, u32),
-                Kind::Sd => store!(8, u64),
             }
             left -= 1;
             at = next;
-            if let Some(to) = far {
-                at = (to & 0xfff) as usize / 2;
-                if to & !0xfff != base {
-                    base = to & !0xfff;
-                    match fetches_page(fetches, base).and_then(|start| code.find(start)) {
-                        Some(number) => page = &mut code.pages[number],
-                        None => break,
-                    }
-                }
-            }
         }
         self.pc = base.wrapping_add(2 * at as u64);
         self.instructions = end - left;
@@ -216,10 +241,4 @@ impl Machine {
         self.tlb.watch(physical & !0xfff);
         Some(number)
     }
-}
-
-/// Where in RAM a page of instructions begins whose translation is known.
-#[inline(always)]
-fn fetches_page(fetches: &[Slot; SLOTS], base: u64) -> Option<usize> {
-    place::<1>(fetches, base)
 }
