@@ -1,5 +1,5 @@
 //! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [INSTRUCTIONS]`.
-//! Every 100 million instructions the state hash goes to the standard error: two runs must tell the same.
+//! Every 1,000 million instructions the state hash goes to the standard error: two runs must tell the same.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use rv::{Machine, Output, Stop};
 use std::io::Write;
 
 /// Instructions between two hashes.
-const SLICE: u64 = 100_000_000;
+const SLICE: u64 = 1_000_000_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Machine::with_kernel(256 << 20, &std::fs::read(kernel)?, &std::fs::read(initrd)?, command_line)?;
     let mut console = std::io::stdout();
     loop {
-        let until = (machine.instructions() + SLICE / 100).min(limit);
+        let until = (machine.instructions() + SLICE / 1000).min(limit);
         let stop = machine.run(until);
         for Output::Console(byte) in machine.outputs() {
             console.write_all(&[byte])?;

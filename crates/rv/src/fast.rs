@@ -69,18 +69,32 @@ impl Machine {
         let loads = tlb.slots(Access::Load, views[1]);
         let stores = tlb.slots(Access::Store, views[2]);
         let (ram, x) = (ram.as_mut_slice(), x);
-        let mut page = &mut code.pages[number];
+        let page = &mut code.pages[number];
+        let (mut ops, mut start) = (&mut *page.ops, page.start);
         let mut base = self.pc & !0xfff;
         let mut at = (self.pc & 0xfff) as usize / 2;
         let mut left = end - self.instructions;
         let mut ending = Ending::Ready;
         while left != 0 {
-            let op = page.ops[at];
+            let op = ops[at];
             let rd = usize::from(op.rd & 31);
-            let a = x[usize::from(op.rs1 & 31)];
-            let b = x[usize::from(op.rs2 & 31)];
+            // Read where they are needed only.
+            macro_rules! a {
+                () => {
+                    x[usize::from(op.rs1 & 31)]
+                };
+            }
+            macro_rules! b {
+                () => {
+                    x[usize::from(op.rs2 & 31)]
+                };
+            }
             let immediate = op.immediate as i64 as u64;
-            let address = a.wrapping_add(immediate);
+            macro_rules! address {
+                () => {
+                    a!().wrapping_add(immediate)
+                };
+            }
             let mut next;
             macro_rules! branch {
                 ($condition:expr) => {
@@ -97,7 +111,10 @@ impl Machine {
                     if to & !0xfff != base {
                         base = to & !0xfff;
                         match place::<1>(fetches, base).and_then(|start| code.find(start)) {
-                            Some(number) => page = &mut code.pages[number],
+                            Some(number) => {
+                                let page = &mut code.pages[number];
+                                (ops, start) = (&mut *page.ops, page.start);
+                            }
                             None => {
                                 at = next;
                                 left -= 1;
@@ -109,7 +126,7 @@ impl Machine {
             }
             macro_rules! load {
                 ($size:literal, $bytes:ident => $value:expr) => {
-                    match load::<$size>(ram, loads, address) {
+                    match load::<$size>(ram, loads, address!()) {
                         Some($bytes) => x[rd] = $value,
                         None => {
                             ending = Ending::Slow;
@@ -120,7 +137,7 @@ impl Machine {
             }
             macro_rules! store {
                 ($size:literal, $value:ty) => {
-                    if store::<$size>(ram, stores, address, (b as $value).to_le_bytes()).is_none() {
+                    if store::<$size>(ram, stores, address!(), (b!() as $value).to_le_bytes()).is_none() {
                         ending = Ending::Slow;
                         break;
                     }
@@ -131,62 +148,64 @@ impl Machine {
                 op.kind, at, next;
                 Nop/Nop4 => {},
                 Li/Li4 => x[rd] = immediate,
-                Mv/Mv4 => x[rd] = b,
-                Addi/Addi4 => x[rd] = address,
-                Andi/Andi4 => x[rd] = a & immediate,
-                Slli/Slli4 => x[rd] = a << (immediate & 63),
-                Srli/Srli4 => x[rd] = a >> (immediate & 63),
-                Srai/Srai4 => x[rd] = ((a as i64) >> (immediate & 63)) as u64,
-                Addiw/Addiw4 => x[rd] = sign_extend(address as u32),
-                Add/Add4 => x[rd] = a.wrapping_add(b),
-                Sub/Sub4 => x[rd] = a.wrapping_sub(b),
-                Xor/Xor4 => x[rd] = a ^ b,
-                Or/Or4 => x[rd] = a | b,
-                And/And4 => x[rd] = a & b,
-                Addw/Addw4 => x[rd] = sign_extend((a as u32).wrapping_add(b as u32)),
-                Subw/Subw4 => x[rd] = sign_extend((a as u32).wrapping_sub(b as u32)),
-                Beq/Beq4 => branch!(a == b),
-                Bne/Bne4 => branch!(a != b),
+                Mv/Mv4 => x[rd] = b!(),
+                Addi/Addi4 => x[rd] = address!(),
+                Andi/Andi4 => x[rd] = a!() & immediate,
+                Slli/Slli4 => x[rd] = a!() << (immediate & 63),
+                Srli/Srli4 => x[rd] = a!() >> (immediate & 63),
+                Srai/Srai4 => x[rd] = ((a!() as i64) >> (immediate & 63)) as u64,
+                Addiw/Addiw4 => x[rd] = sign_extend(address!() as u32),
+                Add/Add4 => x[rd] = a!().wrapping_add(b!()),
+                Sub/Sub4 => x[rd] = a!().wrapping_sub(b!()),
+                Xor/Xor4 => x[rd] = a!() ^ b!(),
+                Or/Or4 => x[rd] = a!() | b!(),
+                And/And4 => x[rd] = a!() & b!(),
+                Addw/Addw4 => x[rd] = sign_extend((a!() as u32).wrapping_add(b!() as u32)),
+                Subw/Subw4 => x[rd] = sign_extend((a!() as u32).wrapping_sub(b!() as u32)),
+                Beq/Beq4 => branch!(a!() == b!()),
+                Bne/Bne4 => branch!(a!() != b!()),
                 J/J4 => next = op.immediate as usize,
                 Lw/Lw4 => load!(4, bytes => i32::from_le_bytes(bytes) as u64),
                 Ld/Ld4 => load!(8, bytes => u64::from_le_bytes(bytes)),
                 Sw/Sw4 => store!(4, u32),
                 Sd/Sd4 => store!(8, u64),
-                Jr/Jr4 => jump!(address & !1),
+                Jr/Jr4 => jump!(address!() & !1),
                 Jalr/Jalr4 => {
+                    // Read first: it may be the register that is written.
+                    let to = address!() & !1;
                     x[rd] = base.wrapping_add(2 * next as u64);
-                    jump!(address & !1);
+                    jump!(to);
                 },
                 JFar/JFar4 => jump!(here.wrapping_add(immediate)),
                 BranchFar/BranchFar4 => {
-                    if taken(rd as u32, a, b).unwrap_or(false) {
+                    if taken(rd as u32, a!(), b!()).unwrap_or(false) {
                         jump!(here.wrapping_add(immediate));
                     }
                 };
                 Auipc => x[rd] = here.wrapping_add(immediate),
-                Slti => x[rd] = u64::from((a as i64) < immediate as i64),
-                Sltiu => x[rd] = u64::from(a < immediate),
-                Xori => x[rd] = a ^ immediate,
-                Ori => x[rd] = a | immediate,
-                Slliw => x[rd] = sign_extend((a as u32) << (immediate & 31)),
-                Srliw => x[rd] = sign_extend((a as u32) >> (immediate & 31)),
-                Sraiw => x[rd] = ((a as i32) >> (immediate & 31)) as u64,
-                Sll => x[rd] = a << (b & 63),
-                Slt => x[rd] = u64::from((a as i64) < b as i64),
-                Sltu => x[rd] = u64::from(a < b),
-                Srl => x[rd] = a >> (b & 63),
-                Sra => x[rd] = ((a as i64) >> (b & 63)) as u64,
-                Sllw => x[rd] = sign_extend((a as u32) << (b & 31)),
-                Srlw => x[rd] = sign_extend((a as u32) >> (b & 31)),
-                Sraw => x[rd] = ((a as i32) >> (b & 31)) as u64,
-                Mul => x[rd] = a.wrapping_mul(b),
-                Mulw => x[rd] = sign_extend((a as u32).wrapping_mul(b as u32)),
-                Multiply => x[rd] = operate(1, op.immediate as u32, a, b).unwrap_or(0),
-                MultiplyWord => x[rd] = operate_word(1, op.immediate as u32, a, b).unwrap_or(0),
-                Blt => branch!((a as i64) < b as i64),
-                Bge => branch!(a as i64 >= b as i64),
-                Bltu => branch!(a < b),
-                Bgeu => branch!(a >= b),
+                Slti => x[rd] = u64::from((a!() as i64) < immediate as i64),
+                Sltiu => x[rd] = u64::from(a!() < immediate),
+                Xori => x[rd] = a!() ^ immediate,
+                Ori => x[rd] = a!() | immediate,
+                Slliw => x[rd] = sign_extend((a!() as u32) << (immediate & 31)),
+                Srliw => x[rd] = sign_extend((a!() as u32) >> (immediate & 31)),
+                Sraiw => x[rd] = ((a!() as i32) >> (immediate & 31)) as u64,
+                Sll => x[rd] = a!() << (b!() & 63),
+                Slt => x[rd] = u64::from((a!() as i64) < b!() as i64),
+                Sltu => x[rd] = u64::from(a!() < b!()),
+                Srl => x[rd] = a!() >> (b!() & 63),
+                Sra => x[rd] = ((a!() as i64) >> (b!() & 63)) as u64,
+                Sllw => x[rd] = sign_extend((a!() as u32) << (b!() & 31)),
+                Srlw => x[rd] = sign_extend((a!() as u32) >> (b!() & 31)),
+                Sraw => x[rd] = ((a!() as i32) >> (b!() & 31)) as u64,
+                Mul => x[rd] = a!().wrapping_mul(b!()),
+                Mulw => x[rd] = sign_extend((a!() as u32).wrapping_mul(b!() as u32)),
+                Multiply => x[rd] = operate(1, op.immediate as u32, a!(), b!()).unwrap_or(0),
+                MultiplyWord => x[rd] = operate_word(1, op.immediate as u32, a!(), b!()).unwrap_or(0),
+                Blt => branch!((a!() as i64) < b!() as i64),
+                Bge => branch!(a!() as i64 >= b!() as i64),
+                Bltu => branch!(a!() < b!()),
+                Bgeu => branch!(a!() >= b!()),
                 Jal => {
                     x[rd] = base.wrapping_add(2 * next as u64);
                     next = op.immediate as usize;
@@ -203,7 +222,7 @@ impl Machine {
                 Sb => store!(1, u8),
                 Sh => store!(2, u16);
                 Kind::Undecoded => {
-                    page.ops[at] = decode(&ram[page.start..page.start + 0x1000], at);
+                    ops[at] = decode(&ram[start..start + 0x1000], at);
                     continue;
                 }
                 Kind::PageEnd => {
@@ -211,7 +230,10 @@ impl Machine {
                     base = base.wrapping_add(0x1000);
                     at = 0;
                     match place::<1>(fetches, base).and_then(|start| code.find(start)) {
-                        Some(number) => page = &mut code.pages[number],
+                        Some(number) => {
+                                let page = &mut code.pages[number];
+                                (ops, start) = (&mut *page.ops, page.start);
+                            }
                         None => break,
                     }
                     continue;
