@@ -99,6 +99,8 @@ impl Machine {
             macro_rules! branch {
                 ($condition:expr) => {
                     if $condition {
+                        // A branch, not a conditional move: the processor shall guess where to go on.
+                        core::hint::black_box(());
                         next = op.immediate as usize
                     }
                 };
