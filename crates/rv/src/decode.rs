@@ -75,7 +75,8 @@ impl Op {
 
 /// The instruction at a place, in halves, of a page.
 pub(crate) fn decode(page: &[u8], place: usize) -> Op {
-    let half = |place: usize| page.get(2 * place..2 * place + 2).map(|half| u16::from_le_bytes([half[0], half[1]]));
+    let half =
+        |place: usize| page.get(2 * place..2 * place + 2).map(|half| u16::from_le_bytes([half[0], half[1]]));
     let Some(low) = half(place) else { return Op::bare(Kind::Slow) };
     if low & 3 != 3 {
         return expand(low).and_then(|i| decode_word(i, place)).unwrap_or(Op::bare(Kind::Slow));
@@ -98,7 +99,9 @@ fn decode_word(i: u32, place: usize) -> Option<Op> {
         0x37 => value(Kind::Li, (i & !0xfff) as i32),
         0x17 => value(Kind::Auipc, (i & !0xfff) as i32),
         0x13 if rs1 == 0 && funct3 == 0 => value(Kind::Li, immediate),
-        0x13 => value(immediate_kind(funct3, i >> 26)?, if funct3 & 3 == 1 { immediate & 63 } else { immediate }),
+        0x13 => {
+            value(immediate_kind(funct3, i >> 26)?, if funct3 & 3 == 1 { immediate & 63 } else { immediate })
+        }
         0x1b => {
             let kind = match (funct3, funct7) {
                 (0, _) => Kind::Addiw,
@@ -113,7 +116,9 @@ fn decode_word(i: u32, place: usize) -> Option<Op> {
         0x33 => value(register_kind(funct3, funct7)?, funct3 as i32),
         0x3b => value(word_kind(funct3, funct7)?, funct3 as i32),
         0x0f if funct3 < 2 => Some(Op::bare(Kind::Nop)),
-        0x63 => branch(i, place, Op { kind: Kind::BranchFar, rd: 0, rs1, rs2, immediate: branch_distance(i) }),
+        0x63 => {
+            branch(i, place, Op { kind: Kind::BranchFar, rd: 0, rs1, rs2, immediate: branch_distance(i) })
+        }
         0x6f => {
             let distance = jump_distance(i);
             Some(match (near(place, distance), rd) {
@@ -144,7 +149,8 @@ fn near(place: usize, distance: i32) -> Option<i32> {
 
 fn branch(i: u32, place: usize, far: Op) -> Option<Op> {
     let funct3 = (i >> 12 & 7) as usize;
-    let kind = [Kind::Beq, Kind::Bne, Kind::Slow, Kind::Slow, Kind::Blt, Kind::Bge, Kind::Bltu, Kind::Bgeu][funct3];
+    let kind =
+        [Kind::Beq, Kind::Bne, Kind::Slow, Kind::Slow, Kind::Blt, Kind::Bge, Kind::Bltu, Kind::Bgeu][funct3];
     if kind == Kind::Slow {
         return None;
     }

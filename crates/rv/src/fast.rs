@@ -41,6 +41,19 @@ fn store<const SIZE: usize>(
     Some(())
 }
 
+/// What an access gave; one that is not for the fast path ends it.
+macro_rules! or_slow {
+    ($access:expr, $ending:ident) => {
+        match $access {
+            Some(value) => value,
+            None => {
+                $ending = Ending::Slow;
+                break;
+            }
+        }
+    };
+}
+
 /// A match over kinds, in which each of those with a compressed form stands twice: the place of the next instruction has to
 /// be a constant away from this one, not computed from what was loaded, so that the processor need not wait for it.
 macro_rules! lengths {
@@ -57,6 +70,97 @@ macro_rules! lengths {
             $($other)*
         }
     };
+}
+
+/// What each kind of instruction does, in a function that has the rest of the names: the machine's parts, and macros for
+/// branches, jumps, loads and stores. `$other` is what else there is in its match.
+macro_rules! operations {
+    ($op:ident, $at:ident, $next:ident, $x:ident, $rd:ident, $immediate:ident, $base:ident, $here:ident; $($other:tt)*) => {
+        lengths! {
+            $op.kind, $at, $next;
+            Nop/Nop4 => {},
+            Li/Li4 => $x[$rd] = $immediate,
+            Mv/Mv4 => $x[$rd] = get($x, $op.rs2),
+            Addi/Addi4 => $x[$rd] = get($x, $op.rs1).wrapping_add($immediate),
+            Andi/Andi4 => $x[$rd] = get($x, $op.rs1) & $immediate,
+            Slli/Slli4 => $x[$rd] = get($x, $op.rs1) << ($immediate & 63),
+            Srli/Srli4 => $x[$rd] = get($x, $op.rs1) >> ($immediate & 63),
+            Srai/Srai4 => $x[$rd] = ((get($x, $op.rs1) as i64) >> ($immediate & 63)) as u64,
+            Addiw/Addiw4 => $x[$rd] = sign_extend(get($x, $op.rs1).wrapping_add($immediate) as u32),
+            Add/Add4 => $x[$rd] = get($x, $op.rs1).wrapping_add(get($x, $op.rs2)),
+            Sub/Sub4 => $x[$rd] = get($x, $op.rs1).wrapping_sub(get($x, $op.rs2)),
+            Xor/Xor4 => $x[$rd] = get($x, $op.rs1) ^ get($x, $op.rs2),
+            Or/Or4 => $x[$rd] = get($x, $op.rs1) | get($x, $op.rs2),
+            And/And4 => $x[$rd] = get($x, $op.rs1) & get($x, $op.rs2),
+            Addw/Addw4 => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_add(get($x, $op.rs2) as u32)),
+            Subw/Subw4 => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_sub(get($x, $op.rs2) as u32)),
+            Beq/Beq4 => branch!(get($x, $op.rs1) == get($x, $op.rs2)),
+            Bne/Bne4 => branch!(get($x, $op.rs1) != get($x, $op.rs2)),
+            J/J4 => $next = $op.immediate as usize,
+            Lw/Lw4 => $x[$rd] = i32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add($immediate))) as u64,
+            Ld/Ld4 => $x[$rd] = u64::from_le_bytes(load!(8, get($x, $op.rs1).wrapping_add($immediate))),
+            Sw/Sw4 => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u32),
+            Sd/Sd4 => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u64),
+            Jr/Jr4 => jump!(get($x, $op.rs1).wrapping_add($immediate) & !1),
+            Jalr/Jalr4 => {
+                // Read first: it may be the register that is written.
+                let to = get($x, $op.rs1).wrapping_add($immediate) & !1;
+                $x[$rd] = $base.wrapping_add(2 * $next as u64);
+                jump!(to);
+            },
+            JFar/JFar4 => jump!($here.wrapping_add($immediate)),
+            BranchFar/BranchFar4 => {
+                if taken($rd as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(false) {
+                    jump!($here.wrapping_add($immediate));
+                }
+            };
+            Auipc => $x[$rd] = $here.wrapping_add($immediate),
+            Slti => $x[$rd] = u64::from((get($x, $op.rs1) as i64) < $immediate as i64),
+            Sltiu => $x[$rd] = u64::from(get($x, $op.rs1) < $immediate),
+            Xori => $x[$rd] = get($x, $op.rs1) ^ $immediate,
+            Ori => $x[$rd] = get($x, $op.rs1) | $immediate,
+            Slliw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) << ($immediate & 31)),
+            Srliw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) >> ($immediate & 31)),
+            Sraiw => $x[$rd] = ((get($x, $op.rs1) as i32) >> ($immediate & 31)) as u64,
+            Sll => $x[$rd] = get($x, $op.rs1) << (get($x, $op.rs2) & 63),
+            Slt => $x[$rd] = u64::from((get($x, $op.rs1) as i64) < get($x, $op.rs2) as i64),
+            Sltu => $x[$rd] = u64::from(get($x, $op.rs1) < get($x, $op.rs2)),
+            Srl => $x[$rd] = get($x, $op.rs1) >> (get($x, $op.rs2) & 63),
+            Sra => $x[$rd] = ((get($x, $op.rs1) as i64) >> (get($x, $op.rs2) & 63)) as u64,
+            Sllw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) << (get($x, $op.rs2) & 31)),
+            Srlw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) >> (get($x, $op.rs2) & 31)),
+            Sraw => $x[$rd] = ((get($x, $op.rs1) as i32) >> (get($x, $op.rs2) & 31)) as u64,
+            Mul => $x[$rd] = get($x, $op.rs1).wrapping_mul(get($x, $op.rs2)),
+            Mulw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_mul(get($x, $op.rs2) as u32)),
+            Multiply => $x[$rd] = operate(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
+            MultiplyWord => $x[$rd] = operate_word(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
+            Blt => branch!((get($x, $op.rs1) as i64) < get($x, $op.rs2) as i64),
+            Bge => branch!(get($x, $op.rs1) as i64 >= get($x, $op.rs2) as i64),
+            Bltu => branch!(get($x, $op.rs1) < get($x, $op.rs2)),
+            Bgeu => branch!(get($x, $op.rs1) >= get($x, $op.rs2)),
+            Jal => {
+                $x[$rd] = $base.wrapping_add(2 * $next as u64);
+                $next = $op.immediate as usize;
+            },
+            JalFar => {
+                $x[$rd] = $base.wrapping_add(2 * $next as u64);
+                jump!($here.wrapping_add($immediate));
+            },
+            Lb => $x[$rd] = i8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add($immediate))) as u64,
+            Lh => $x[$rd] = i16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add($immediate))) as u64,
+            Lbu => $x[$rd] = u8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add($immediate))).into(),
+            Lhu => $x[$rd] = u16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add($immediate))).into(),
+            Lwu => $x[$rd] = u32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add($immediate))).into(),
+            Sb => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u8),
+            Sh => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u16);
+            $($other)*
+        }
+    };
+}
+
+#[inline(always)]
+fn get(x: &[u64; 32], register: u8) -> u64 {
+    x[usize::from(register & 31)]
 }
 
 impl Machine {
@@ -78,23 +182,7 @@ impl Machine {
         while left != 0 {
             let op = ops[at];
             let rd = usize::from(op.rd & 31);
-            // Read where they are needed only.
-            macro_rules! a {
-                () => {
-                    x[usize::from(op.rs1 & 31)]
-                };
-            }
-            macro_rules! b {
-                () => {
-                    x[usize::from(op.rs2 & 31)]
-                };
-            }
             let immediate = op.immediate as i64 as u64;
-            macro_rules! address {
-                () => {
-                    a!().wrapping_add(immediate)
-                };
-            }
             let mut next;
             macro_rules! branch {
                 ($condition:expr) => {
@@ -127,102 +215,18 @@ impl Machine {
                 }};
             }
             macro_rules! load {
-                ($size:literal, $bytes:ident => $value:expr) => {
-                    match load::<$size>(ram, loads, address!()) {
-                        Some($bytes) => x[rd] = $value,
-                        None => {
-                            ending = Ending::Slow;
-                            break;
-                        }
-                    }
+                ($size:literal, $address:expr) => {
+                    or_slow!(load::<$size>(ram, loads, $address), ending)
                 };
             }
             macro_rules! store {
-                ($size:literal, $value:ty) => {
-                    if store::<$size>(ram, stores, address!(), (b!() as $value).to_le_bytes()).is_none() {
-                        ending = Ending::Slow;
-                        break;
-                    }
+                ($address:expr, $value:expr) => {
+                    or_slow!(store(ram, stores, $address, $value.to_le_bytes()), ending)
                 };
             }
             let here = base.wrapping_add(2 * at as u64);
-            lengths! {
-                op.kind, at, next;
-                Nop/Nop4 => {},
-                Li/Li4 => x[rd] = immediate,
-                Mv/Mv4 => x[rd] = b!(),
-                Addi/Addi4 => x[rd] = address!(),
-                Andi/Andi4 => x[rd] = a!() & immediate,
-                Slli/Slli4 => x[rd] = a!() << (immediate & 63),
-                Srli/Srli4 => x[rd] = a!() >> (immediate & 63),
-                Srai/Srai4 => x[rd] = ((a!() as i64) >> (immediate & 63)) as u64,
-                Addiw/Addiw4 => x[rd] = sign_extend(address!() as u32),
-                Add/Add4 => x[rd] = a!().wrapping_add(b!()),
-                Sub/Sub4 => x[rd] = a!().wrapping_sub(b!()),
-                Xor/Xor4 => x[rd] = a!() ^ b!(),
-                Or/Or4 => x[rd] = a!() | b!(),
-                And/And4 => x[rd] = a!() & b!(),
-                Addw/Addw4 => x[rd] = sign_extend((a!() as u32).wrapping_add(b!() as u32)),
-                Subw/Subw4 => x[rd] = sign_extend((a!() as u32).wrapping_sub(b!() as u32)),
-                Beq/Beq4 => branch!(a!() == b!()),
-                Bne/Bne4 => branch!(a!() != b!()),
-                J/J4 => next = op.immediate as usize,
-                Lw/Lw4 => load!(4, bytes => i32::from_le_bytes(bytes) as u64),
-                Ld/Ld4 => load!(8, bytes => u64::from_le_bytes(bytes)),
-                Sw/Sw4 => store!(4, u32),
-                Sd/Sd4 => store!(8, u64),
-                Jr/Jr4 => jump!(address!() & !1),
-                Jalr/Jalr4 => {
-                    // Read first: it may be the register that is written.
-                    let to = address!() & !1;
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    jump!(to);
-                },
-                JFar/JFar4 => jump!(here.wrapping_add(immediate)),
-                BranchFar/BranchFar4 => {
-                    if taken(rd as u32, a!(), b!()).unwrap_or(false) {
-                        jump!(here.wrapping_add(immediate));
-                    }
-                };
-                Auipc => x[rd] = here.wrapping_add(immediate),
-                Slti => x[rd] = u64::from((a!() as i64) < immediate as i64),
-                Sltiu => x[rd] = u64::from(a!() < immediate),
-                Xori => x[rd] = a!() ^ immediate,
-                Ori => x[rd] = a!() | immediate,
-                Slliw => x[rd] = sign_extend((a!() as u32) << (immediate & 31)),
-                Srliw => x[rd] = sign_extend((a!() as u32) >> (immediate & 31)),
-                Sraiw => x[rd] = ((a!() as i32) >> (immediate & 31)) as u64,
-                Sll => x[rd] = a!() << (b!() & 63),
-                Slt => x[rd] = u64::from((a!() as i64) < b!() as i64),
-                Sltu => x[rd] = u64::from(a!() < b!()),
-                Srl => x[rd] = a!() >> (b!() & 63),
-                Sra => x[rd] = ((a!() as i64) >> (b!() & 63)) as u64,
-                Sllw => x[rd] = sign_extend((a!() as u32) << (b!() & 31)),
-                Srlw => x[rd] = sign_extend((a!() as u32) >> (b!() & 31)),
-                Sraw => x[rd] = ((a!() as i32) >> (b!() & 31)) as u64,
-                Mul => x[rd] = a!().wrapping_mul(b!()),
-                Mulw => x[rd] = sign_extend((a!() as u32).wrapping_mul(b!() as u32)),
-                Multiply => x[rd] = operate(1, op.immediate as u32, a!(), b!()).unwrap_or(0),
-                MultiplyWord => x[rd] = operate_word(1, op.immediate as u32, a!(), b!()).unwrap_or(0),
-                Blt => branch!((a!() as i64) < b!() as i64),
-                Bge => branch!(a!() as i64 >= b!() as i64),
-                Bltu => branch!(a!() < b!()),
-                Bgeu => branch!(a!() >= b!()),
-                Jal => {
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    next = op.immediate as usize;
-                },
-                JalFar => {
-                    x[rd] = base.wrapping_add(2 * next as u64);
-                    jump!(here.wrapping_add(immediate));
-                },
-                Lb => load!(1, bytes => i8::from_le_bytes(bytes) as u64),
-                Lh => load!(2, bytes => i16::from_le_bytes(bytes) as u64),
-                Lbu => load!(1, bytes => u8::from_le_bytes(bytes).into()),
-                Lhu => load!(2, bytes => u16::from_le_bytes(bytes).into()),
-                Lwu => load!(4, bytes => u32::from_le_bytes(bytes).into()),
-                Sb => store!(1, u8),
-                Sh => store!(2, u16);
+            operations! {
+                op, at, next, x, rd, immediate, base, here;
                 Kind::Undecoded => {
                     ops[at] = decode(&ram[start..start + 0x1000], at);
                     continue;

@@ -3,8 +3,8 @@
 use crate::code::Code;
 use crate::csr::Csrs;
 use crate::fast::Ending;
-use crate::tlb::Tlb;
 use crate::plic::Plic;
+use crate::tlb::Tlb;
 use crate::uart::Uart;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::Xxh3;

@@ -20,12 +20,24 @@ pub fn s(opcode: u32, funct3: u32, rs1: u32, rs2: u32, immediate: i32) -> u32 {
 
 pub fn branch(funct3: u32, rs1: u32, rs2: u32, distance: i32) -> u32 {
     let d = distance as u32;
-    (d >> 12 & 1) << 31 | (d >> 5 & 0x3f) << 25 | rs2 << 20 | rs1 << 15 | funct3 << 12 | (d >> 1 & 15) << 8 | (d >> 11 & 1) << 7 | 0x63
+    (d >> 12 & 1) << 31
+        | (d >> 5 & 0x3f) << 25
+        | rs2 << 20
+        | rs1 << 15
+        | funct3 << 12
+        | (d >> 1 & 15) << 8
+        | (d >> 11 & 1) << 7
+        | 0x63
 }
 
 pub fn jal(rd: u32, distance: i32) -> u32 {
     let d = distance as u32;
-    (d >> 20 & 1) << 31 | (d >> 1 & 0x3ff) << 21 | (d >> 11 & 1) << 20 | (d >> 12 & 0xff) << 12 | rd << 7 | 0x6f
+    (d >> 20 & 1) << 31
+        | (d >> 1 & 0x3ff) << 21
+        | (d >> 11 & 1) << 20
+        | (d >> 12 & 0xff) << 12
+        | rd << 7
+        | 0x6f
 }
 
 pub fn addi(rd: u32, rs1: u32, immediate: i32) -> u32 {

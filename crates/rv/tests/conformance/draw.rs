@@ -35,7 +35,8 @@ impl Draw {
     pub fn corner(&mut self) -> u64 {
         let word = self.word();
         match self.below(8) {
-            0 => [0, 1, u64::MAX, i64::MIN as u64, i64::MAX as u64, 0x8000_0000, 0x7fff_ffff, 0xffff_ffff][(word & 7) as usize],
+            0 => [0, 1, u64::MAX, i64::MIN as u64, i64::MAX as u64, 0x8000_0000, 0x7fff_ffff, 0xffff_ffff]
+                [(word & 7) as usize],
             1 => 1 << (word & 63),
             2 => (1 << (word & 63)) - 1,
             3 => word as i8 as u64,

@@ -128,14 +128,24 @@ pub fn floating(draw: &mut Draw, pieces: &mut Vec<Piece>) {
     let mode = draw.one_of(&[0, 1, 2, 3, 4, 7, 7, 7, 7, 7, 7, 7, 5, 6]);
     let format = draw.below(2);
     let integer = rd(draw);
-    let op = |funct5: u32, funct3: u32, rd: u32, rs1: u32, rs2: u32| r(0x53, funct3, funct5 << 2 | format, rd, rs1, rs2);
+    let op = |funct5: u32, funct3: u32, rd: u32, rs1: u32, rs2: u32| {
+        r(0x53, funct3, funct5 << 2 | format, rd, rs1, rs2)
+    };
     let kind = draw.below(4);
     pieces.push(Piece::Word(match draw.below(16) {
         0..3 => op(draw.below(2), mode, to, a, b),
         3 => op(2, mode, to, a, b),
         4 => op(3, mode, to, a, b),
         5 => op(11, mode, to, a, draw.one_of(&[0, 0, 0, 0, 0, 0, 0, 1])),
-        6 | 7 => c << 27 | format << 25 | b << 20 | a << 15 | mode << 12 | to << 7 | draw.one_of(&[0x43, 0x47, 0x4b, 0x4f]),
+        6 | 7 => {
+            c << 27
+                | format << 25
+                | b << 20
+                | a << 15
+                | mode << 12
+                | to << 7
+                | draw.one_of(&[0x43, 0x47, 0x4b, 0x4f])
+        }
         8 => op(4, draw.below(4), to, a, b),
         9 => op(5, draw.one_of(&[0, 1, 0, 1, 0, 1, 2]), to, a, b),
         10 => op(20, draw.below(4), integer, a, b),
@@ -187,8 +197,8 @@ fn is_left_out(number: u32) -> bool {
 
 pub fn csrs(draw: &mut Draw, mode: Mode, pieces: &mut Vec<Piece>) {
     const OWN: [u32; 28] = [
-        0x300, 0x100, 0x303, 0x304, 0x305, 0x306, 0x340, 0x341, 0x342, 0x343, 0x344, 0x100, 0x104, 0x105, 0x106, 0x140,
-        0x141, 0x142, 0x143, 0x144, 0x180, 1, 2, 3, 0x300, 0x100, 0x180, 0x344,
+        0x300, 0x100, 0x303, 0x304, 0x305, 0x306, 0x340, 0x341, 0x342, 0x343, 0x344, 0x100, 0x104, 0x105,
+        0x106, 0x140, 0x141, 0x142, 0x143, 0x144, 0x180, 1, 2, 3, 0x300, 0x100, 0x180, 0x344,
     ];
     let number = if draw.once_in(6) { draw.below(0x1000) } else { draw.one_of(&OWN) };
     let (to, from) = (rd(draw), rs(draw));
@@ -221,7 +231,8 @@ pub fn csrs(draw: &mut Draw, mode: Mode, pieces: &mut Vec<Piece>) {
     }
     if number == 0x180 {
         // QEMU has Sv57.
-        let clear = [addi(26, 0, 1), i(0x13, 1, 26, 26, 61), i(0x13, 4, 26, 26, -1), r(0x33, 7, 0, from, from, 26)];
+        let clear =
+            [addi(26, 0, 1), i(0x13, 1, 26, 26, 61), i(0x13, 4, 26, 26, -1), r(0x33, 7, 0, from, from, 26)];
         pieces.extend(clear.map(Piece::Word));
     }
     if counters {
@@ -270,7 +281,9 @@ pub fn words(draw: &mut Draw, pieces: &mut Vec<Piece>) {
             }
         }
         _ => {
-            let opcode = draw.one_of(&[0x0b, 0x2b, 0x5b, 0x6b, 0x77, 0x57, 0x1f, 0x3f, 0x33, 0x13, 0x3b, 0x1b, 0x53, 0x0f, 0x37]);
+            let opcode = draw.one_of(&[
+                0x0b, 0x2b, 0x5b, 0x6b, 0x77, 0x57, 0x1f, 0x3f, 0x33, 0x13, 0x3b, 0x1b, 0x53, 0x0f, 0x37,
+            ]);
             pieces.push(Piece::Word(word & !0xfff | to << 7 | opcode));
         }
     }

@@ -124,8 +124,16 @@ fn handlers(ram: &mut [u8]) {
 
 /// Puts down cause, address, value and status of a trap. A breakpoint's value is its address, or zero: either is allowed.
 fn put_down_trap([cause, address, value, status]: [u32; 4]) -> Vec<u32> {
-    let mut program = vec![csrr(26, cause), sd(26, 31, 0), csrr(27, value), addi(26, 26, -3), branch(1, 26, 0, 8)];
-    program.extend([addi(27, 0, 0), csrw(value, 27), sd(27, 31, 16), csrr(26, address), sd(26, 31, 8), csrr(26, status)]);
+    let mut program =
+        vec![csrr(26, cause), sd(26, 31, 0), csrr(27, value), addi(26, 26, -3), branch(1, 26, 0, 8)];
+    program.extend([
+        addi(27, 0, 0),
+        csrw(value, 27),
+        sd(27, 31, 16),
+        csrr(26, address),
+        sd(26, 31, 8),
+        csrr(26, status),
+    ]);
     program.extend([sd(26, 31, 24), addi(31, 31, 64)]);
     program
 }

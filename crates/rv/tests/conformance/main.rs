@@ -73,10 +73,15 @@ fn word(ram: &[u8], at: usize) -> u64 {
 
 /// Says which unit put down what differs.
 fn explain(seed: u64, program: &Program, ours: &[u8], theirs: &[u8]) -> String {
-    let differs = |range: std::ops::Range<usize>| range.step_by(8).find(|&at| word(ours, at) != word(theirs, at));
+    let differs =
+        |range: std::ops::Range<usize>| range.step_by(8).find(|&at| word(ours, at) != word(theirs, at));
     let place = differs(LOG..LOG_END).or_else(|| differs(0..COMPARED));
     let Some(place) = place else { return String::new() };
-    let mut text = format!("seed {seed}: at {place:#x} ours {:#x}, QEMU's {:#x}\n", word(ours, place), word(theirs, place));
+    let mut text = format!(
+        "seed {seed}: at {place:#x} ours {:#x}, QEMU's {:#x}\n",
+        word(ours, place),
+        word(theirs, place)
+    );
     if !(LOG..LOG_END).contains(&place) {
         return text;
     }
@@ -101,7 +106,8 @@ fn describe(program: &Program, machine: &Machine) -> String {
     let Some((at, unit)) = program.units.iter().find(|(at, unit)| at + unit.bytes.len() == end) else {
         return format!("outside of all units, at {:#x}", machine.x(32));
     };
-    let halves: Vec<String> = unit.bytes.chunks(2).map(|half| format!("{:02x}{:02x}", half[1], half[0])).collect();
+    let halves: Vec<String> =
+        unit.bytes.chunks(2).map(|half| format!("{:02x}{:02x}", half[1], half[0])).collect();
     format!(
         "{:?} in {:?}, x30 {:#x}, begins at {:#x}, is at {:#x}:\n{}",
         unit.kind,

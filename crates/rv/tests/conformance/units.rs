@@ -56,9 +56,17 @@ pub enum Piece {
     Half(u16),
     Word(u32),
     /// Goes to the piece with this number, if the condition holds; `JAL` with no registers of its own.
-    Jump { funct3: Option<u32>, rs1: u32, rs2: u32, to: usize },
+    Jump {
+        funct3: Option<u32>,
+        rs1: u32,
+        rs2: u32,
+        to: usize,
+    },
     /// Address of the piece with this number.
-    Address { rd: u32, to: usize },
+    Address {
+        rd: u32,
+        to: usize,
+    },
 }
 
 impl Piece {
@@ -93,8 +101,11 @@ pub fn unit(draw: &mut Draw) -> Unit {
     // The first two find the end of the unit.
     let end = 8 + 4 * words.len() + body.len();
     let end = end.next_multiple_of(4);
-    let mut bytes: Vec<u8> =
-        [auipc(29, 0), addi(29, 29, end as i32)].iter().chain(&words).flat_map(|word| word.to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = [auipc(29, 0), addi(29, 29, end as i32)]
+        .iter()
+        .chain(&words)
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
     bytes.extend(body);
     if bytes.len() < end {
         bytes.extend(1_u16.to_le_bytes());
@@ -150,7 +161,11 @@ fn enter(draw: &mut Draw, kind: Kind, mode: Mode) -> Vec<u32> {
         return Vec::new();
     }
     // QEMU leaves the floating-point unit clean where an operation only raises flags, or no bit is set.
-    let fs = draw.one_of(if matches!(kind, Kind::Floating | Kind::Csr | Kind::Words) { &[3, 3, 3, 3, 0] } else { &[3, 1, 2, 0] });
+    let fs = draw.one_of(if matches!(kind, Kind::Floating | Kind::Csr | Kind::Words) {
+        &[3, 3, 3, 3, 0]
+    } else {
+        &[3, 1, 2, 0]
+    });
     let chance = draw.word() as i32;
     // SUM, MXR; seldom TVM, TW, TSR; SPP, SPIE.
     let mut status = (mode.level << 11 | fs << 13) as i32 | chance & 0xc_0120;
@@ -171,7 +186,8 @@ fn enter(draw: &mut Draw, kind: Kind, mode: Mode) -> Vec<u32> {
     if kind == Kind::Interrupt {
         for number in [0x303, 0x304, 0x344] {
             // One interrupt that is allowed: of several QEMU takes that with the lowest number first.
-            let bits = if number == 0x304 { draw.one_of(&[2, 0x20, 0x200]) } else { draw.word() as i32 & 0x222 };
+            let bits =
+                if number == 0x304 { draw.one_of(&[2, 0x20, 0x200]) } else { draw.word() as i32 & 0x222 };
             words.extend(li(26, bits));
             words.push(csrw(number, 26));
         }
@@ -236,7 +252,8 @@ fn self_modifying(draw: &mut Draw, pieces: &mut Vec<Piece>) {
 
 /// Jumps into the window, to breakpoints if there is anything.
 fn fetch(draw: &mut Draw, mode: Mode, pieces: &mut Vec<Piece>) {
-    let place = draw.below(12) * 0x20_0000 + CALLS as u32 + draw.one_of(&[0, 2, 4, 0xffc, 0xffe, 0x1000, 0x1002]);
+    let place =
+        draw.below(12) * 0x20_0000 + CALLS as u32 + draw.one_of(&[0, 2, 4, 0xffc, 0xffe, 0x1000, 0x1002]);
     let root = if mode.translated { 1 } else { draw.below(2) as i32 };
     pieces.extend([Piece::Word(addi(5, 0, root)), Piece::Word(i(0x13, 1, 5, 5, 33))]);
     pieces.extend(li(6, place as i32).map(Piece::Word));
