@@ -17,12 +17,13 @@ pub(crate) enum Ending {
     Slow,
 }
 
-/// The bytes of RAM that an access touches, if the page was found and the address is aligned.
+/// The bytes of RAM that an access touches, if the page was found and all of them lie in it.
 #[inline(always)]
 fn place<const SIZE: usize>(slots: &[Slot; SLOTS], address: u64) -> Option<usize> {
     let slot = &slots[slot_of(address)];
-    let bits = !0xfff | (SIZE as u64 - 1);
-    (slot.tag == address & bits).then(|| (slot.target.wrapping_sub(RAM) | address & 0xfff) as usize)
+    let within = address & 0xfff;
+    (slot.tag == address & !0xfff && within <= 0x1000 - SIZE as u64)
+        .then(|| (slot.target.wrapping_sub(RAM) | within) as usize)
 }
 
 #[inline(always)]

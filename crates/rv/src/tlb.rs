@@ -12,15 +12,14 @@ pub(crate) const SLOTS: usize = 256;
 /// Views: machine mode, user mode, supervisor mode without and with access to user pages.
 const VIEWS: usize = 4;
 /// In a slot's tag: not for the fast path.
-const INDIRECT: u64 = 8;
+const INDIRECT: u64 = 1;
 /// In a slot's tag: nothing was found.
-const EMPTY: Slot = Slot { tag: 16, target: 0 };
+const EMPTY: Slot = Slot { tag: 2, target: 0 };
 
 /// A page that was found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
-    /// The virtual page's address. The fast path compares it with an address of which the bits remain that have to be
-    /// clear for its alignment: what is misaligned does not match, nor what is marked in other bits.
+    /// The virtual page's address, and marks in its lowest bits: the fast path finds only what has none.
     pub tag: u64,
     /// The physical page's address.
     pub target: u64,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod demo;
 mod hygiene;
 mod jepsen;
@@ -46,6 +47,7 @@ enum Task {
     /// Check every behaviour of the ownership protocol within bounds
     #[command(disable_help_flag = true)]
     Model(model::ModelArgs),
+    RvConformance(conformance::ConformanceArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Task::Hygiene => hygiene::run().map(|()| ExitCode::SUCCESS),
         Task::Sim(args) => simulate::run(&args),
         Task::Model(args) => model::run(&args),
+        Task::RvConformance(args) => conformance::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -1,0 +1,172 @@
+//! How fast the machine is beside `qemu-system-riscv64`, whose deterministic mode is `-icount shift=auto`:
+//! `speed [KERNEL INITRD]`. Both run the same programs; with a kernel and an initial file system that switches itself off,
+//! they boot too. Processor time is compared, since others may use the machine; QEMU's own start is taken off.
+
+#![forbid(unsafe_code)]
+
+#[path = "../tests/conformance/asm.rs"]
+#[allow(dead_code)]
+mod asm;
+
+use asm::*;
+use rv::{Machine, RAM, Stop};
+use std::process::{Command, Stdio};
+
+const MEMORY: usize = 64 << 20;
+const QEMU: &str = "qemu-system-riscv64";
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    println!("| job | million instructions | rv, s | QEMU icount, s | QEMU, s | rv / icount |");
+    println!("|---|---|---|---|---|---|");
+    let idle = [true, false].map(|icount| bare_on_qemu(&[], icount));
+    let [idle, idle_free] =
+        [idle[0].as_ref().copied(), idle[1].as_ref().copied()].map(|time| time.unwrap_or(0.0));
+    for (name, program) in [("integers", integers(40_000_000)), ("memory", memory(40))] {
+        let (ours, count) = bare(&program)?;
+        let with = bare_on_qemu(&program, true)? - idle;
+        let without = bare_on_qemu(&program, false)? - idle_free;
+        row(name, count, ours, with, without);
+    }
+    if let [kernel, initrd] = arguments.as_slice() {
+        let (ours, count) = boot(kernel, initrd)?;
+        row("boot", count, ours, boot_on_qemu(kernel, initrd, true)?, boot_on_qemu(kernel, initrd, false)?);
+    }
+    Ok(())
+}
+
+fn row(name: &str, count: u64, ours: f64, icount: f64, free: f64) {
+    let millions = count / 1_000_000;
+    println!("| {name} | {millions} | {ours:.2} | {icount:.2} | {free:.2} | {:.2} |", ours / icount);
+}
+
+/// A word is stirred so many times: shifts, sums, a product, a branch by chance, a call.
+fn integers(times: i32) -> Vec<u32> {
+    let mut program = li(5, times).to_vec();
+    program.extend(li(10, 88_172_645));
+    program.extend([addi(11, 0, 0), addi(12, 0, 1)]);
+    let again = program.len() as i32;
+    program.extend([i(0x13, 1, 13, 10, 13), r(0x33, 4, 0, 10, 10, 13), i(0x13, 5, 13, 10, 7)]);
+    program.extend([r(0x33, 4, 0, 10, 10, 13), i(0x13, 1, 13, 10, 17), r(0x33, 4, 0, 10, 10, 13)]);
+    program.extend([i(0x13, 7, 14, 10, 64), branch(0, 14, 0, 8), r(0x33, 0, 0, 11, 11, 10)]);
+    program.extend([r(0x33, 0, 1, 12, 12, 10), jal(1, 16), addi(5, 5, -1)]);
+    let distance = 4 * (again - program.len() as i32);
+    // Behind the loop stands what is called.
+    program.extend([
+        branch(1, 5, 0, distance),
+        jal(0, 16),
+        r(0x33, 4, 0, 11, 11, 12),
+        addi(12, 12, 3),
+        jalr(0, 1, 0),
+    ]);
+    program
+}
+
+/// 8 MiB are written, added up and copied so many times.
+fn memory(times: i32) -> Vec<u32> {
+    let mut program = li(5, times).to_vec();
+    let outer = program.len() as i32;
+    let mut pass = |inner: &[u32], step: i32| {
+        program.extend([auipc(6, 0x1000), auipc(7, 0x2000), i(0x13, 7, 6, 6, -8), i(0x13, 7, 7, 7, -8)]);
+        program.extend(li(8, (8 << 20) / step));
+        let again = program.len() as i32;
+        program.extend(inner);
+        program.extend([addi(6, 6, step), addi(7, 7, step), addi(8, 8, -1)]);
+        let distance = 4 * (again - program.len() as i32);
+        program.push(branch(1, 8, 0, distance));
+    };
+    pass(&[sd(8, 6, 0), sd(6, 6, 8)], 16);
+    pass(&[ld(9, 6, 0), r(0x33, 0, 0, 11, 11, 9)], 8);
+    pass(&[ld(9, 6, 0), ld(10, 6, 8), sd(9, 7, 0), sd(10, 7, 8)], 16);
+    program.push(addi(5, 5, -1));
+    let distance = 4 * (outer - program.len() as i32);
+    program.push(branch(1, 5, 0, distance));
+    program
+}
+
+/// Behind a program: QEMU is told to end; the machine has nothing there and goes on to its end.
+fn with_ending(program: &[u32]) -> (Vec<u8>, u64) {
+    let mut all = program.to_vec();
+    all.extend([
+        auipc(26, 0),
+        addi(26, 26, 28),
+        csrw(0x305, 26),
+        lui(26, 0x100),
+        lui(27, 5),
+        addi(27, 27, 0x555),
+    ]);
+    all.push(s(0x23, 2, 26, 27, 0));
+    let end = RAM + 4 * all.len() as u64;
+    all.push(jal(0, 0));
+    (all.iter().flat_map(|word| word.to_le_bytes()).collect(), end)
+}
+
+fn bare(program: &[u32]) -> Result<(f64, u64), Failure> {
+    let (bytes, end) = with_ending(program);
+    let mut machine = Machine::new(MEMORY);
+    if !machine.put(RAM, &bytes) {
+        return Err("the program does not fit".into());
+    }
+    let before = used(OWN)?;
+    while machine.x(32) != end {
+        machine.run(machine.instructions() + 1_000_000);
+    }
+    Ok((used(OWN)? - before, machine.instructions()))
+}
+
+fn bare_on_qemu(program: &[u32], icount: bool) -> Result<f64, Failure> {
+    let file = std::env::temp_dir().join(format!("rv-speed-{}", std::process::id()));
+    std::fs::write(&file, with_ending(program).0)?;
+    let loader = format!("loader,addr={RAM:#x},force-raw=on,file={}", file.display());
+    let time = qemu(icount, &["-m", "64M", "-bios", "none", "-device", &loader]);
+    std::fs::remove_file(&file)?;
+    time
+}
+
+fn boot(kernel: &str, initrd: &str) -> Result<(f64, u64), Failure> {
+    let (kernel, initrd) = (std::fs::read(kernel)?, std::fs::read(initrd)?);
+    let before = used(OWN)?;
+    let mut machine = Machine::with_kernel(256 << 20, &kernel, &initrd, "console=ttyS0 earlycon=sbi")?;
+    loop {
+        match machine.run(machine.instructions() + 1_000_000) {
+            Stop::Reached => machine.outputs(),
+            Stop::PowerOff => return Ok((used(OWN)? - before, machine.instructions())),
+            stop => return Err(format!("the guest did not switch itself off: {stop:?}").into()),
+        };
+    }
+}
+
+fn boot_on_qemu(kernel: &str, initrd: &str, icount: bool) -> Result<f64, Failure> {
+    let line = "console=ttyS0 earlycon=sbi";
+    qemu(icount, &["-m", "256M", "-kernel", kernel, "-initrd", initrd, "-append", line])
+}
+
+/// Processor time that QEMU takes until the guest switches itself off.
+fn qemu(icount: bool, arguments: &[&str]) -> Result<f64, Failure> {
+    let before = used(CHILDREN)?;
+    let mut command = Command::new(QEMU);
+    command.args(["-machine", "virt", "-nographic", "-no-reboot"]).args(arguments);
+    if icount {
+        command.args(["-icount", "shift=auto"]);
+    }
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    if !status.success() {
+        return Err(format!("{QEMU} ended with {status}").into());
+    }
+    Ok(used(CHILDREN)? - before)
+}
+
+/// Processor time of this process.
+const OWN: usize = 11;
+/// Processor time of those that this process waited for.
+const CHILDREN: usize = 13;
+
+/// Seconds in user mode, by the place in /proc/self/stat behind the program's name.
+fn used(place: usize) -> Result<f64, Failure> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    // The name, in parentheses, may have blanks.
+    let behind = text.rsplit_once(") ").ok_or("no fields in /proc/self/stat")?.1;
+    let ticks: f64 = behind.split(' ').nth(place).ok_or("too few fields in /proc/self/stat")?.parse()?;
+    Ok(ticks / 100.0)
+}
