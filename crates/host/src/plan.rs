@@ -2,7 +2,7 @@
 //! protected as it was.
 
 use crate::api::types::ProtectRequest;
-use protocol::repair::{Pauses, Repair, Wish};
+use protocol::repair::{Arrival, Pauses, Repair, Wish};
 use protocol::{HostName, Instant, Micros};
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +59,8 @@ pub struct Inheritance {
     pub plan: Plan,
     /// The old primary.
     pub from: HostName,
-    /// It gave the VM up in order, and lives.
-    pub planned: bool,
+    /// How the VM came here from it.
+    pub arrival: Arrival,
     /// This host had been its armed backup for so long.
     pub stood_by: Micros,
 }
@@ -69,11 +69,11 @@ impl Inheritance {
     /// The plan and the policy that go on here.
     #[must_use]
     pub fn take(self, now: Instant, here: &HostName) -> (Plan, Repair) {
-        let Self { mut plan, from, planned, stood_by } = self;
-        if !planned && plan.request.repair.prefer.as_ref() == Some(&from) {
+        let Self { mut plan, from, arrival, stood_by } = self;
+        if arrival == Arrival::Loss && plan.request.repair.prefer.as_ref() == Some(&from) {
             plan.relapses = if stood_by >= STAYED { 0 } else { plan.relapses.saturating_add(1) };
         }
-        let policy = Repair::inherit(now, here.clone(), plan.wish(), &from, planned);
+        let policy = Repair::inherit(now, here.clone(), plan.wish(), &from, arrival);
         (plan, policy)
     }
 }
@@ -104,14 +104,18 @@ mod tests {
 
     #[test]
     fn a_preferred_host_that_dies_soon_has_relapsed() {
-        let after = |plan: Plan, planned, stood_by| {
-            let inheritance = Inheritance { plan, from: host("alpha"), planned, stood_by };
+        let after = |plan: Plan, arrival, stood_by| {
+            let inheritance = Inheritance { plan, from: host("alpha"), arrival, stood_by };
             inheritance.take(Instant(0), &host("beta")).0
         };
-        let once = after(plan(), false, Micros(1));
-        let twice = after(once.clone(), false, Micros(1));
+        let once = after(plan(), Arrival::Loss, Micros(1));
+        let twice = after(once.clone(), Arrival::Loss, Micros(1));
         assert_eq!((once.relapses, twice.relapses), (1, 2));
-        assert_eq!(after(twice.clone(), true, Micros(1)).relapses, 2, "a planned failover is no relapse");
-        assert_eq!(after(twice, false, STAYED).relapses, 0);
+        assert_eq!(
+            after(twice.clone(), Arrival::Planned, Micros(1)).relapses,
+            2,
+            "a planned failover is no relapse"
+        );
+        assert_eq!(after(twice, Arrival::Loss, STAYED).relapses, 0);
     }
 }

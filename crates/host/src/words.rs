@@ -10,6 +10,15 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
     match notice {
         Notice::Copying { peer, session } => format!("VM {vm}: first copy to {peer} (session {session})"),
         Notice::Protected { peer, term } => format!("VM {vm}: PROTECTED by {peer} in term {term}"),
+        Notice::Migrating { peer, session } => {
+            format!("VM {vm}: is being migrated to {peer} (session {session})")
+        }
+        Notice::MigrationFailed { peer, why } => {
+            format!("VM {vm}: could not be migrated to {peer}: {why}; it runs on here")
+        }
+        Notice::Departing { peer } => {
+            format!("VM {vm}: stands still, and its last state is on its way to {peer}")
+        }
         Notice::ProtectFailed { peer, why } => {
             format!("VM {vm}: could not be protected by {peer}: {}; it runs on unprotected", why)
         }
@@ -68,6 +77,7 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
 fn yielded(reason: YieldReason) -> &'static str {
     match reason {
         YieldReason::Planned => "planned failover",
+        YieldReason::Moved => "migration",
         YieldReason::VmDied => "the VM's process died",
     }
 }

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod journal;
 mod le;
 pub mod ledger;
+pub mod migration;
 pub mod notice;
 pub mod ownership;
 pub mod pacing;

@@ -32,6 +32,9 @@ pub enum LinkLoss {
     /// The other side found the stream damaged.
     #[error("the backup refused the stream: {0}")]
     Broken(String),
+    /// This side gave it up: it would have taken too long, or stopped the VM for too long.
+    #[error("given up: {0}")]
+    GivenUp(String),
     /// This side found the stream damaged.
     #[error("the stream is not right: {0}")]
     Stream(String),
@@ -63,6 +66,25 @@ pub enum Notice {
         peer: HostName,
         /// The term.
         term: Term,
+    },
+    /// The VM's memory and disks are being copied to the host where it shall run.
+    Migrating {
+        /// The destination.
+        peer: HostName,
+        /// The session.
+        session: Session,
+    },
+    /// A migration came to nothing before anything was decided; the VM runs on as before.
+    MigrationFailed {
+        /// The destination.
+        peer: HostName,
+        /// Why.
+        why: LinkLoss,
+    },
+    /// The last state of a migrated VM is on its way: should this host die now, the destination goes on with the VM.
+    Departing {
+        /// The destination.
+        peer: HostName,
     },
     /// Protection could not begin; the VM runs on as before.
     ProtectFailed {

@@ -51,6 +51,17 @@ pub struct Wish {
     pub pauses: Pauses,
 }
 
+/// How a VM came to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Its old host was lost.
+    Loss,
+    /// Its old host gave it up in order, and lives.
+    Planned,
+    /// The same, because it shall run here: what was protected there stays protected.
+    Moved,
+}
+
 /// Whether a VM is protected again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,8 +92,10 @@ pub enum Step {
     Protect(HostName),
     /// Hand it to its backup, planned.
     Move,
-    /// End this protection: the backup's host leaves, and another is there.
+    /// End this protection: the backup's host leaves, and another is there; or the VM shall run at a third.
     Release,
+    /// Bring the VM, which nobody protects now, to this host.
+    Migrate(HostName),
 }
 
 /// The policy of one VM at its primary.
@@ -94,6 +107,8 @@ pub struct Repair {
     candidates: Vec<Candidate>,
     pauses: Pauses,
     head_start: Option<(HostName, Instant)>,
+    /// The VM shall run at this host, which is not its backup.
+    goal: Option<HostName>,
     /// No move and no release before.
     rest_until: Instant,
 }
@@ -104,22 +119,48 @@ impl Repair {
     pub fn new(here: HostName) -> Self {
         let (candidates, rest_until) = (Vec::new(), Instant(0));
         let pauses = Pauses::default();
-        Self { here, wish: None, will: Will::Off, candidates, pauses, head_start: None, rest_until }
+        Self {
+            here,
+            wish: None,
+            will: Will::Off,
+            candidates,
+            pauses,
+            head_start: None,
+            goal: None,
+            rest_until,
+        }
     }
 
-    /// Of a VM that was promoted here, with what its old primary was asked for. `planned`: that host gave the VM up in order
-    /// and lives.
+    /// Of a VM that was promoted here, with what its old primary was asked for.
     #[must_use]
-    pub fn inherit(now: Instant, here: HostName, wish: Wish, from: &HostName, planned: bool) -> Self {
+    pub fn inherit(now: Instant, here: HostName, wish: Wish, from: &HostName, arrival: Arrival) -> Self {
         let mut this = Self::new(here);
-        this.will = if wish.repair { Will::On } else { Will::Off };
+        this.will = if wish.repair || arrival == Arrival::Moved { Will::On } else { Will::Off };
         this.take(wish);
-        if planned {
-            this.head_start = Some((from.clone(), now + HEAD_START));
-        } else {
-            this.lost(now, from, "the VM ran there and was lost there");
+        match arrival {
+            Arrival::Loss => this.lost(now, from, "the VM ran there and was lost there"),
+            Arrival::Planned | Arrival::Moved => this.head_start = Some((from.clone(), now + HEAD_START)),
         }
         this
+    }
+
+    /// The VM, which is protected by another host, shall run at this one and stay protected: its backup is let go, the VM
+    /// migrates, and is protected again from there. If that fails it is protected again from here, at least once.
+    pub fn relocate(&mut self, to: HostName) {
+        self.goal = Some(to);
+        self.rest_until = Instant(0);
+        self.will = Will::On;
+    }
+
+    /// The VM shall stay. What was let go for its sake is protected again.
+    pub fn stay(&mut self) {
+        self.goal = None;
+    }
+
+    /// Where the VM shall run, as long as its backup is not let go.
+    #[must_use]
+    pub fn goal(&self) -> Option<&HostName> {
+        self.goal.as_ref()
     }
 
     /// An operator asked for protection, and the first candidate is being tried.
@@ -141,6 +182,7 @@ impl Repair {
 
     /// An operator wants the VM unprotected. Says whether it would have been protected again.
     pub fn off(&mut self) -> bool {
+        self.goal = None;
         core::mem::replace(&mut self.will, Will::Off) != Will::Off
     }
 
@@ -189,7 +231,8 @@ impl Repair {
         if let Some(candidate) = self.candidate(host) {
             candidate.armed(now);
         }
-        if self.will == Will::Asked {
+        // Also of a VM that was moved: it is protected again once, whatever shall follow losses.
+        if self.will != Will::Off && self.goal.is_none() {
             let again = self.wish.as_ref().is_some_and(|wish| wish.repair);
             self.will = if again { Will::On } else { Will::Off };
         }
@@ -217,6 +260,7 @@ impl Repair {
     pub fn next(&mut self, now: Instant, situation: Situation<'_>) -> Option<Step> {
         match (situation.phase, situation.peer) {
             (PhaseName::Protected, Some(peer)) => self.next_protected(now, peer, situation.draining),
+            (PhaseName::Unprotected, _) if self.goal.is_some() => self.goal.take().map(Step::Migrate),
             (PhaseName::Unprotected, _) if self.will != Will::Off => {
                 let found = self.best(now).cloned();
                 match &found {
@@ -233,6 +277,10 @@ impl Repair {
     fn next_protected(&mut self, now: Instant, peer: &HostName, draining: bool) -> Option<Step> {
         if now < self.rest_until {
             return None;
+        }
+        if self.goal.is_some() {
+            self.rest_until = now + AGAIN;
+            return Some(Step::Release);
         }
         let leaving =
             self.candidates.iter().any(|candidate| candidate.host == *peer && candidate.leaves(now));

@@ -30,7 +30,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
     let commit = |(epoch, frames, bytes, at, gate)| {
         ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(at), gate })
     };
-    let reason = prop_oneof![Just(YieldReason::Planned), Just(YieldReason::VmDied)];
+    let reason = prop_oneof![Just(YieldReason::Planned), Just(YieldReason::VmDied), Just(YieldReason::Moved)];
     prop_oneof![
         bytes().prop_map(move |machine| ToBackup::Hello(hello(machine))),
         (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), bytes()).prop_map(commit),

@@ -479,3 +479,100 @@ fn a_vm_that_dies_after_it_was_handed_over_is_not_taken_back() {
     assert!(won.contains(&Action::Shutdown) && resumes(&won) == 0, "{won:?}");
     assert_eq!(owner.phase(), PhaseName::Ended);
 }
+
+/// On the way to beta, everything copied and the only checkpoint asked for.
+fn migrating(stop_first: bool) -> Owner {
+    let mut owner = Owner::unprotected();
+    let command = Command::Migrate { peer: host("beta"), timing: short(), machine: vec![1], stop_first };
+    assert_eq!(owner.command(command).unwrap(), [Action::Connect(S1, host("beta"))]);
+    owner.feed(Event::Connected(S1));
+    let copy = owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    let at = |wanted: &Action| copy.iter().position(|action| action == wanted);
+    let started = at(&Action::StartCopy(S1, Offer::NoDisks)).expect("it copies");
+    assert_eq!(at(&Action::Pause).is_some_and(|paused| paused < started), stop_first, "{copy:?}");
+    assert!(!copy.contains(&Action::HoldOutput), "the guest speaks on");
+    assert!(asks_for_checkpoint(&owner.feed(Event::Copied(S1)), 1, true));
+    owner
+}
+
+#[test]
+fn a_migration_hands_over_with_its_first_checkpoint() {
+    let mut owner = migrating(false);
+    let sent = owner.takes(1);
+    assert!(sent.contains(&Action::SendCheckpoint(S1, Epoch(1))));
+    assert!(sent.contains(&Action::Notice(Notice::Departing { peer: host("beta") })));
+    assert_eq!((owner.phase(), resumes(&sent)), (PhaseName::HandingOver, 0));
+    assert!(!asks_for_checkpoint(&owner.pass(Micros::from_millis(100)), 2, true), "one is all");
+    let done = owner.hears_ack(1);
+    let at = |wanted: &Action| done.iter().position(|action| action == wanted).unwrap();
+    let yielded = at(&Action::Send(S1, ToBackup::Yield(Epoch(1), YieldReason::Moved)));
+    assert!(at(&Action::Release(Epoch(1))) < yielded, "{done:?}");
+    let fenced = owner.feed(lost());
+    assert!(owner.decided(&fenced, "beta").contains(&Action::Fence));
+}
+
+#[test]
+fn a_migration_that_ends_before_its_checkpoint_is_sent_changes_nothing() {
+    for stop_first in [false, true] {
+        // The destination dies, the operator cancels, the copy gives up, QEMU does not save its devices.
+        let given_up = Event::Disconnected(S1, LinkLoss::GivenUp("too fast".into()));
+        for end in [Some(lost()), None, Some(given_up), Some(fails())] {
+            let mut owner = migrating(stop_first);
+            let told = end.is_some();
+            let out = match end {
+                Some(event) => owner.feed(event),
+                None => owner.command(Command::Unprotect).unwrap(),
+            };
+            assert_eq!(owner.phase(), PhaseName::Unprotected);
+            assert_eq!(resumes(&out), 1, "a checkpoint that leaves it paused is under way: {out:?}");
+            assert!(!out.iter().any(|action| matches!(action, Action::Claim(_))), "nobody was entitled");
+            assert!(out.contains(&Action::OpenOutput) && out.contains(&Action::EndSession(S1)));
+            let failed = out.iter().any(|a| matches!(a, Action::Notice(Notice::MigrationFailed { .. })));
+            assert_eq!(failed, told, "{out:?}");
+            assert!(!asks_for_checkpoint(&owner.takes(1), 1, true), "what was cut too late is of nobody");
+            assert_eq!(owner.phase(), PhaseName::Unprotected);
+        }
+    }
+}
+
+#[test]
+fn behind_its_checkpoint_a_migration_is_decided_by_the_arbiter() {
+    for (winner, phase) in [("alpha", PhaseName::Unprotected), ("beta", PhaseName::Fenced)] {
+        for acknowledged in [false, true] {
+            let mut owner = migrating(false);
+            owner.takes(1);
+            if acknowledged {
+                owner.hears_ack(1);
+            }
+            let cancel = owner.command(Command::Unprotect);
+            assert!(matches!(cancel, Err(CommandError::Undecided(_))), "too late");
+            let claims = owner.feed(lost());
+            assert_eq!(resumes(&claims), 0, "not before it is decided");
+            let decided = owner.decided(&claims, winner);
+            assert_eq!(owner.phase(), phase);
+            assert_eq!(resumes(&decided), usize::from(winner == "alpha"));
+        }
+    }
+}
+
+#[test]
+fn a_move_is_a_planned_failover_that_says_so() {
+    let mut owner = Owner::protected(follows());
+    let last = owner.command(Command::Move).unwrap();
+    assert!(asks_for_checkpoint(&last, 2, true), "{last:?}");
+    owner.takes(2);
+    assert!(owner.hears_ack(2).contains(&Action::Send(S1, ToBackup::Yield(Epoch(2), YieldReason::Moved))));
+    let again = Command::Migrate { peer: host("gamma"), timing: short(), machine: vec![], stop_first: false };
+    assert!(matches!(owner.command(again), Err(CommandError::Undecided(_))));
+}
+
+#[test]
+fn a_vm_that_is_protected_is_not_migrated_over_its_backup_and_the_other_way_round() {
+    let migrate =
+        || Command::Migrate { peer: host("gamma"), timing: short(), machine: vec![], stop_first: false };
+    assert_eq!(Owner::protected(short()).command(migrate()), Err(CommandError::AlreadyProtected));
+    let mut owner = migrating(false);
+    assert_eq!(owner.command(migrate()), Err(CommandError::Migrating));
+    let protect = Command::Protect { peer: host("gamma"), timing: short(), machine: vec![] };
+    assert_eq!(owner.command(protect), Err(CommandError::Migrating));
+}

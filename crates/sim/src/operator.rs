@@ -33,7 +33,10 @@ impl World {
         if self.copy_exists() {
             for id in HostId::ALL {
                 let Some(command) = self.wish(id) else { continue };
-                let leaves = matches!(command, Command::Failover | Command::Unprotect);
+                let leaves = matches!(
+                    command,
+                    Command::Failover | Command::Unprotect | Command::Move | Command::Migrate { .. }
+                );
                 self.post(id, Posted::Command(command));
                 // A guest may shut itself down just then.
                 if leaves && self.rng.chance(25) {
@@ -107,15 +110,24 @@ impl World {
         let wishes = |per_mille: u64, rng: &mut crate::rng::Rng| !calm && rng.chance(per_mille);
         match phase {
             PhaseName::Unprotected if wishes(5, &mut self.rng) => Some(Command::Stop),
+            PhaseName::Unprotected if wishes(80, &mut self.rng) => Some(self.migrate(id)),
             PhaseName::Unprotected => self.protect(id),
             PhaseName::Opening | PhaseName::Copying => {
                 wishes(10, &mut self.rng).then_some(Command::Unprotect)
             }
             PhaseName::Protected if wishes(60, &mut self.rng) => Some(Command::Failover),
+            PhaseName::Protected if wishes(20, &mut self.rng) => Some(Command::Move),
             PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
             PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
             _ => None,
         }
+    }
+
+    /// To one of the other hosts, sometimes the naive way.
+    fn migrate(&mut self, id: HostId) -> Command {
+        let to = HostId((id.0 + 1 + self.rng.index(2)) % 3);
+        let (peer, timing) = (self.hosts[to.0].name.clone(), self.plan.timing);
+        Command::Migrate { peer, timing, machine: vec![7; 20], stop_first: self.rng.chance(200) }
     }
 
     /// The VM's policy protects it again, unless nobody asked yet or the operator ended it: then he asks, now or later.

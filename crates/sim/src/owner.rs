@@ -92,6 +92,10 @@ pub(crate) struct Owner {
     purpose_asked: bool,
     /// It gave the VM away and has not heard what became of it.
     yielded: bool,
+    /// The VM is being migrated, and its only checkpoint was not sent.
+    migrates: bool,
+    /// It was.
+    departed: bool,
 }
 
 impl Owner {
@@ -110,6 +114,8 @@ impl Owner {
             known: KnownPages::new(KNOWN),
             purpose_asked: false,
             yielded: false,
+            migrates: false,
+            departed: false,
         }
     }
 
@@ -145,6 +151,12 @@ impl World {
         let leaves = matches!(command, Command::Unprotect | Command::Stop);
         let fails_over = command == Command::Failover;
         let result = owner.machine.command(now, command.clone(), &mut out);
+        if result.is_ok() {
+            let cancelled = core::mem::take(&mut owner.migrates) && command == Command::Unprotect;
+            owner.migrates = matches!(command, Command::Migrate { .. });
+            self.report.add(Count::MigrationsCancelled, u64::from(cancelled));
+        }
+        let Some(owner) = self.owner(host) else { return };
         if result.is_ok() {
             owner.purpose_asked |= leaves;
             self.report.add(Count::FailoversWhileThrottled, u64::from(fails_over && throttled));
@@ -187,6 +199,7 @@ impl World {
     fn count_transition(&mut self, host: HostId, before: PhaseName, after: PhaseName) {
         let Some(owner) = self.owner(host) else { return };
         let (purpose, yielded) = (core::mem::take(&mut owner.purpose_asked), owner.yielded);
+        let departed = owner.departed;
         let paused = owner.vm.as_ref().is_some_and(|vm| !vm.runs);
         use PhaseName::{Claiming, Ended, Protected, Unprotected, Yielded};
         match (before, after) {
@@ -197,8 +210,10 @@ impl World {
         }
         if let Some(owner) = self.owner(host) {
             owner.yielded = after == Yielded || (owner.yielded && after == Claiming);
+            owner.departed &= after != Unprotected;
         }
         self.report.add(Count::HandoversTakenBack, u64::from(yielded && after == Unprotected));
+        self.report.add(Count::DeparturesTakenBack, u64::from(departed && after == Unprotected));
         if after == Claiming {
             self.report.add(Count::ClaimedWhilePaused, u64::from(paused));
             if let Some(owner) = self.owner(host) {
@@ -285,6 +300,11 @@ impl World {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 owner.policy.failed(now, peer, "refused", busy);
             }
+            Notice::MigrationFailed { peer, .. } => {
+                owner.migrates = false;
+                owner.policy.failed(now, peer, "not there", false);
+            }
+            Notice::Departing { .. } => (owner.migrates, owner.departed) = (false, true),
             Notice::BackupLost { peer, .. } => owner.policy.lost(now, peer, "lost"),
             _ => {}
         }
@@ -294,6 +314,9 @@ impl World {
         let count = match notice {
             Notice::Protected { .. } => Count::Protections,
             Notice::ProtectFailed { .. } => Count::ProtectFailed,
+            Notice::Migrating { .. } => Count::MigrationsBegun,
+            Notice::MigrationFailed { .. } => Count::MigrationsFailed,
+            Notice::Departing { .. } => Count::Departures,
             Notice::CheckpointFailed { .. } => Count::CheckpointsFailed,
             Notice::BackupLost { why: LinkLoss::Stalled(_), .. } => Count::Stalled,
             Notice::BackupLost { why: LinkLoss::Silent(_), .. } => Count::BackupsSilent,
@@ -532,6 +555,7 @@ impl std::fmt::Debug for Brief<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Command::Protect { peer, .. } => write!(f, "Protect on {peer}"),
+            Command::Migrate { peer, stop_first, .. } => write!(f, "Migrate to {peer}, {stop_first}"),
             other => write!(f, "{other:?}"),
         }
     }

@@ -80,6 +80,18 @@ counts! {
     PromotionsAfterDisconnect,
     /// Promotions that the old owner asked for, as planned.
     PlannedFailovers,
+    /// VMs that were moved to another host and went on there.
+    Migrations,
+    /// Migrations of unprotected VMs that began.
+    MigrationsBegun,
+    /// Those that came to nothing before their checkpoint was sent; the VM ran on.
+    MigrationsFailed,
+    /// Those that were called off.
+    MigrationsCancelled,
+    /// Those whose only checkpoint was sent.
+    Departures,
+    /// Those that the owner took back behind it.
+    DeparturesTakenBack,
     /// Promotions because the VM's process died under its owner.
     PromotionsAfterVmDeath,
     /// Planned failovers called off.

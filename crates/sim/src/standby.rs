@@ -15,7 +15,7 @@ use crate::world::World;
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Event as PrimaryEvent, Primary};
-use protocol::repair::Repair;
+use protocol::repair::{Arrival, Repair};
 use protocol::resync::Offer;
 use protocol::wire::pages::{PAGE, PageData, read_batch};
 use protocol::wire::{Hello, Kind, ToPrimary, YieldReason, disk};
@@ -31,7 +31,18 @@ pub(crate) enum Cause {
     Silence,
     Disconnect,
     Planned,
+    Moved,
     VmDied,
+}
+
+impl Cause {
+    fn arrival(self) -> Arrival {
+        match self {
+            Self::Planned => Arrival::Planned,
+            Self::Moved => Arrival::Moved,
+            Self::Silence | Self::Disconnect | Self::VmDied => Arrival::Loss,
+        }
+    }
 }
 
 /// What was received: an image of memory, devices, and all console output of the session.
@@ -316,7 +327,8 @@ impl World {
             Notice::PrimaryLost { why: LinkLoss::Silent(_), .. } => Cause::Silence,
             Notice::PrimaryLost { .. } => Cause::Disconnect,
             Notice::TakingOver { reason: YieldReason::Planned, .. } => Cause::Planned,
-            Notice::TakingOver { .. } => Cause::VmDied,
+            Notice::TakingOver { reason: YieldReason::Moved, .. } => Cause::Moved,
+            Notice::TakingOver { reason: YieldReason::VmDied, .. } => Cause::VmDied,
             Notice::PromotionFailed { .. } => return self.report.add(Count::PromotionsFailed, 1),
             Notice::ArbiterUnreachable { .. } => return self.report.add(Count::ArbiterSilent, 1),
             Notice::StandbyDiscarded { why: protocol::notice::Discard::LostClaim { .. } } => {
@@ -377,7 +389,7 @@ impl World {
         self.count_promotion(peer.as_ref().and_then(|name| self.host_named(name)), cause);
         let (now, here, wish) = (self.clock(host), self.hosts[host.0].name.clone(), self.repair_wish());
         let policy = match &peer {
-            Some(from) => Repair::inherit(now, here, wish, from, cause == Cause::Planned),
+            Some(from) => Repair::inherit(now, here, wish, from, cause.arrival()),
             None => Repair::new(here),
         };
         self.become_owner(host, (grant, policy), guest, Mode::Open);
@@ -390,6 +402,7 @@ impl World {
             Cause::Silence => Count::PromotionsAfterSilence,
             Cause::Disconnect => Count::PromotionsAfterDisconnect,
             Cause::Planned => Count::PlannedFailovers,
+            Cause::Moved => Count::Migrations,
             Cause::VmDied => Count::PromotionsAfterVmDeath,
         };
         self.report.add(count, 1);

@@ -2,6 +2,7 @@
 
 use crate::plan::{Inheritance, Plan};
 use protocol::notice::Notice;
+use protocol::repair::Arrival;
 use protocol::wire::YieldReason;
 use protocol::{HostName, Instant};
 
@@ -10,7 +11,7 @@ use protocol::{HostName, Instant};
 pub struct Story {
     primary: Option<HostName>,
     armed_at: Option<Instant>,
-    planned: bool,
+    arrival: Option<Arrival>,
 }
 
 impl Story {
@@ -21,7 +22,13 @@ impl Story {
                 *self = Self { primary: Some(primary.clone()), ..Self::default() };
             }
             Notice::StandbyArmed { .. } => self.armed_at = Some(now),
-            Notice::TakingOver { reason, .. } => self.planned = *reason == YieldReason::Planned,
+            Notice::TakingOver { reason, .. } => {
+                self.arrival = Some(match reason {
+                    YieldReason::Planned => Arrival::Planned,
+                    YieldReason::Moved => Arrival::Moved,
+                    YieldReason::VmDied => Arrival::Loss,
+                });
+            }
             _ => {}
         }
     }
@@ -32,7 +39,7 @@ impl Story {
         Some(Inheritance {
             plan: plan?.clone(),
             from: self.primary.clone()?,
-            planned: self.planned,
+            arrival: self.arrival.unwrap_or(Arrival::Loss),
             stood_by: now.since(self.armed_at.unwrap_or(now)),
         })
     }

@@ -38,7 +38,7 @@ impl Backup {
         if committed == Epoch(0) {
             return self.refuse_stream("given up before there is anything to go on from".into(), out);
         }
-        if reason == YieldReason::Planned && epoch != committed {
+        if reason != YieldReason::VmDied && epoch != committed {
             let why = alloc::format!("handed over at epoch {epoch}, but {committed} is the newest committed");
             return self.refuse_stream(why, out);
         }

@@ -1,6 +1,6 @@
 //! Owns when checkpoints are taken, what is done with them, and when the VM must wait.
 
-use super::{Action, Event, Phase, Pipeline, Primary};
+use super::{Action, Aim, Event, Phase, Pipeline, Primary};
 use crate::ids::{Epoch, Session};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
@@ -34,13 +34,22 @@ impl Primary {
         let waits = pipeline.running.is_some() || pipeline.throttled.is_some() || self.is_handed_over();
         let stall = pipeline.ledger.oldest_waiting().map(|cut_at| cut_at + self.timing.stall);
         let full = pipeline.ledger.in_flight() >= self.timing.max_in_flight;
-        let due = match (full, matches!(self.phase, Phase::HandingOver(..))) {
+        let due = match (full, self.next_is_last()) {
             (true, _) => pipeline.pacer.overdue(),
             (false, true) => pipeline.pacer.last_due(),
             (false, false) => pipeline.pacer.due(),
         };
         let due = (!waits).then_some(due);
         [due, stall].into_iter().flatten().min()
+    }
+
+    /// The VM stays paused behind the next checkpoint, and goes on elsewhere.
+    fn next_is_last(&self) -> bool {
+        match &self.phase {
+            Phase::HandingOver(..) => true,
+            Phase::Copying(link, _) => link.aim.is_migration(),
+            _ => false,
+        }
     }
 
     /// The last checkpoint of a planned failover is cut: no more are taken.
@@ -51,7 +60,7 @@ impl Primary {
 
     pub(super) fn drive_checkpoints(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.release(now, out);
-        let last = matches!(self.phase, Phase::HandingOver(..));
+        let last = self.next_is_last();
         let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
         let session = self.link().map(|link| link.session);
         let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
@@ -109,10 +118,15 @@ impl Primary {
         }
     }
 
-    /// The first checkpoint is on its way: from here on the backup may be entitled to take over.
+    /// The first checkpoint is on its way: from here on the backup may be entitled to take over. The one of a migration is
+    /// handed over at once: this host lets the VM run again only with the next term.
     fn arm(&mut self, out: &mut Vec<Action>) {
         let phase = core::mem::replace(&mut self.phase, Phase::Unprotected);
         self.phase = match phase {
+            Phase::Copying(link, Some(pipeline)) if link.aim.is_migration() => {
+                out.push(Action::Notice(Notice::Departing { peer: link.peer.clone() }));
+                Phase::HandingOver(link, pipeline)
+            }
             Phase::Copying(link, Some(pipeline)) => {
                 let (peer, term) = (link.peer.clone(), self.grant.term());
                 out.push(Action::Notice(Notice::Protected { peer, term }));
@@ -142,7 +156,9 @@ impl Primary {
         self.paused = true;
         self.resume_if_paused(out);
         self.call_off_handover(&why, out);
-        if failures >= MAX_FAILURES {
+        // A migration has one try to stop the VM: it runs on, and whoever asked may ask again.
+        let migrates = matches!(&self.phase, Phase::Copying(link, _) if link.aim.is_migration());
+        if failures >= MAX_FAILURES || migrates {
             self.lose(LinkLoss::Checkpoint(why), out);
         }
     }
@@ -151,7 +167,8 @@ impl Primary {
     fn call_off_handover(&mut self, why: &str, out: &mut Vec<Action>) {
         let phase = core::mem::replace(&mut self.phase, Phase::Unprotected);
         self.phase = match phase {
-            Phase::HandingOver(link, pipeline) => {
+            Phase::HandingOver(mut link, pipeline) => {
+                link.aim = Aim::Guard;
                 out.push(Action::Notice(Notice::HandoverFailed { why: why.into() }));
                 Phase::Protected(link, pipeline, None)
             }

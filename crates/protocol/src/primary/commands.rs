@@ -1,6 +1,6 @@
 //! Owns what operators ask of a primary, and how a VM leaves its protection on purpose.
 
-use super::{Action, Command, CommandError, Link, Phase, Primary, Purpose};
+use super::{Action, Aim, Command, CommandError, Link, Phase, Primary, Purpose};
 use crate::asking::Asking;
 use crate::detector::Detector;
 use crate::ids::HostName;
@@ -26,26 +26,35 @@ impl Primary {
         out: &mut Vec<Action>,
     ) -> Result<(), CommandError> {
         match command {
-            Command::Protect { peer, timing, machine } => self.protect(now, peer, timing, machine, out)?,
+            Command::Protect { peer, timing, machine } => {
+                self.open(now, (peer, Aim::Guard), timing, machine, out)?;
+            }
+            Command::Migrate { peer, timing, machine, stop_first } => {
+                self.open(now, (peer, Aim::Migrate { stop_first }), timing, machine, out)?;
+            }
             Command::Unprotect => self.leave(Purpose::Unprotect, out)?,
             Command::Stop => self.leave(Purpose::Stop, out)?,
-            Command::Failover => self.failover()?,
+            Command::Failover => self.failover(Aim::Guard)?,
+            Command::Move => self.failover(Aim::Move)?,
         }
         self.drive(now, out);
         self.check();
         Ok(())
     }
 
-    fn protect(
+    fn open(
         &mut self,
         now: Instant,
-        peer: HostName,
+        (peer, aim): (HostName, Aim),
         timing: Timing,
         machine: Vec<u8>,
         out: &mut Vec<Action>,
     ) -> Result<(), CommandError> {
         match self.phase {
             Phase::Unprotected => {}
+            Phase::Opening(ref link) | Phase::Copying(ref link, _) if link.aim.is_migration() => {
+                return Err(CommandError::Migrating);
+            }
             Phase::Opening(_) | Phase::Copying(..) | Phase::Protected(..) => {
                 return Err(CommandError::AlreadyProtected);
             }
@@ -57,8 +66,15 @@ impl Primary {
         let session = self.last_session;
         let detector = Detector::new(now, OPENING_TIMEOUT);
         out.push(Action::Connect(session, peer.clone()));
-        self.phase =
-            Phase::Opening(Link { session, peer, machine, detector, next_heartbeat: now, beats_since: now });
+        self.phase = Phase::Opening(Link {
+            session,
+            peer,
+            machine,
+            aim,
+            detector,
+            next_heartbeat: now,
+            beats_since: now,
+        });
         Ok(())
     }
 
@@ -83,9 +99,10 @@ impl Primary {
     }
 
     /// Begins a planned failover: the next checkpoint is the last.
-    fn failover(&mut self) -> Result<(), CommandError> {
+    fn failover(&mut self, aim: Aim) -> Result<(), CommandError> {
         match core::mem::replace(&mut self.phase, Phase::Unprotected) {
-            Phase::Protected(link, pipeline, None) => {
+            Phase::Protected(mut link, pipeline, None) => {
+                link.aim = aim;
                 self.phase = Phase::HandingOver(link, pipeline);
                 Ok(())
             }

@@ -1,6 +1,6 @@
 //! Owns what a backup's messages bring about at the primary.
 
-use super::{Action, Link, Phase, PhaseName, Primary};
+use super::{Action, Aim, Link, Phase, PhaseName, Primary};
 use crate::detector::Gaps;
 use crate::ids::{Epoch, HostName, Session};
 use crate::ledger::LedgerError;
@@ -80,9 +80,16 @@ impl Primary {
                 link.detector.set_timeout(timeout);
                 (link.next_heartbeat, link.beats_since) = (now, now);
                 self.learn_of(now, &link.peer);
+                if link.aim == (Aim::Migrate { stop_first: true }) {
+                    self.paused = true;
+                    out.push(Action::Pause);
+                }
                 out.push(Action::StartCopy(link.session, offer));
                 let (peer, session) = (link.peer.clone(), link.session);
-                out.push(Action::Notice(Notice::Copying { peer, session }));
+                out.push(Action::Notice(match link.aim.is_migration() {
+                    true => Notice::Migrating { peer, session },
+                    false => Notice::Copying { peer, session },
+                }));
                 self.phase = Phase::Copying(link, None);
             }
             phase => {
@@ -149,8 +156,8 @@ impl Primary {
             return;
         }
         if let Phase::HandingOver(link, pipeline) = core::mem::replace(&mut self.phase, Phase::Ended) {
-            let epoch = pipeline.ledger.acked();
-            self.yield_to(now, link, epoch, YieldReason::Planned, out);
+            let (epoch, reason) = (pipeline.ledger.acked(), link.aim.yields());
+            self.yield_to(now, link, epoch, reason, out);
         }
     }
 
@@ -182,11 +189,14 @@ impl Primary {
         match core::mem::replace(&mut self.phase, Phase::Ended) {
             phase @ (Phase::Opening(_) | Phase::Copying(..)) => {
                 self.phase = phase;
-                let peer = self.peer().cloned();
+                let asked = self.link().map(|link| (link.peer.clone(), link.aim.is_migration()));
                 self.abandon_copy(EndReason::Unprotected, out);
-                if let Some(peer) = peer {
-                    out.push(Action::Notice(Notice::ProtectFailed { peer, why }));
-                }
+                out.extend(asked.map(|(peer, migrates)| {
+                    Action::Notice(match migrates {
+                        true => Notice::MigrationFailed { peer, why },
+                        false => Notice::ProtectFailed { peer, why },
+                    })
+                }));
             }
             Phase::Protected(link, pipeline, leaving) => {
                 self.lose_backup(link, &pipeline, leaving, why, out);
@@ -207,6 +217,9 @@ impl Primary {
     /// Gives up a copy that no checkpoint was sent of: the backup was never entitled, there is nothing to ask.
     pub(super) fn abandon_copy(&mut self, reason: EndReason, out: &mut Vec<Action>) {
         debug_assert!(matches!(self.phase(), PhaseName::Opening | PhaseName::Copying));
+        // A last checkpoint under way leaves the VM paused whenever it ends.
+        let stops = self.pipeline().and_then(|pipeline| pipeline.running).is_some_and(|(_, last)| last);
+        self.paused |= stops;
         if let Some(link) = self.link() {
             let session = link.session;
             out.push(Action::Send(session, ToBackup::End(reason)));

@@ -18,6 +18,11 @@
 //!                                                              └──────┘
 //! ```
 //!
+//! A migration of a VM that nobody protects takes the same way, with one step less: Opening, Copying, and the first
+//! checkpoint is the last, so that its sending leads from Copying to HandingOver. Until then the session was nothing but a
+//! reader of the VM's memory: whatever goes wrong, the VM runs on as if nobody had asked. See
+//! `docs/design/migration.md` for the point of no return.
+//!
 //! The rule behind it: *in a term either the owner releases output unprotected and nobody else is entitled to
 //! the next term, or exactly one backup is entitled and output leaves only on its acknowledgement.* So every way
 //! from Protected back to Unprotected, the operator's `unprotect` and `stop` included, goes through the arbiter.
@@ -60,6 +65,19 @@ pub enum Command {
     Stop,
     /// Hand the VM to its backup.
     Failover,
+    /// The same, because the VM shall run there; the backup's host protects it again, whatever follows losses usually.
+    Move,
+    /// Bring a VM that nobody protects to `peer`, which goes on with it: the first copy, then one checkpoint, the last.
+    Migrate {
+        /// The destination.
+        peer: HostName,
+        /// Times to go by from now on.
+        timing: Timing,
+        /// The VM's description for the destination.
+        machine: Vec<u8>,
+        /// Stop the VM before anything is copied, instead of behind it.
+        stop_first: bool,
+    },
 }
 
 /// Why a command was refused; nothing changed.
@@ -68,6 +86,9 @@ pub enum CommandError {
     /// Already protected or on the way.
     #[error("the VM is already protected or about to be; `undying vm unprotect` first")]
     AlreadyProtected,
+    /// On the way to another host.
+    #[error("the VM is being migrated; `undying vm migrate --cancel` ends that")]
+    Migrating,
     /// There is no backup.
     #[error("the VM is not protected")]
     NotProtected,
@@ -191,6 +212,30 @@ pub enum PhaseName {
     Ended,
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Aim {
+    /// A backup that can take over.
+    Guard,
+    /// That the VM runs at the backup's host soon: it was protected by it, and is handed over.
+    Move,
+    /// That the VM runs at the backup's host; it is protected by nobody, and its first checkpoint is its last here.
+    Migrate { stop_first: bool },
+}
+
+impl Aim {
+    fn is_migration(self) -> bool {
+        matches!(self, Self::Migrate { .. })
+    }
+
+    fn yields(self) -> YieldReason {
+        match self {
+            Self::Guard => YieldReason::Planned,
+            Self::Move | Self::Migrate { .. } => YieldReason::Moved,
+        }
+    }
+}
+
 /// One session's connection.
 #[derive(Debug)]
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
@@ -198,6 +243,7 @@ struct Link {
     session: Session,
     peer: HostName,
     machine: Vec<u8>,
+    aim: Aim,
     detector: Detector,
     next_heartbeat: Instant,
     /// Since then this host has sent a heartbeat whenever one was due: before, it had itself to thank if it was not heard.

@@ -75,7 +75,7 @@ fn nothing_is_repaired_that_nobody_wants_repaired() {
 
 #[test]
 fn a_promoted_vm_knows_its_candidates_and_leaves_the_dead_host_for_later() {
-    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), false);
+    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), Arrival::Loss);
     assert_eq!(policy.next(at(0), ALONE), Some(Step::Protect(host("gamma"))));
     policy.failed(at(1), &host("gamma"), "no room", false);
     assert_eq!(policy.next(at(600), ALONE), Some(Step::Protect(host("alpha"))));
@@ -83,7 +83,7 @@ fn a_promoted_vm_knows_its_candidates_and_leaves_the_dead_host_for_later() {
 
 #[test]
 fn behind_a_planned_failover_the_old_host_comes_first_unless_it_refuses() {
-    let planned = || Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), true);
+    let planned = || Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), Arrival::Planned);
     let mut policy = planned();
     assert_eq!(policy.next(at(0), ALONE), Some(Step::Protect(host("alpha"))));
     policy.failed(at(1), &host("alpha"), "it runs this VM", true);
@@ -115,7 +115,8 @@ fn pauses_grow_with_each_loss_and_a_steady_backup_is_forgiven() {
 
 #[test]
 fn a_vm_returns_to_the_preferred_host_once_that_has_settled() {
-    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, Some("alpha")), &host("alpha"), false);
+    let mut policy =
+        Repair::inherit(at(0), host("beta"), wish(true, Some("alpha")), &host("alpha"), Arrival::Loss);
     let alpha = host("alpha");
     policy.protected(at(1_000), &alpha);
     assert_eq!(policy.next(at(60_999), protected_by(&alpha)), None);
@@ -130,7 +131,7 @@ fn a_vm_returns_to_the_preferred_host_once_that_has_settled() {
 fn a_preferred_host_that_died_again_is_waited_for_longer() {
     let wish = Wish { relapses: 2, ..wish(true, Some("alpha")) };
     let alpha = host("alpha");
-    let mut policy = Repair::inherit(at(0), host("beta"), wish, &alpha, false);
+    let mut policy = Repair::inherit(at(0), host("beta"), wish, &alpha, Arrival::Loss);
     policy.protected(at(0), &alpha);
     assert_eq!(policy.next(at(239_999), protected_by(&alpha)), None);
     assert_eq!(policy.next(at(240_000), protected_by(&alpha)), Some(Step::Move));
@@ -183,13 +184,17 @@ fn happens() -> impl Strategy<Value = (Happens, usize)> {
     (what, 0..3_usize)
 }
 
+fn arrivals() -> impl Strategy<Value = Arrival> {
+    prop_oneof![Just(Arrival::Loss), Just(Arrival::Planned), Just(Arrival::Moved)]
+}
+
 proptest! {
     /// Whatever happened: once faults stop, an unprotected VM that wants repair gets a candidate within the longest
     /// pause, and a host is never tried again before its pause is over.
     #[test]
-    fn once_faults_stop_somebody_is_tried(all in prop::collection::vec(happens(), 0..60), planned: bool) {
+    fn once_faults_stop_somebody_is_tried(all in prop::collection::vec(happens(), 0..60), arrival in arrivals()) {
         let hosts = ["alpha", "beta", "gamma"].map(host);
-        let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), planned);
+        let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), arrival);
         let mut now = at(0);
         for (what, whom) in all {
             match what {
@@ -208,4 +213,49 @@ proptest! {
         let end = now + Pauses::default().longest;
         prop_assert!(matches!(policy.next(end, ALONE), Some(Step::Protect(_))));
     }
+}
+
+#[test]
+fn a_relocated_vm_leaves_its_backup_migrates_and_is_protected_again_once_there() {
+    for repair in [true, false] {
+        let mut policy = armed(repair, None);
+        policy.relocate(host("gamma"));
+        assert_eq!(policy.next(at(1), protected_by(&host("beta"))), Some(Step::Release));
+        assert_eq!(policy.next(at(2), ALONE), Some(Step::Migrate(host("gamma"))));
+        assert_eq!(policy.goal(), None);
+        let arrived = wish(repair, None);
+        let mut there = Repair::inherit(at(3), host("gamma"), arrived, &host("alpha"), Arrival::Moved);
+        assert_eq!(there.next(at(4), ALONE), Some(Step::Protect(host("alpha"))), "the old host first");
+        there.protected(at(5), &host("alpha"));
+        assert_eq!(there.will(), if repair { Will::On } else { Will::Off });
+    }
+}
+
+#[test]
+fn a_relocation_that_fails_or_is_called_off_ends_protected_where_it_was() {
+    for called_off in [true, false] {
+        let mut policy = armed(false, None);
+        assert_eq!(policy.will(), Will::Off);
+        policy.relocate(host("gamma"));
+        assert_eq!(policy.next(at(1), protected_by(&host("beta"))), Some(Step::Release));
+        if called_off {
+            policy.stay();
+        } else {
+            assert_eq!(policy.next(at(2), ALONE), Some(Step::Migrate(host("gamma"))));
+            policy.failed(at(3), &host("gamma"), "no room", false);
+        }
+        assert_eq!(policy.next(at(4), ALONE), Some(Step::Protect(host("beta"))));
+        policy.protected(at(5), &host("beta"));
+        assert_eq!(policy.will(), Will::Off, "nothing by itself from here on, as before");
+        assert_eq!(policy.next(at(6_000), protected_by(&host("beta"))), None);
+    }
+}
+
+#[test]
+fn an_unprotect_ends_a_relocation_too() {
+    let mut policy = armed(true, None);
+    policy.relocate(host("gamma"));
+    assert!(policy.off());
+    assert_eq!(policy.next(at(1), protected_by(&host("beta"))), None);
+    assert_eq!(policy.next(at(2), ALONE), None);
 }

@@ -29,8 +29,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 3: Accept says what copies of the disks the backup has; Ask and Hashes. A backup of version 2 would throw them away.
 /// - 4: a piece that does not pack goes as it is; pages that are sent again go as what changed; a refusal says what there
 ///   is no room for; Leaving.
-/// - 5: heartbeats and answers say what time-out each side goes by, and how long a backup has heard nothing;
-///   device state goes as what changed.
+/// - 5: heartbeats and answers say what time-out each side goes by, and how long a backup has heard nothing; device state
+///   goes as what changed; a VM may be given up because it shall run at the backup's host.
 pub const VERSION: u16 = 5;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;

@@ -54,6 +54,8 @@ pub enum YieldReason {
     Planned,
     /// The VM's process died under the primary.
     VmDied,
+    /// The operator wants the VM to run at the backup's host, from where it shall be protected again if it was.
+    Moved,
 }
 
 /// Why protection ended.
