@@ -1,6 +1,7 @@
 //! Owns the agent: its configuration, its VMs, its listener, and what operators ask of it.
 
 use crate::api::Control;
+use crate::api::migration::MigrateRequest;
 use crate::api::types::{
     ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, Role, StartRequest, VmStatus,
 };
@@ -206,6 +207,18 @@ impl Control for Agent {
             return Err(ApiError::new(ErrorCode::Refused, format!("no planned failover now: {error}")));
         }
         self.ask(name, Request::Failover)
+    }
+
+    fn migrate(&self, name: &VmName, request: MigrateRequest) -> Result<(), ApiError> {
+        // As for a planned failover: without an arbiter the VM would be stopped for nothing.
+        if let Err(error) = self.context.arbiter.identity() {
+            return Err(ApiError::new(ErrorCode::Refused, format!("no migration now: {error}")));
+        }
+        self.ask(name, |reply| Request::Migrate(request, reply))
+    }
+
+    fn cancel_migration(&self, name: &VmName) -> Result<(), ApiError> {
+        self.ask(name, Request::CancelMigration)
     }
 
     fn epochs(&self, name: &VmName, since_at_us: u64) -> Result<Vec<EpochRecord>, ApiError> {

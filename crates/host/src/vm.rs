@@ -1,5 +1,6 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
+use crate::api::migration::MigrationStatus;
 use crate::api::types::{
     CopyProgress, DetectionStatus, FollowOutput, GateStatus, Measured, PacingStatus, RepairStatus, Role,
     Summary, VmStatus,
@@ -77,6 +78,7 @@ struct State {
     follow: Option<FollowOutput>,
     copy_rate: Option<u64>,
     repair: RepairStatus,
+    migration: Option<MigrationStatus>,
     warnings: Vec<String>,
     /// Why the last request for protection came to nothing.
     not_protected: Option<String>,
@@ -106,6 +108,7 @@ impl VmHandle {
             follow: None,
             copy_rate: None,
             repair: RepairStatus::default(),
+            migration: None,
             warnings: Vec::new(),
             not_protected: None,
             measurements: None,
@@ -194,6 +197,11 @@ impl VmHandle {
         self.state().repair = repair;
     }
 
+    /// How its migration goes.
+    pub fn set_migration(&self, migration: Option<MigrationStatus>) {
+        self.state().migration = migration;
+    }
+
     /// Something an operator should know.
     pub fn warn(&self, text: String) {
         tracing::warn!(vm = %self.name, "{text}");
@@ -274,6 +282,7 @@ impl VmHandle {
             journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
             copy_rate: state.copy_rate,
             repair: state.repair.clone(),
+            migration: state.migration.clone(),
             warnings: warnings(&state),
         }
     }
@@ -283,6 +292,9 @@ fn warnings(state: &State) -> Vec<String> {
     let mut all = state.warnings.clone();
     let says = match (state.role, state.snapshot.phase.as_str()) {
         (Role::Primary, "unprotected") => "NOT PROTECTED: if this host dies, the VM dies with it",
+        (Role::Primary, "opening" | "copying") if state.migration.is_some() => {
+            "NOT PROTECTED while it is migrated: if this host dies, the VM dies with it"
+        }
         (Role::Primary, "opening" | "copying") => "not protected yet: the first copy is not complete",
         (Role::Primary, "claiming") => "output is held: the arbiter has not yet said who owns the VM",
         _ => "",

@@ -4,6 +4,7 @@
 
 use crate::agent::{AgentError, open_door};
 use crate::api::Control;
+use crate::api::migration::MigrateRequest;
 use crate::api::types::{
     ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus,
 };
@@ -126,6 +127,14 @@ impl Control for Witness {
     }
 
     fn failover(&self, name: &VmName) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn migrate(&self, name: &VmName, _: MigrateRequest) -> Result<(), ApiError> {
+        Err(self.no_vm(name))
+    }
+
+    fn cancel_migration(&self, name: &VmName) -> Result<(), ApiError> {
         Err(self.no_vm(name))
     }
 

@@ -5,6 +5,7 @@
 mod support;
 
 use host::api::client::{Client, ClientError};
+use host::api::migration::MigrateRequest;
 use host::api::server::{ServeError, ServerHandle, serve};
 use host::api::types::{ErrorCode, ProtectRequest, RepairRequest, StartRequest};
 use std::fs::Permissions;
@@ -87,6 +88,8 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
     client.failover(&web).unwrap();
     client.unprotect(&web).unwrap();
     assert_eq!(client.epochs(&web, 1_700_000_000_050_000).unwrap().len(), 2);
+    assert_eq!(code(client.cancel_migration(&web).unwrap_err()).0, ErrorCode::Refused);
+    client.migrate(&vm_name("db"), &MigrateRequest::usual(host_name("beta"))).unwrap();
     client.stop(&web).unwrap();
     client.drain(true).unwrap();
     client.drain(false).unwrap();
@@ -96,6 +99,8 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
         "failover",
         "unprotect",
         "epochs",
+        "cancel_migration",
+        "migrate to=beta ceiling=None",
         "stop",
         "drain true",
         "drain false",

@@ -3,6 +3,7 @@
 use crate::duration::parse_micros;
 use crate::interval::{Interval, parse_interval, parse_percent};
 use crate::maintenance::MaintenanceCommand;
+use crate::migration::MigrateArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::{HostName, Micros, VmName};
@@ -317,6 +318,15 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Bring a running VM to another host, or end that
+    ///
+    /// Waits, with progress, until the VM runs there, or stays here because the migration gave up or failed. The VM runs on
+    /// meanwhile, with its open connections and its disks; it stands still for the end of it only. A VM that is protected
+    /// stays so: by its old host if it moves to its backup, and after a while without a backup if it moves to a third host.
+    #[command(
+        after_long_help = "Examples:\n  undying vm migrate web --to beta\n  undying vm migrate web --to beta --max-downtime 50ms --rate-floor 20M --rate-ceiling 200M\n  undying vm migrate web --to beta --strategy stop-the-world\n  undying vm migrate web --cancel"
+    )]
+    Migrate(MigrateArgs),
     /// List a VM's checkpoints, as far as the agent keeps them
     #[command(
         after_long_help = "Examples:\n  undying vm epochs web\n  undying vm epochs web --since-at-us 1700000000000000 --output json"
@@ -392,7 +402,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 26, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 27, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");
@@ -416,6 +426,9 @@ mod tests {
             ("undying vm protect web --to beta --max-in-flight 65", "1..=64"),
             ("undying vm protect web --to beta --copy-rate fast", "512MiB"),
             ("undying vm stop", "NAME"),
+            ("undying vm migrate web", "--to"),
+            ("undying vm migrate web --to beta --cancel", "--cancel"),
+            ("undying vm migrate web --to beta --max-slowdown 95%", "60%"),
             ("undying vm stop -- -x", "'-'"),
         ] {
             let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();

@@ -11,6 +11,7 @@ mod duration;
 mod failure;
 mod interval;
 mod maintenance;
+mod migration;
 mod out;
 mod view;
 mod wait;

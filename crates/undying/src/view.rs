@@ -1,5 +1,6 @@
 //! Owns how VMs, checkpoints and events look to people.
 
+use host::api::migration::{MigrationStatus, Stage};
 use host::api::types::{
     CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, Role,
     Summary, VmStatus,
@@ -106,6 +107,9 @@ pub fn status(vm: &VmStatus) -> String {
     ];
     if let Some(copy) = progress(vm) {
         rows.push(("copy", copy));
+    }
+    if let Some(migrates) = &vm.migration {
+        rows.extend(migration(migrates).into_iter().map(|text| ("migration", text)));
     }
     if vm.role == Role::Primary {
         rows.extend(primary_rows(vm));
@@ -297,6 +301,35 @@ pub fn host(host: &HostStatus) -> String {
 fn slowed(vm: &VmStatus) -> String {
     let now = if vm.throttled { "STANDS STILL NOW: the backup is too slow; " } else { "" };
     format!("{now}{:.1} ms in all", vm.throttled_ms)
+}
+
+/// How a VM's migration goes.
+pub fn migration(migration: &MigrationStatus) -> Vec<String> {
+    let to = migration.to.as_ref().map_or("?", |to| to.as_str());
+    let stage = match migration.stage {
+        Stage::Releasing => "its backup is let go first",
+        Stage::Opening => "the destination prepares",
+        Stage::Copying => "it is being copied",
+        Stage::HandingOver => "it stands still and is handed over",
+    };
+    let mut lines = vec![format!("to {to}: {stage}")];
+    if let Some(last) = migration.rounds.last() {
+        let left = migration.remaining_bytes.map_or("?".into(), bytes);
+        let downtime =
+            migration.expected_downtime_us.map_or("?".into(), |us| format!("{:.0} ms", us as f64 / 1e3));
+        lines.push(format!(
+            "{} rounds, {left} left, {}/s carried, {}/s written, {downtime} of downtime expected (limit {:.0} ms)",
+            last.number,
+            bytes(migration.carried),
+            bytes(migration.written),
+            migration.limits.max_downtime.as_millis_f64()
+        ));
+    }
+    if migration.slowdown > 0 {
+        let slowed = migration.slowed_us as f64 / 1e3;
+        lines.push(format!("the guest is SLOWED by {} %, {slowed:.0} ms in all", migration.slowdown));
+    }
+    lines
 }
 
 /// How the first copy goes, while it does.

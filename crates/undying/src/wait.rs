@@ -24,6 +24,8 @@ pub enum Goal {
     Protected,
     /// The VM is gone from here.
     HandedOver,
+    /// The same, by a migration.
+    Migrated,
 }
 
 /// How it stands.
@@ -78,11 +80,18 @@ pub fn wait(client: &Client, vm: &VmName, goal: Goal, after: u64) -> Result<Opti
 fn show(progress: &mut Progress, vm: &VmStatus) {
     let phase = vm.phase.replace('_', " ");
     let round = vm.copy.map_or(0, |copy| copy.round);
-    let detail = view::progress(vm).map_or(String::new(), |copy| format!(", {copy}"));
-    progress.show(&format!("{phase} {round}"), &format!("VM {}: {phase}{detail}", vm.name));
+    let copy = view::progress(vm).map_or(String::new(), |copy| format!(", {copy}"));
+    let migration = vm
+        .migration
+        .as_ref()
+        .map_or(String::new(), |migration| format!(", {}", view::migration(migration).join("; ")));
+    progress.show(&format!("{phase} {round}"), &format!("VM {}: {phase}{copy}{migration}", vm.name));
 }
 
 fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdict {
+    if goal == Goal::Migrated {
+        return judge_migration(status, events);
+    }
     let said = |name: &str| events.iter().rev().find(|event| event.what["event"] == name);
     let failure =
         ["protect_failed", "handover_failed", "vm_died", "promotion_failed"].into_iter().find_map(said);
@@ -94,7 +103,7 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
     }
     let Some(vm) = status else {
         return match goal {
-            Goal::HandedOver => Verdict::Done,
+            Goal::HandedOver | Goal::Migrated => Verdict::Done,
             Goal::Protected => Verdict::Failed(ended(events)),
         };
     };
@@ -107,7 +116,22 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
         (Goal::Protected, _, "unprotected") | (Goal::HandedOver, _, "protected" | "unprotected") => {
             Verdict::Idle
         }
+        (Goal::Migrated, ..) => judge_migration(status, events),
         _ => Verdict::Going,
+    }
+}
+
+/// The agent says in one event that a VM stays, whatever the reason; a VM that is protected is let go in between.
+fn judge_migration(status: Option<&VmStatus>, events: &[EventRecord]) -> Verdict {
+    let over = |event: &&EventRecord| event.what["event"] == "stays" || event.what["event"] == "vm_died";
+    if let Some(event) = events.iter().rev().find(over) {
+        return Verdict::Failed(event.text.clone());
+    }
+    match status {
+        None => Verdict::Done,
+        Some(vm) if vm.role == Role::Backup || vm.phase == "fenced" => Verdict::Done,
+        Some(vm) if vm.migration.is_some() => Verdict::Going,
+        Some(_) => Verdict::Idle,
     }
 }
 
@@ -183,6 +207,24 @@ mod tests {
         assert_eq!(judge(Goal::Protected, Some(&vm), &refused), Verdict::Done);
         vm.phase = "unprotected".into();
         assert_eq!(judge(Goal::Protected, Some(&vm), &refused), Verdict::Failed("no room".into()));
+    }
+
+    #[test]
+    fn a_migration_is_done_when_the_vm_is_gone_and_failed_when_it_stays() {
+        let judge = |vm: Option<&VmStatus>, events: &[EventRecord]| judge(Goal::Migrated, vm, events);
+        let mut here = vm("primary", "unprotected");
+        assert_eq!(judge(Some(&here), &[]), Verdict::Idle);
+        here.migration = Some(host::api::migration::MigrationStatus::default());
+        assert_eq!(judge(Some(&here), &[]), Verdict::Going, "its backup was let go");
+        assert_eq!(
+            judge(Some(&here), &[event("backup_lost", "lost")]),
+            Verdict::Going,
+            "the arbiter decides"
+        );
+        let stays = [event("stays", "called off")];
+        assert_eq!(judge(Some(&here), &stays), Verdict::Failed("called off".into()));
+        assert_eq!(judge(None, &[]), Verdict::Done);
+        assert_eq!(judge(Some(&vm("backup", "copying")), &[]), Verdict::Done);
     }
 
     #[test]

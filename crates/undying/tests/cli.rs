@@ -115,6 +115,22 @@ fn a_protection_that_fails_is_a_failure() {
 }
 
 #[test]
+fn a_migration_is_over_when_the_vm_is_gone_from_here() {
+    let Some(room) = room() else { return };
+    let (code, _, error) = room.run("vm migrate web --to nowhere");
+    assert!(code == 4 && error.contains("being migrated to beta"), "exit {code}, {error}");
+    let (code, _, error) = room.run("vm migrate web --cancel");
+    assert!(code == 4 && error.contains("not being migrated"), "exit {code}, {error}");
+    let (code, json, error) = room.run("vm migrate web --to beta --rate-ceiling 1MiB --output json");
+    assert_eq!(code, 0, "{error}");
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&value["done"], &value["to"]), (&serde_json::json!("migrate"), &serde_json::json!("beta")));
+    let expected =
+        ["migrate to=nowhere ceiling=None", "cancel_migration", "migrate to=beta ceiling=Some(1048576)"];
+    assert_eq!(room.fake.calls(), expected);
+}
+
+#[test]
 fn every_way_to_fail_has_its_exit_code_and_says_why() {
     let Some(room) = room() else { return };
     let bad = room.file("bad.toml", "bad");

@@ -1,5 +1,6 @@
 //! Owns the client side of the API: one blocking call per request, over the agent's unix socket.
 
+use super::migration::MigrateRequest;
 use super::types::{ApiError, EpochRecord, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus};
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
@@ -155,6 +156,22 @@ impl Client {
     /// See [`ClientError`].
     pub fn failover(&self, name: &VmName) -> Result<(), ClientError> {
         self.act(name, "failover")
+    }
+
+    /// Begins to bring a VM to another host; returns once the agent accepted it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn migrate(&self, name: &VmName, request: &MigrateRequest) -> Result<(), ClientError> {
+        self.post(&format!("/v1/vms/{name}/migrate"), request).map(|Done {}| ())
+    }
+
+    /// Ends a VM's migration: it stays.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn cancel_migration(&self, name: &VmName) -> Result<(), ClientError> {
+        self.act(name, "migrate/cancel")
     }
 
     /// The checkpoints of a VM that were cut at or after `since_at_us`, microseconds since 1970.

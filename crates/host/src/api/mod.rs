@@ -8,6 +8,8 @@
 //! | `POST /v1/vms` with a [`types::StartRequest`] | [`types::VmStatus`] |
 //! | `GET /v1/vms/NAME` | [`types::VmStatus`] |
 //! | `POST /v1/vms/NAME/protect` with a [`types::ProtectRequest`] | `{}` once the request is accepted |
+//! | `POST /v1/vms/NAME/migrate` with a [`migration::MigrateRequest`] | `{}` once the request is accepted |
+//! | `POST /v1/vms/NAME/migrate/cancel` | `{}` |
 //! | `POST /v1/vms/NAME/unprotect`, `/stop`, `/failover` | `{}` |
 //! | `GET /v1/vms/NAME/epochs?since_at_us=T` | list of [`types::EpochRecord`] |
 //! | `GET /v1/events?after=N&follow=true` | [`types::EventRecord`]s: a list, or with `follow` one JSON line each, without end |
@@ -19,12 +21,14 @@
 
 pub mod client;
 mod metrics;
+pub mod migration;
 mod peer;
 pub mod repair;
 pub mod server;
 mod socket;
 pub mod types;
 
+use migration::MigrateRequest;
 use protocol::VmName;
 use std::time::Duration;
 use types::{ApiError, EpochRecord, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus};
@@ -78,6 +82,18 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// If there is no such VM, or it is not protected from here.
     fn failover(&self, name: &VmName) -> Result<(), ApiError>;
+
+    /// Begins to bring a VM to another host; returns once the request is accepted. How it goes on is in the VM's status.
+    ///
+    /// # Errors
+    /// If there is no such VM, it does not run here, the destination is unknown, or something else is under way.
+    fn migrate(&self, name: &VmName, request: MigrateRequest) -> Result<(), ApiError>;
+
+    /// Ends a VM's migration: it stays.
+    ///
+    /// # Errors
+    /// If there is no such VM, it is not being migrated, or it is too late.
+    fn cancel_migration(&self, name: &VmName) -> Result<(), ApiError>;
 
     /// The checkpoints of a VM that were cut at or after `since_at_us` (microseconds since 1970), as far as the
     /// agent keeps them.

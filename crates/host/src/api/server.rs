@@ -3,6 +3,7 @@
 //! The server runs on a thread of its own with a small runtime; every call into the engine goes to a thread that
 //! may block. Followers of events are bounded, each keeps one such thread.
 
+use super::migration::MigrateRequest;
 use super::peer::PeerUser;
 use super::socket::Socket;
 use super::types::{ApiError, ErrorCode, EventRecord, ProtectRequest, StartRequest};
@@ -194,6 +195,8 @@ fn router(api: Api, user: u32) -> Router {
         .route("/v1/vms/{name}/unprotect", post(unprotect))
         .route("/v1/vms/{name}/stop", post(stop))
         .route("/v1/vms/{name}/failover", post(failover))
+        .route("/v1/vms/{name}/migrate", post(migrate))
+        .route("/v1/vms/{name}/migrate/cancel", post(cancel_migration))
         .route("/v1/vms/{name}/epochs", get(epochs))
         .route("/v1/events", get(events))
         .route("/metrics", get(prometheus))
@@ -321,6 +324,22 @@ async fn stop(State(api): State<Api>, Path(name): Path<String>) -> Answer<Done> 
 async fn failover(State(api): State<Api>, Path(name): Path<String>) -> Answer<Done> {
     let name = vm_name(&name)?;
     api.call(move |control| control.failover(&name)).await??;
+    Ok(Json(Done {}))
+}
+
+async fn migrate(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Result<Json<MigrateRequest>, JsonRejection>,
+) -> Answer<Done> {
+    let (name, request) = (vm_name(&name)?, body(request)?);
+    api.call(move |control| control.migrate(&name, request)).await??;
+    Ok(Json(Done {}))
+}
+
+async fn cancel_migration(State(api): State<Api>, Path(name): Path<String>) -> Answer<Done> {
+    let name = vm_name(&name)?;
+    api.call(move |control| control.cancel_migration(&name)).await??;
     Ok(Json(Done {}))
 }
 

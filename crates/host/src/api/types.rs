@@ -288,6 +288,9 @@ pub struct VmStatus {
     /// Who protects it after a loss (primary).
     #[serde(default)]
     pub repair: RepairStatus,
+    /// How it is being brought to another host (primary).
+    #[serde(default)]
+    pub migration: Option<super::migration::MigrationStatus>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }

@@ -63,13 +63,15 @@ pub struct Written {
     pub unchanged: u64,
 }
 
-/// Bytes on the wire, headers included, that made a backup's copies of the disks the primary's.
+/// Bytes on the wire, headers included, of a first copy.
 #[derive(Debug, Default)]
 pub struct CopyWire {
     /// Changes of the first copy, those that the guest made meanwhile included.
     pub data: AtomicU64,
     /// Questions for hashes, and hashes.
     pub hashes: AtomicU64,
+    /// Pages of memory.
+    pub memory: AtomicU64,
 }
 
 impl CopyWire {
@@ -78,6 +80,7 @@ impl CopyWire {
         let bytes = (len + HEADER_LEN) as u64;
         match kind {
             Kind::Disk if epoch == Epoch(0) => self.data.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Pages if epoch == Epoch(0) => self.memory.fetch_add(bytes, Ordering::Relaxed),
             Kind::Ask | Kind::Hashes => self.hashes.fetch_add(bytes, Ordering::Relaxed),
             _ => 0,
         };

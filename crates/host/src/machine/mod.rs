@@ -170,7 +170,7 @@ impl Machine {
     ///
     /// # Errors
     /// If a file of it cannot be read any more.
-    pub fn describe(&self, arbiter: &str, plan: &Plan) -> Result<Vec<u8>, MachineError> {
+    pub fn describe(&self, arbiter: &str, plan: Option<&Plan>) -> Result<Vec<u8>, MachineError> {
         let resolved = self.qemu.resolved().clone();
         let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
         Ok(serde_json::to_vec(&Description {
@@ -179,7 +179,7 @@ impl Machine {
             arbiter: arbiter.to_owned(),
             disk_sizes: self.disks.sizes(),
             placeholders: self.disks.placeholders(),
-            plan: Some(plan.clone()),
+            plan: plan.cloned(),
         })?)
     }
 

@@ -7,9 +7,11 @@
 //! ahead (`ahead`).
 
 use super::ahead::{Ahead, Policy};
+use super::brake::Brake;
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
+use super::precopy::RoundTold;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Part};
@@ -22,6 +24,7 @@ use disk::Image;
 use net::{CutReport, Gate};
 use os::range::{PAGE_SIZE, Range};
 use os::tracker::{Tracker, TrackerError};
+use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, RunPermit, Session};
@@ -34,6 +37,8 @@ use std::thread::JoinHandle;
 
 /// Pages of a buffer: 16 MiB. Most checkpoints fit one.
 const BUFFER_PAGES: usize = 4_096;
+/// Pages that go ahead on the link together.
+const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
 const BUFFERS: usize = 4;
 
@@ -52,6 +57,8 @@ pub enum Job {
         offer: Offer,
         /// Most bytes a second.
         rate: Option<u64>,
+        /// The policy, if the VM shall run there.
+        migration: Option<Box<Migration>>,
     },
     /// Hashes of the backup's copies, for the first copy.
     Hashes(Session, Hashes),
@@ -81,6 +88,10 @@ pub enum Job {
 pub enum Done {
     /// The first copy goes on.
     CopyProgress(CopyProgress),
+    /// A round of a migration is over.
+    Round(Box<RoundTold>),
+    /// A migration would stop the guest for too long.
+    GivenUp(Session, String),
     /// Little is left to the first checkpoint.
     Copied(Session),
     /// A checkpoint was taken.
@@ -229,8 +240,8 @@ impl Worker {
     fn run(&mut self) {
         while let Some(job) = self.next() {
             match job {
-                Job::Copy { session, outbox, base, offer, rate } => {
-                    self.copy((session, base), outbox, &offer, rate);
+                Job::Copy { session, outbox, base, offer, rate, migration } => {
+                    self.copy((session, base), outbox, &offer, (rate, migration));
                 }
                 // The copy that asked for them is over.
                 Job::Hashes(..) => {}
@@ -264,13 +275,8 @@ impl Worker {
         self.carried_out(self.go_on());
     }
 
-    /// Lets the guest run. One that has switched itself off meanwhile stays off, which is no failure: QEMU refuses,
-    /// and its event tells the loop.
     fn go_on(&self) -> Result<(), QmpError> {
-        self.qemu.cont().or_else(|error| match self.qemu.run_state() {
-            Ok(state) if state == "shutdown" => Ok(()),
-            _ => Err(error),
-        })
+        go_on(&self.qemu)
     }
 
     fn open_output(&self) {
@@ -296,14 +302,20 @@ impl Worker {
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn copy(&mut self, (session, base): (Session, Base), outbox: Outbox, offer: &Offer, rate: Option<u64>) {
+    fn copy(
+        &mut self,
+        (session, base): (Session, Base),
+        outbox: Outbox,
+        offer: &Offer,
+        (rate, migration): (Option<u64>, Option<Box<Migration>>),
+    ) {
         let mut active = match self.begin((session, base), outbox) {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
         };
         let mut haste = Haste::default();
         haste.suit(Epoch(0));
-        let outcome = Copy {
+        let mut copy = Copy {
             session,
             ram: &self.ram,
             tracker: &mut active.tracker,
@@ -317,8 +329,11 @@ impl Worker {
             done: &self.done,
             jobs: &self.jobs,
             later: &mut self.later,
-        }
-        .run();
+        };
+        let outcome = match migration {
+            Some(policy) => copy.migrate(*policy, Brake::new(&self.qemu, &self.tap, &self.images)),
+            None => copy.run(),
+        };
         haste.suit(Epoch(1));
         match outcome {
             Outcome::Copied => {
@@ -326,6 +341,10 @@ impl Worker {
                 self.say(Done::Copied(session));
             }
             Outcome::Ended => self.forget(),
+            Outcome::GivenUp(why) => {
+                self.forget();
+                self.say(Done::GivenUp(session, why));
+            }
             Outcome::Failed(why) => {
                 self.forget();
                 self.say(Done::Failed { session, why, resumable: false });
@@ -435,7 +454,8 @@ impl Worker {
         active.pages.clear();
         self.ram.number(&active.dirty, &mut active.pages);
         let (ahead, again) = active.ahead.take(&active.dirty);
-        let parts = gather(&self.ram, active, ahead, epoch)?;
+        // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
+        let parts = gather(&self.ram, active, ahead, epoch, last && epoch == Epoch(1))?;
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
         self.tap.stop_ends();
@@ -494,9 +514,25 @@ fn scan(active: &mut Active, accel: Accel) -> Result<(), TrackerError> {
     }
 }
 
-/// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go ahead on the link.
-fn gather(ram: &GuestRam, active: &Active, mut parts: Vec<Part>, epoch: Epoch) -> Result<Vec<Part>, Failure> {
-    let mut streamed = false;
+/// Lets the guest run. One that has switched itself off meanwhile stays off, which is no failure: QEMU refuses, and its
+/// event tells the loop.
+pub(super) fn go_on(qemu: &Qemu) -> Result<(), QmpError> {
+    qemu.cont().or_else(|error| match qemu.run_state() {
+        Ok(state) if state == "shutdown" => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go
+/// ahead on the link; with `at_once` each does.
+fn gather(
+    ram: &GuestRam,
+    active: &Active,
+    mut parts: Vec<Part>,
+    epoch: Epoch,
+    at_once: bool,
+) -> Result<Vec<Part>, Failure> {
+    let mut streamed = at_once;
     let mut left = active.pages.as_slice();
     while !left.is_empty() {
         let mut buffer = match active.pool.try_take() {
@@ -512,12 +548,18 @@ fn gather(ram: &GuestRam, active: &Active, mut parts: Vec<Part>, epoch: Epoch) -
                 active.pool.adopt(wait.map_err(gone)?)
             }
         };
-        let (now, after) = left.split_at(left.len().min(buffer.pages()));
+        let most = if at_once { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
+        let (now, after) = left.split_at(left.len().min(most));
         left = after;
         let bytes = now.len() * PAGE_SIZE as usize;
         ram.copy_out(now, &mut buffer.bytes_mut()[..bytes])
             .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
-        parts.push(Part::new(now.to_vec(), buffer));
+        let part = Part::new(now.to_vec(), buffer);
+        if at_once {
+            active.outbox.part(epoch, part);
+        } else {
+            parts.push(part);
+        }
     }
     Ok(parts)
 }

@@ -28,6 +28,8 @@ const MAX_ROUNDS: u32 = 12;
 pub enum Outcome {
     /// Few pages are left to the first checkpoint.
     Copied,
+    /// A migration would stop the guest for too long.
+    GivenUp(String),
     /// The session ended.
     Ended,
     /// It cannot be done.

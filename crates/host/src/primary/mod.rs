@@ -1,17 +1,21 @@
 //! Owns a VM's loop at its primary: selects an event, hands it to the protocol, carries out the actions.
 
 mod ahead;
+mod brake;
 mod checkpointer;
 mod clock;
 mod copied;
 mod copy;
+mod migrate;
 mod pace;
+mod precopy;
 mod repair;
 mod resync;
 mod session;
 
 pub use checkpointer::Checkpointer;
 
+use crate::api::migration::{MigrateRequest, RoundsEnd};
 use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
 use crate::disks::{self, Label};
@@ -29,7 +33,7 @@ use protocol::pacing::Pacing;
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
 use protocol::repair::Repair;
 use protocol::resync::{Base, Offer};
-use protocol::{Claim, Epoch, Grant, Session};
+use protocol::{Claim, Epoch, Grant, Session, Timing};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,6 +49,10 @@ pub enum Request {
     Stop(Sender<Result<(), ApiError>>),
     /// Hand it to its backup.
     Failover(Sender<Result<(), ApiError>>),
+    /// Bring it to another host.
+    Migrate(MigrateRequest, Sender<Result<(), ApiError>>),
+    /// Let it stay.
+    CancelMigration(Sender<Result<(), ApiError>>),
 }
 
 /// The loop of one VM at its primary.
@@ -63,6 +71,10 @@ pub struct Engine {
     /// Most bytes a second of a first copy.
     copy_rate: Option<u64>,
     copied: Option<copied::Copied>,
+    /// The VM is being brought to another host.
+    migration: Option<migrate::Migrating>,
+    /// The policy of the copy that begins.
+    policy: Option<Box<protocol::migration::Migration>>,
     /// What the operator asked, here or at an earlier owner.
     plan: Option<Plan>,
     repair: Repair,
@@ -121,6 +133,8 @@ impl Engine {
             staged: None,
             copy_rate: None,
             copied: None,
+            migration: None,
+            policy: None,
             plan,
             repair,
             moves: unbounded(),
@@ -244,6 +258,7 @@ impl Engine {
             Action::Notice(notice) => {
                 self.learn(&notice);
                 self.tell(&notice);
+                self.learn_of_migration(&notice);
             }
         }
     }
@@ -255,7 +270,7 @@ impl Engine {
             Notice::ProtectFailed { .. } => {
                 self.handle.set_not_protected(Some(crate::words::of(name, notice)));
             }
-            Notice::Copying { .. } => self.handle.set_not_protected(None),
+            Notice::Copying { .. } | Notice::Migrating { .. } => self.handle.set_not_protected(None),
             _ => {}
         }
         self.context.notice(name, notice);
@@ -266,7 +281,8 @@ impl Engine {
         let Some(link) = self.link_of(session) else { return };
         let outbox = link.outbox.clone();
         self.copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
-        self.checkpointer.send(Job::Copy { session, outbox, base, offer, rate: self.copy_rate });
+        let (rate, migration) = (self.copy_rate, self.policy.take());
+        self.checkpointer.send(Job::Copy { session, outbox, base, offer, rate, migration });
     }
 
     /// The backup has an epoch: what it wrote to the disks is no difference any more.
@@ -344,6 +360,8 @@ impl Engine {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::CopyProgress(progress) => self.handle.set_copy(Some(progress)),
+            Done::Round(told) => self.on_round(*told),
+            Done::GivenUp(session, why) => self.feed(Event::Disconnected(session, LinkLoss::GivenUp(why))),
             Done::Copied(session) => {
                 self.handle.set_copy(None);
                 self.feed(Event::Copied(session));
@@ -396,32 +414,53 @@ impl Engine {
 
     /// Begins to protect the VM on a host.
     fn protect(&mut self, plan: &Plan, to: &protocol::HostName) -> Result<(), ApiError> {
-        let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-        let Some(peer) = self.context.config.peers.get(to) else {
-            let known: Vec<_> = self.context.config.peers.keys().map(|peer| peer.as_str()).collect();
-            let message = format!("{to} is not among this host's peers ({})", known.join(", "));
-            return Err(ApiError::new(ErrorCode::Invalid, message));
-        };
-        if !peer.is_given(self.handle.name()) {
-            return Err(refused(crate::peers::not_given(self.handle.name(), to)));
-        }
+        let (timing, machine) = self.approach(to, Some(plan), Some(&plan.request))?;
         let request = &plan.request;
-        self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
-        let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
-        let machine = self.machine.describe(&identity, plan).map_err(|error| refused(error.to_string()))?;
-        let interval = protocol::Micros(request.interval_us);
-        let mut timing = self.context.config.timing(interval, request.max_in_flight);
-        timing.pacing = request.follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
-        if let Err(error) = timing.check() {
-            return Err(ApiError::new(ErrorCode::Invalid, error.to_string()));
-        }
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
         self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
         let begun = self.command(Command::Protect { peer: to.clone(), timing, machine });
         begun.map_err(|error| self.refused(&error))?;
         self.handle.set_copy_rate(self.copy_rate);
-        self.handle.set_interval(interval, request.follow);
+        self.handle.set_interval(timing.interval, request.follow);
         Ok(())
+    }
+
+    /// Whether a host may be given this VM.
+    fn check_peer(&self, to: &protocol::HostName) -> Result<(), ApiError> {
+        let Some(peer) = self.context.config.peers.get(to) else {
+            let known: Vec<_> = self.context.config.peers.keys().map(|peer| peer.as_str()).collect();
+            let message = format!("{to} is not among this host's peers ({})", known.join(", "));
+            return Err(ApiError::new(ErrorCode::Invalid, message));
+        };
+        if peer.is_given(self.handle.name()) {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorCode::Refused, crate::peers::not_given(self.handle.name(), to)))
+    }
+
+    /// What a session with a host begins with: its times, by the request if there is one, and the VM's description with
+    /// the plan for the next owner.
+    fn approach(
+        &self,
+        to: &protocol::HostName,
+        plan: Option<&Plan>,
+        request: Option<&ProtectRequest>,
+    ) -> Result<(Timing, Vec<u8>), ApiError> {
+        self.check_peer(to)?;
+        let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
+        self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
+        let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
+        let machine = self.machine.describe(&identity, plan).map_err(|error| refused(error.to_string()))?;
+        let interval =
+            request.map_or(Timing::default().interval, |request| protocol::Micros(request.interval_us));
+        let mut timing =
+            self.context.config.timing(interval, request.and_then(|request| request.max_in_flight));
+        let follow = request.and_then(|request| request.follow);
+        timing.pacing = follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
+        match timing.check() {
+            Ok(()) => Ok((timing, machine)),
+            Err(error) => Err(ApiError::new(ErrorCode::Invalid, error.to_string())),
+        }
     }
 
     fn command(&mut self, command: Command) -> Result<(), CommandError> {

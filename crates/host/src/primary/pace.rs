@@ -17,6 +17,11 @@ impl Pace {
         Self { rate: rate.filter(|&rate| rate > 0), next: Instant::now() }
     }
 
+    /// From now on at most so many.
+    pub fn limit(&mut self, rate: Option<u64>) {
+        *self = Self::new(rate);
+    }
+
     /// So many bytes were sent. Time that was not used before is not made up for.
     pub fn sent(&mut self, bytes: u64) {
         self.sent_at(bytes, Instant::now());

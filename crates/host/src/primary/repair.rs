@@ -18,8 +18,11 @@ impl Engine {
             Request::Unprotect(reply) => (self.unprotect(), reply),
             Request::Stop(reply) => (self.told(Command::Stop), reply),
             Request::Failover(reply) => (self.told(Command::Failover), reply),
+            Request::Migrate(request, reply) => (self.ask_migration(request), reply),
+            Request::CancelMigration(reply) => (self.cancel_migration(), reply),
         };
         // Whoever asked sees what came of it at once.
+        self.settle_migration();
         self.publish();
         let _ = reply.send(result);
     }
@@ -56,6 +59,9 @@ impl Engine {
 
     /// An operator's word wins: the VM is not protected again by itself, even if it just was not protected.
     fn unprotect(&mut self) -> Result<(), ApiError> {
+        if self.migration.is_some() {
+            return Err(self.refused(&CommandError::Migrating));
+        }
         let was_on = self.repair.off();
         match self.command(Command::Unprotect) {
             Err(CommandError::NotProtected) if was_on => Ok(()),
@@ -70,6 +76,7 @@ impl Engine {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 self.repair.failed(now(), peer, &why.to_string(), busy);
             }
+            Notice::MigrationFailed { peer, why } => self.repair.failed(now(), peer, &why.to_string(), false),
             Notice::Protected { peer, .. } => self.repair.protected(now(), peer),
             Notice::BackupLost { peer, why } => self.repair.lost(now(), peer, &why.to_string()),
             _ => {}
@@ -98,8 +105,10 @@ impl Engine {
                 // What is refused now is tried again.
                 let _ = self.command(Command::Unprotect);
             }
+            Some(Step::Migrate(host)) => self.migrate_now(&host),
             None => {}
         }
+        self.settle_migration();
         self.handle.set_repair(RepairStatus::of(&self.repair, now()));
     }
 

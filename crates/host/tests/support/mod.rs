@@ -1,6 +1,7 @@
 //! An engine without machines: what the API and the command line are tested against.
 
 use host::api::Control;
+use host::api::migration::MigrateRequest;
 use host::api::types::{
     ApiError, CopyProgress, EpochRecord, ErrorCode, EventRecord, GateStatus, HostStatus, Measured,
     ProtectRequest, RepairStatus, Role, StartRequest, VmStatus,
@@ -125,6 +126,7 @@ pub fn status(name: &str) -> VmStatus {
         journal: None,
         copy_rate: None,
         repair: RepairStatus::default(),
+        migration: None,
         warnings: Vec::new(),
     }
 }
@@ -220,6 +222,22 @@ impl Control for Fake {
             "protected" => Ok(()),
             _ => Err(refused("VM web has no backup: protect it first")),
         })
+    }
+
+    fn migrate(&self, name: &VmName, request: MigrateRequest) -> Result<(), ApiError> {
+        let call = format!("migrate to={} ceiling={:?}", request.to, request.limits.rate_ceiling);
+        self.change(name, call, |state, at| {
+            if request.to.as_str() == "nowhere" {
+                return Err(refused("VM web is being migrated to beta"));
+            }
+            // Gone at once.
+            state.vms.remove(at);
+            Ok(())
+        })
+    }
+
+    fn cancel_migration(&self, name: &VmName) -> Result<(), ApiError> {
+        self.change(name, "cancel_migration".into(), |_, _| Err(refused("VM web is not being migrated")))
     }
 
     fn epochs(&self, name: &VmName, since_at_us: u64) -> Result<Vec<EpochRecord>, ApiError> {

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod events;
 pub mod identity;
 pub mod maintenance;
+pub mod migrate;
 pub mod vm;
 
 use crate::cli::Cli;

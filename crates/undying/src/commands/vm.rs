@@ -67,6 +67,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
             done(cli, name, "stop", "is stopped")
         }
         VmCommand::Failover { name, no_wait } => failover(cli, &client, name, *no_wait),
+        VmCommand::Migrate(args) => super::migrate::run(cli, &client, args),
         VmCommand::Epochs { name, since_at_us } => {
             show(cli, &client.epochs(name, *since_at_us)?, view::epochs)
         }
@@ -81,7 +82,8 @@ fn show<T: serde::Serialize>(cli: &Cli, list: &[T], view: fn(&[T]) -> String) ->
     }
 }
 
-fn done(cli: &Cli, vm: &VmName, did: &str, text: &str) -> Result<(), Failure> {
+/// Says that something was done.
+pub fn done(cli: &Cli, vm: &VmName, did: &str, text: &str) -> Result<(), Failure> {
     match cli.output {
         Output::Text => out::line(&format!("VM {vm} {text}")),
         Output::Json => out::json(&serde_json::json!({"vm": vm, "done": did})),
