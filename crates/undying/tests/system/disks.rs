@@ -11,7 +11,7 @@ pub const IMAGE: &str = "web.img";
 pub const MIB: u64 = 192;
 
 /// A Redis that answers no write before it is on its disk, at alpha.
-fn boot(tag: &'static str) -> Guest {
+pub fn boot(tag: &'static str) -> Guest {
     let setup = Setup::new(tag);
     let cluster = setup.cluster();
     cluster.make_disk("alpha", IMAGE, MIB).expect("a disk image");

@@ -12,6 +12,8 @@ mod hostile;
 mod kit;
 mod lifecycle;
 mod links;
+mod migrate;
+mod migrate_ends;
 mod planned;
 mod postgres;
 mod qcow2;

@@ -7,9 +7,9 @@ use host::api::types::{CopyKind, ProtectRequest, RepairRequest, VmStatus};
 use protocol::HostName;
 use std::process::{Command, Output};
 
-const THREE: &[&str] = &["alpha", "beta", "gamma"];
+pub const THREE: &[&str] = &["alpha", "beta", "gamma"];
 
-fn host(name: &str) -> HostName {
+pub fn host(name: &str) -> HostName {
     HostName::new(name).expect("a name")
 }
 
@@ -40,7 +40,8 @@ fn mended(loaded: &Loaded, at: &str, by: &str) -> VmStatus {
     status
 }
 
-fn guarded(guest: &Guest, at: &str, by: &str) -> VmStatus {
+/// Waits until the VM runs at `at` and `by` can take over.
+pub fn guarded(guest: &Guest, at: &str, by: &str) -> VmStatus {
     let found = || {
         let seen = look::status(&guest.cluster, at, &guest.vm)?;
         let standby = look::status(&guest.cluster, by, &guest.vm)?;
@@ -51,7 +52,7 @@ fn guarded(guest: &Guest, at: &str, by: &str) -> VmStatus {
 }
 
 /// An operator's command at a host.
-fn undying(guest: &Guest, at: &str, line: &str) -> Output {
+pub fn undying(guest: &Guest, at: &str, line: &str) -> Output {
     let mut command = Command::new(binary());
     command.args(line.split_whitespace()).arg("--socket").arg(guest.cluster.socket(at));
     command.output().expect("the command runs")
