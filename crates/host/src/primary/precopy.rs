@@ -7,6 +7,7 @@ use super::brake::Brake;
 use super::checkpointer::Done;
 use super::copy::{Copy, Outcome};
 use crate::api::migration::{RoundStatus, RoundsEnd};
+use crate::api::types::CopyProgress;
 use crate::link::Part;
 use crate::staging::PooledBuffer;
 use crossbeam_channel::RecvTimeoutError;
@@ -75,7 +76,7 @@ impl Copy<'_> {
         let mut set = WorkingSet::new(&self.ram.page_counts());
         let mut send = Vec::new();
         self.ram.number(&self.ram.populated().map_err(|error| error.to_string())?, &mut send);
-        let mut step = policy.begin();
+        let (mut step, mut copied) = (policy.begin(), 0);
         loop {
             let (rate, slowdown) = match step {
                 Step::Round { rate, slowdown } => (rate, slowdown),
@@ -85,7 +86,7 @@ impl Copy<'_> {
             brake.set(slowdown);
             self.pace.limit(rate);
             let (began, sent) = (Instant::now(), send.len() as u64);
-            self.send_round(&send, chunk(rate), brake)?;
+            self.send_round((policy.view().rounds + 1, &send), chunk(rate), &mut copied, brake)?;
             self.rest(LEAST_ROUND.saturating_sub(began.elapsed()), brake)?;
             let took = Micros(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
             let mut ranges = Vec::new();
@@ -126,8 +127,17 @@ impl Copy<'_> {
     }
 
     /// Sends these pages, and waits until they have left this host.
-    fn send_round(&mut self, pages: &[(u8, u64)], chunk: usize, brake: &mut Brake<'_>) -> Result<(), End> {
+    fn send_round(
+        &mut self,
+        (round, pages): (u32, &[(u8, u64)]),
+        chunk: usize,
+        copied_bytes: &mut u64,
+        brake: &mut Brake<'_>,
+    ) -> Result<(), End> {
+        let mut remaining_bytes = pages.len() as u64 * PAGE_SIZE;
         for part in pages.chunks(chunk) {
+            let progress = CopyProgress { round, copied_bytes: *copied_bytes, remaining_bytes };
+            let _ = self.done.send(Done::CopyProgress(progress));
             while let Some(wait) = self.pace.wait() {
                 self.rest(wait, brake)?;
             }
@@ -136,6 +146,8 @@ impl Copy<'_> {
             self.ram.copy_out(part, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
             self.outbox.part(Epoch(0), Part::new(part.to_vec(), buffer));
             self.pace.sent(bytes as u64);
+            *copied_bytes += bytes as u64;
+            remaining_bytes -= bytes as u64;
             // Nothing is behind the first copy of the disks but what the guest writes now: not all of it shall wait for the stop.
             self.outbox.disks(Epoch(0), self.tap.take());
             brake.tick()?;
