@@ -28,6 +28,8 @@ pub struct Migrating {
     since: Instant,
     /// The way to the destination itself has begun; before, a backup is being let go.
     begun: bool,
+    /// When the VM was stopped for good here, in microseconds since 1970.
+    stopped_at_us: Option<u64>,
     /// Why it came to nothing.
     why: Option<String>,
 }
@@ -67,7 +69,8 @@ impl Engine {
         };
         let status = MigrationStatus::of(&request, stage);
         let begun = stage != Stage::Releasing;
-        self.migration = Some(Migrating { request, status, since: Instant::now(), begun, why: None });
+        self.migration =
+            Some(Migrating { request, status, since: Instant::now(), begun, stopped_at_us: None, why: None });
         Ok(())
     }
 
@@ -165,9 +168,16 @@ impl Engine {
         }
     }
 
+    /// A checkpoint was cut; the last one is the end of the VM here.
+    pub(super) fn stopped_for_migration(&mut self, at_us: u64) {
+        if let Some(migrating) = &mut self.migration {
+            migrating.stopped_at_us = Some(at_us);
+        }
+    }
+
     /// The destination has everything; it claims the VM now.
     fn tell_departure(&self) {
-        let Some(Migrating { status, since, .. }) = &self.migration else { return };
+        let Some(Migrating { status, since, stopped_at_us, .. }) = &self.migration else { return };
         let name = self.handle.name();
         let Some(to) = &status.to else { return };
         let wire_bytes = status.rounds.last().map_or(0, |round| round.wire_bytes);
@@ -175,6 +185,7 @@ impl Engine {
         let what = serde_json::json!({
             "event": "migrated", "to": to, "strategy": status.strategy, "rounds": status.rounds.len(),
             "wire_bytes": wire_bytes, "total_ms": total_ms, "slowed_us": status.slowed_us, "ended": status.ended,
+            "stopped_at_us": stopped_at_us,
         });
         let text = format!(
             "VM {name}: everything is at {to} after {total_ms} ms and {} rounds, {:.1} MiB on the wire before the stop",

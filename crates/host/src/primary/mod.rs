@@ -370,6 +370,7 @@ impl Engine {
                 let (epoch, cut_at) = (staged.epoch, staged.cut_at);
                 let pause = protocol::Micros(staged.record.pause_us);
                 let mut record = staged.record;
+                self.stopped_for_migration(record.at_us);
                 record.term = self.protocol.term().0;
                 lock(&self.measurements).cut(record);
                 self.staged = Some(*staged);

@@ -90,7 +90,7 @@ fn give_file(qemu: &Qemu) -> Result<(OwnedFd, String)> {
 }
 
 /// Reads all channels for as long as QEMU lives, since it waits for its readers; tells when the console says `ready`.
-fn listen(channels: Channels, ready: &'static str) -> Receiver<()> {
+pub fn listen(channels: Channels, ready: &'static str) -> Receiver<()> {
     let (tell, told) = channel();
     let Channels { console, nics } = channels;
     thread::spawn(move || {

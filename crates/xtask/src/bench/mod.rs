@@ -13,6 +13,7 @@ mod idle;
 mod machines;
 mod many;
 mod memory;
+mod migrate;
 mod outage;
 mod page;
 mod pause;
@@ -44,6 +45,8 @@ pub enum Bench {
     /// What it is to stand by for 1, 2, 5 and 10 VMs of other hosts (15 minutes, as root).
     /// Parts: 1 number of VMs and death of all, 2 first copy beside checkpoints, 3 refusal
     Many(BenchArgs),
+    /// Live migration beside stopping the VM first and beside QEMU's own (10 minutes, as root). One part
+    Migrate(BenchArgs),
 }
 
 /// How to measure
@@ -109,6 +112,13 @@ const MANY: Suite = Suite {
         ("A first copy beside checkpoints", many::greedy::measure),
         ("Refusal at the limit", many::refusal::measure),
     ],
+    facts: Vec::new,
+};
+
+const MIGRATE: Suite = Suite {
+    name: "migrate",
+    title: "Live migration measured",
+    parts: &[("Undying beside QEMU's own", migrate::measure)],
     facts: Vec::new,
 };
 
@@ -204,6 +214,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Checkpoint(args) => (&CHECKPOINT, args),
         Bench::Disk(args) => (&DISK, args),
         Bench::Many(args) => (&MANY, args),
+        Bench::Migrate(args) => (&MIGRATE, args),
     };
     if !rustix::process::geteuid().is_root() {
         bail!("only root may make network namespaces and protect VMs: run this as root");
