@@ -27,7 +27,7 @@ use input::InputLog;
 pub use persister::LIMIT as JOURNAL_LIMIT;
 use persister::{Persisted, Persister, Place};
 use protocol::asking::{ClaimAnswer, Claimant};
-use protocol::backup::{Action, Backup, BulkUse, Conn, Event};
+use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::resync::Base;
 use protocol::wire::compare::Ask;
@@ -41,6 +41,8 @@ use story::Story;
 
 /// Bytes received and not yet applied; past it nothing more is read.
 const MAX_BACKLOG: u64 = 64 << 20;
+/// The same of a first copy, which may be a migration's: what is not applied when the VM stands still adds to its downtime.
+const COPY_BACKLOG: u64 = 8 << 20;
 /// Memory that a standby reserves beside its guest's: the backlog, what its connection reads ahead, recent input (16 MiB),
 /// and as much as usual checkpoints need until they are whole. For larger ones more is asked for when they come.
 pub const BUFFERS: u64 = MAX_BACKLOG + crate::listener::MAX_AHEAD + (48 << 20);
@@ -160,7 +162,7 @@ impl Loop<'_> {
         loop {
             self.publish();
             let (nothing, no_events) = (never(), never());
-            let backlog = self.backlog() > MAX_BACKLOG;
+            let backlog = self.backlog() > self.most_backlog();
             let frames = match &self.current {
                 Some(current) if !backlog => current.frames.clone(),
                 _ => nothing,
@@ -207,6 +209,10 @@ impl Loop<'_> {
             current.outbox.to_primary(&ToPrimary::Leaving);
             self.told_leaving = Some(Instant::now());
         }
+    }
+
+    fn most_backlog(&self) -> u64 {
+        if self.protocol.phase() == PhaseName::Copying { COPY_BACKLOG } else { MAX_BACKLOG }
     }
 
     fn backlog(&self) -> u64 {

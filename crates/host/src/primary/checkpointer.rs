@@ -323,6 +323,7 @@ impl Worker {
             tap: &self.tap,
             offer,
             pace: Pace::new(rate),
+            wire: 0,
             hashes: VecDeque::new(),
             pool: &active.pool,
             outbox: &active.outbox,

@@ -52,6 +52,8 @@ pub struct Copy<'a> {
     pub offer: &'a Offer,
     /// How fast it may go.
     pub pace: Pace,
+    /// Bytes of memory on the wire that the pace knows of.
+    pub wire: u64,
     /// Hashes that came, the oldest first.
     pub hashes: VecDeque<Hashes>,
     /// Buffers.

@@ -145,7 +145,9 @@ impl Copy<'_> {
             let bytes = part.len() * PAGE_SIZE as usize;
             self.ram.copy_out(part, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
             self.outbox.part(Epoch(0), Part::new(part.to_vec(), buffer));
-            self.pace.sent(bytes as u64);
+            // By what is on the wire, which lags behind by what waits in the buffers.
+            let wire = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
+            self.pace.sent(wire - std::mem::replace(&mut self.wire, wire));
             *copied_bytes += bytes as u64;
             remaining_bytes -= bytes as u64;
             // Nothing is behind the first copy of the disks but what the guest writes now: not all of it shall wait for the stop.

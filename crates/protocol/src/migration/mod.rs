@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 const PAGE: u64 = 4096;
 /// What a handover takes beside the pages: stopping, devices, the arbiter, loading them. Measured in `docs/bench/migrate.md`.
 pub const HANDOVER: Micros = Micros::from_millis(15);
-/// A round beyond the limit is worth it as long as it may save so much downtime.
+/// Below the limit another round is worth it as long as each leaves less than half of what it sent, and so much downtime can
+/// be saved.
 const WORTH_A_ROUND: Micros = Micros::from_millis(4);
 /// Rounds without progress before something is done about it.
 const PATIENCE: u32 = 3;
@@ -204,8 +205,6 @@ pub struct Migration {
     limits: Limits,
     stop_first: bool,
     view: View,
-    /// What was left behind the round before.
-    left_before: Option<u64>,
     /// The least that was left, and how many rounds ago that was.
     least: u64,
     since_least: u32,
@@ -215,7 +214,7 @@ impl Migration {
     /// A migration within these limits.
     #[must_use]
     pub fn new(limits: Limits, stop_first: bool) -> Self {
-        Self { limits, stop_first, view: View::default(), left_before: None, least: u64::MAX, since_least: 0 }
+        Self { limits, stop_first, view: View::default(), least: u64::MAX, since_least: 0 }
     }
 
     /// The first round.
@@ -235,7 +234,7 @@ impl Migration {
     pub fn after(&mut self, round: Round) -> Step {
         self.learn(round);
         let rounds = self.view.rounds;
-        let halved = self.left_before.replace(round.left).is_some_and(|before| round.left * 2 <= before);
+        let halved = round.left.saturating_mul(2) <= round.sent;
         if self.stop_first {
             return Step::Stop(Reason::StoppedFirst);
         }
