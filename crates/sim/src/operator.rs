@@ -107,16 +107,18 @@ impl World {
             Role::Owner(owner) if owner.vm.is_some() => owner.machine.phase(),
             _ => return None,
         };
+        // Every other operator moves VMs: what is rare without it stays where it was found.
+        let migrates = self.report.seed % 2 == 1;
         let wishes = |per_mille: u64, rng: &mut crate::rng::Rng| !calm && rng.chance(per_mille);
         match phase {
             PhaseName::Unprotected if wishes(5, &mut self.rng) => Some(Command::Stop),
-            PhaseName::Unprotected if wishes(80, &mut self.rng) => Some(self.migrate(id)),
+            PhaseName::Unprotected if migrates && wishes(80, &mut self.rng) => Some(self.migrate(id)),
             PhaseName::Unprotected => self.protect(id),
             PhaseName::Opening | PhaseName::Copying => {
                 wishes(10, &mut self.rng).then_some(Command::Unprotect)
             }
             PhaseName::Protected if wishes(60, &mut self.rng) => Some(Command::Failover),
-            PhaseName::Protected if wishes(20, &mut self.rng) => Some(Command::Move),
+            PhaseName::Protected if migrates && wishes(20, &mut self.rng) => Some(Command::Move),
             PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
             PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
             _ => None,
