@@ -1,7 +1,7 @@
 //! Owns the fast path: decoded instructions, one after the other, as long as none needs more than registers and RAM
 //! whose translation is known. All else is left to [`Machine::step`], which is the reference for what is done here.
 
-use crate::decode::{Kind, decode};
+use crate::decode::{Kind, Op, decode};
 use crate::execute::taken;
 use crate::integer::{operate, operate_word, sign_extend};
 use crate::machine::{Machine, RAM};
@@ -76,87 +76,92 @@ macro_rules! lengths {
 /// What each kind of instruction does, in a function that has the rest of the names: the machine's parts, and macros for
 /// branches, jumps, loads and stores. `$other` is what else there is in its match.
 macro_rules! operations {
-    ($op:ident, $at:ident, $next:ident, $x:ident, $rd:ident, $immediate:ident, $base:ident, $here:ident; $($other:tt)*) => {
+    ($op:ident, $at:ident, $next:ident, $x:ident, $base:ident; $($other:tt)*) => {
         lengths! {
             $op.kind, $at, $next;
             Nop/Nop4 => {},
-            Li/Li4 => $x[$rd] = $immediate,
-            Mv/Mv4 => $x[$rd] = get($x, $op.rs2),
-            Addi/Addi4 => $x[$rd] = get($x, $op.rs1).wrapping_add($immediate),
-            Andi/Andi4 => $x[$rd] = get($x, $op.rs1) & $immediate,
-            Slli/Slli4 => $x[$rd] = get($x, $op.rs1) << ($immediate & 63),
-            Srli/Srli4 => $x[$rd] = get($x, $op.rs1) >> ($immediate & 63),
-            Srai/Srai4 => $x[$rd] = ((get($x, $op.rs1) as i64) >> ($immediate & 63)) as u64,
-            Addiw/Addiw4 => $x[$rd] = sign_extend(get($x, $op.rs1).wrapping_add($immediate) as u32),
-            Add/Add4 => $x[$rd] = get($x, $op.rs1).wrapping_add(get($x, $op.rs2)),
-            Sub/Sub4 => $x[$rd] = get($x, $op.rs1).wrapping_sub(get($x, $op.rs2)),
-            Xor/Xor4 => $x[$rd] = get($x, $op.rs1) ^ get($x, $op.rs2),
-            Or/Or4 => $x[$rd] = get($x, $op.rs1) | get($x, $op.rs2),
-            And/And4 => $x[$rd] = get($x, $op.rs1) & get($x, $op.rs2),
-            Addw/Addw4 => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_add(get($x, $op.rs2) as u32)),
-            Subw/Subw4 => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_sub(get($x, $op.rs2) as u32)),
+            Li/Li4 => $x[usize::from($op.rd & 31)] = immediate($op),
+            Mv/Mv4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs2),
+            Addi/Addi4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1).wrapping_add(immediate($op)),
+            Andi/Andi4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) & immediate($op),
+            Slli/Slli4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) << (immediate($op) & 63),
+            Srli/Srli4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) >> (immediate($op) & 63),
+            Srai/Srai4 => $x[usize::from($op.rd & 31)] = ((get($x, $op.rs1) as i64) >> (immediate($op) & 63)) as u64,
+            Addiw/Addiw4 => $x[usize::from($op.rd & 31)] = sign_extend(get($x, $op.rs1).wrapping_add(immediate($op)) as u32),
+            Add/Add4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1).wrapping_add(get($x, $op.rs2)),
+            Sub/Sub4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1).wrapping_sub(get($x, $op.rs2)),
+            Xor/Xor4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) ^ get($x, $op.rs2),
+            Or/Or4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) | get($x, $op.rs2),
+            And/And4 => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) & get($x, $op.rs2),
+            Addw/Addw4 => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32).wrapping_add(get($x, $op.rs2) as u32)),
+            Subw/Subw4 => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32).wrapping_sub(get($x, $op.rs2) as u32)),
             Beq/Beq4 => branch!(get($x, $op.rs1) == get($x, $op.rs2)),
             Bne/Bne4 => branch!(get($x, $op.rs1) != get($x, $op.rs2)),
             J/J4 => $next = $op.immediate as usize,
-            Lw/Lw4 => $x[$rd] = i32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add($immediate))) as u64,
-            Ld/Ld4 => $x[$rd] = u64::from_le_bytes(load!(8, get($x, $op.rs1).wrapping_add($immediate))),
-            Sw/Sw4 => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u32),
-            Sd/Sd4 => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u64),
-            Jr/Jr4 => jump!(get($x, $op.rs1).wrapping_add($immediate) & !1),
+            Lw/Lw4 => $x[usize::from($op.rd & 31)] = i32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add(immediate($op)))) as u64,
+            Ld/Ld4 => $x[usize::from($op.rd & 31)] = u64::from_le_bytes(load!(8, get($x, $op.rs1).wrapping_add(immediate($op)))),
+            Sw/Sw4 => store!(get($x, $op.rs1).wrapping_add(immediate($op)), get($x, $op.rs2) as u32),
+            Sd/Sd4 => store!(get($x, $op.rs1).wrapping_add(immediate($op)), get($x, $op.rs2) as u64),
+            Jr/Jr4 => jump!(get($x, $op.rs1).wrapping_add(immediate($op)) & !1),
             Jalr/Jalr4 => {
                 // Read first: it may be the register that is written.
-                let to = get($x, $op.rs1).wrapping_add($immediate) & !1;
-                $x[$rd] = $base.wrapping_add(2 * $next as u64);
+                let to = get($x, $op.rs1).wrapping_add(immediate($op)) & !1;
+                $x[usize::from($op.rd & 31)] = $base.wrapping_add(2 * $next as u64);
                 jump!(to);
             },
-            JFar/JFar4 => jump!($here.wrapping_add($immediate)),
+            JFar/JFar4 => jump!($base.wrapping_add(2 * $at as u64).wrapping_add(immediate($op))),
             BranchFar/BranchFar4 => {
-                if taken($rd as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(false) {
-                    jump!($here.wrapping_add($immediate));
+                if taken($op.rd.into(), get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(false) {
+                    jump!($base.wrapping_add(2 * $at as u64).wrapping_add(immediate($op)));
                 }
             };
-            Auipc => $x[$rd] = $here.wrapping_add($immediate),
-            Slti => $x[$rd] = u64::from((get($x, $op.rs1) as i64) < $immediate as i64),
-            Sltiu => $x[$rd] = u64::from(get($x, $op.rs1) < $immediate),
-            Xori => $x[$rd] = get($x, $op.rs1) ^ $immediate,
-            Ori => $x[$rd] = get($x, $op.rs1) | $immediate,
-            Slliw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) << ($immediate & 31)),
-            Srliw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) >> ($immediate & 31)),
-            Sraiw => $x[$rd] = ((get($x, $op.rs1) as i32) >> ($immediate & 31)) as u64,
-            Sll => $x[$rd] = get($x, $op.rs1) << (get($x, $op.rs2) & 63),
-            Slt => $x[$rd] = u64::from((get($x, $op.rs1) as i64) < get($x, $op.rs2) as i64),
-            Sltu => $x[$rd] = u64::from(get($x, $op.rs1) < get($x, $op.rs2)),
-            Srl => $x[$rd] = get($x, $op.rs1) >> (get($x, $op.rs2) & 63),
-            Sra => $x[$rd] = ((get($x, $op.rs1) as i64) >> (get($x, $op.rs2) & 63)) as u64,
-            Sllw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) << (get($x, $op.rs2) & 31)),
-            Srlw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32) >> (get($x, $op.rs2) & 31)),
-            Sraw => $x[$rd] = ((get($x, $op.rs1) as i32) >> (get($x, $op.rs2) & 31)) as u64,
-            Mul => $x[$rd] = get($x, $op.rs1).wrapping_mul(get($x, $op.rs2)),
-            Mulw => $x[$rd] = sign_extend((get($x, $op.rs1) as u32).wrapping_mul(get($x, $op.rs2) as u32)),
-            Multiply => $x[$rd] = operate(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
-            MultiplyWord => $x[$rd] = operate_word(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
+            Auipc => $x[usize::from($op.rd & 31)] = $base.wrapping_add(2 * $at as u64).wrapping_add(immediate($op)),
+            Slti => $x[usize::from($op.rd & 31)] = u64::from((get($x, $op.rs1) as i64) < immediate($op) as i64),
+            Sltiu => $x[usize::from($op.rd & 31)] = u64::from(get($x, $op.rs1) < immediate($op)),
+            Xori => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) ^ immediate($op),
+            Ori => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) | immediate($op),
+            Slliw => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32) << (immediate($op) & 31)),
+            Srliw => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32) >> (immediate($op) & 31)),
+            Sraiw => $x[usize::from($op.rd & 31)] = ((get($x, $op.rs1) as i32) >> (immediate($op) & 31)) as u64,
+            Sll => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) << (get($x, $op.rs2) & 63),
+            Slt => $x[usize::from($op.rd & 31)] = u64::from((get($x, $op.rs1) as i64) < get($x, $op.rs2) as i64),
+            Sltu => $x[usize::from($op.rd & 31)] = u64::from(get($x, $op.rs1) < get($x, $op.rs2)),
+            Srl => $x[usize::from($op.rd & 31)] = get($x, $op.rs1) >> (get($x, $op.rs2) & 63),
+            Sra => $x[usize::from($op.rd & 31)] = ((get($x, $op.rs1) as i64) >> (get($x, $op.rs2) & 63)) as u64,
+            Sllw => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32) << (get($x, $op.rs2) & 31)),
+            Srlw => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32) >> (get($x, $op.rs2) & 31)),
+            Sraw => $x[usize::from($op.rd & 31)] = ((get($x, $op.rs1) as i32) >> (get($x, $op.rs2) & 31)) as u64,
+            Mul => $x[usize::from($op.rd & 31)] = get($x, $op.rs1).wrapping_mul(get($x, $op.rs2)),
+            Mulw => $x[usize::from($op.rd & 31)] = sign_extend((get($x, $op.rs1) as u32).wrapping_mul(get($x, $op.rs2) as u32)),
+            Multiply => $x[usize::from($op.rd & 31)] = operate(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
+            MultiplyWord => $x[usize::from($op.rd & 31)] = operate_word(1, $op.immediate as u32, get($x, $op.rs1), get($x, $op.rs2)).unwrap_or(0),
             Blt => branch!((get($x, $op.rs1) as i64) < get($x, $op.rs2) as i64),
             Bge => branch!(get($x, $op.rs1) as i64 >= get($x, $op.rs2) as i64),
             Bltu => branch!(get($x, $op.rs1) < get($x, $op.rs2)),
             Bgeu => branch!(get($x, $op.rs1) >= get($x, $op.rs2)),
             Jal => {
-                $x[$rd] = $base.wrapping_add(2 * $next as u64);
+                $x[usize::from($op.rd & 31)] = $base.wrapping_add(2 * $next as u64);
                 $next = $op.immediate as usize;
             },
             JalFar => {
-                $x[$rd] = $base.wrapping_add(2 * $next as u64);
-                jump!($here.wrapping_add($immediate));
+                $x[usize::from($op.rd & 31)] = $base.wrapping_add(2 * $next as u64);
+                jump!($base.wrapping_add(2 * $at as u64).wrapping_add(immediate($op)));
             },
-            Lb => $x[$rd] = i8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add($immediate))) as u64,
-            Lh => $x[$rd] = i16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add($immediate))) as u64,
-            Lbu => $x[$rd] = u8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add($immediate))).into(),
-            Lhu => $x[$rd] = u16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add($immediate))).into(),
-            Lwu => $x[$rd] = u32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add($immediate))).into(),
-            Sb => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u8),
-            Sh => store!(get($x, $op.rs1).wrapping_add($immediate), get($x, $op.rs2) as u16);
+            Lb => $x[usize::from($op.rd & 31)] = i8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add(immediate($op)))) as u64,
+            Lh => $x[usize::from($op.rd & 31)] = i16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add(immediate($op)))) as u64,
+            Lbu => $x[usize::from($op.rd & 31)] = u8::from_le_bytes(load!(1, get($x, $op.rs1).wrapping_add(immediate($op)))).into(),
+            Lhu => $x[usize::from($op.rd & 31)] = u16::from_le_bytes(load!(2, get($x, $op.rs1).wrapping_add(immediate($op)))).into(),
+            Lwu => $x[usize::from($op.rd & 31)] = u32::from_le_bytes(load!(4, get($x, $op.rs1).wrapping_add(immediate($op)))).into(),
+            Sb => store!(get($x, $op.rs1).wrapping_add(immediate($op)), get($x, $op.rs2) as u8),
+            Sh => store!(get($x, $op.rs1).wrapping_add(immediate($op)), get($x, $op.rs2) as u16);
             $($other)*
         }
     };
+}
+
+#[inline(always)]
+fn immediate(op: &Op) -> u64 {
+    op.immediate as i64 as u64
 }
 
 #[inline(always)]
@@ -181,9 +186,7 @@ impl Machine {
         let mut left = end - self.instructions;
         let mut ending = Ending::Ready;
         while left != 0 {
-            let op = ops[at];
-            let rd = usize::from(op.rd & 31);
-            let immediate = op.immediate as i64 as u64;
+            let op = &ops[at];
             let mut next;
             macro_rules! branch {
                 ($condition:expr) => {
@@ -225,9 +228,8 @@ impl Machine {
                     or_slow!(store(ram, stores, $address, $value.to_le_bytes()), ending)
                 };
             }
-            let here = base.wrapping_add(2 * at as u64);
             operations! {
-                op, at, next, x, rd, immediate, base, here;
+                op, at, next, x, base;
                 Kind::Undecoded => {
                     ops[at] = decode(&ram[start..start + 0x1000], at);
                     continue;
