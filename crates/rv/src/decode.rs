@@ -223,6 +223,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn any_word_is_decoded_at_any_place() {
+        let mut word = 1_u32;
+        for count in 0..2_000_000_u32 {
+            word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let bytes = (word ^ count >> 3).to_le_bytes();
+            for place in [0, 1] {
+                decode(&bytes, place);
+            }
+        }
+        assert_eq!(decode(&[], 0).kind, Kind::Slow);
+    }
+
+    #[test]
     fn what_is_compressed_is_short_and_nothing_else() {
         for low in 0..=u16::MAX {
             // As the high half: something valid for most instructions, then anything.

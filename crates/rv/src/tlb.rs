@@ -122,3 +122,43 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_for_an_address_forgets_what_was_found_for_it_and_for_the_large_page_around_it() {
+        let (page, beside) = (0x1_4000_1000, 0x1_4000_2000);
+        let mut tlb = Tlb::new();
+        let fill = |tlb: &mut Tlb| {
+            for address in [page, beside] {
+                tlb.insert(address, Access::Load, 1, 0x8000_3000, true);
+            }
+        };
+        fill(&mut tlb);
+        assert_eq!(tlb.find(page | 5, Access::Load, 1), Some(0x8000_3005));
+        assert_eq!((tlb.find(page, Access::Load, 2), tlb.find(page, Access::Store, 1)), (None, None));
+        tlb.flush_address(page | 8);
+        assert_eq!(
+            (tlb.find(page, Access::Load, 1), tlb.find(beside, Access::Load, 1)),
+            (None, Some(0x8000_3000))
+        );
+        // Both lie in one page of 2 MiB: one fence is for all of it.
+        tlb.note_large(page, 1);
+        fill(&mut tlb);
+        tlb.flush_address(page);
+        assert_eq!(tlb.find(beside, Access::Load, 1), None);
+    }
+
+    #[test]
+    fn what_is_watched_is_found_but_not_directly() {
+        let mut tlb = Tlb::new();
+        tlb.insert(0x5000, Access::Store, 3, 0x8000_1000, true);
+        let tag = |tlb: &Tlb| tlb.slots(Access::Store, 3)[5].tag;
+        assert_eq!(tag(&tlb), 0x5000);
+        tlb.watch(0x8000_1000);
+        assert_ne!(tag(&tlb), 0x5000);
+        assert_eq!(tlb.find(0x5008, Access::Store, 3), Some(0x8000_1008));
+    }
+}

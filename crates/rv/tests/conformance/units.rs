@@ -148,8 +148,6 @@ fn before(draw: &mut Draw, kind: Kind, mode: Mode, pointer: u32) -> Vec<u32> {
         words.extend([addi(27, 0, 1), i(0x13, 1, 27, 27, 31), r(0x33, 6, 0, 26, 26, 27)]);
         words.push(constant(27, ENTRIES.0 + draw.below(ENTRIES.1 - ENTRIES.0)));
         words.push(sd(27, 26, 0));
-        // For everything, or for the address that the unit will use.
-        words.push(0x1200_0073 | if draw.once_in(2) { 0 } else { 30 << 15 });
         words.push(0x1200_0073);
     }
     words
