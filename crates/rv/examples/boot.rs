@@ -22,8 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     loop {
         let until = (machine.instructions() + SLICE / 1000).min(limit);
         let stop = machine.run(until);
-        for Output::Console(byte) in machine.outputs() {
-            console.write_all(&[byte])?;
+        for output in machine.outputs() {
+            if let Output::Console(byte) = output {
+                console.write_all(&[byte])?;
+            }
         }
         console.flush()?;
         if stop != Stop::Reached || until == limit || until.is_multiple_of(SLICE) {

@@ -1,11 +1,17 @@
 //! Owns the map of physical addresses: RAM, and which device answers where. It is the map of QEMU's `virt`.
 
+use crate::devices::{PLACES, STRIDE, surroundings};
 use crate::machine::{Machine, Output, RAM};
 
 /// Timer and software interrupts.
 pub(crate) const CLINT: u64 = 0x200_0000;
 /// Interrupt controller.
 pub(crate) const PLIC: u64 = 0xc00_0000;
+/// Real-time clock.
+pub(crate) const CLOCK: u64 = 0x10_1000;
+/// The first virtio device.
+pub(crate) const VIRTIO: u64 = 0x1000_1000;
+const VIRTIO_END: u64 = VIRTIO + STRIDE * PLACES as u64;
 /// Serial port.
 pub(crate) const UART: u64 = 0x1000_0000;
 
@@ -41,10 +47,15 @@ impl Machine {
         match address {
             UART..0x1000_0008 if size == 1 => Some(self.uart.read(address - UART).into()),
             PLIC..0xc40_0000 if size == 4 => {
-                let raised = self.uart.interrupts();
+                let raised = self.raised();
                 Some(self.plic.read(address - PLIC, raised).into())
             }
             CLINT..0x201_0000 => self.read_clint(address - CLINT, size),
+            VIRTIO..VIRTIO_END => self.devices.read(address - VIRTIO, size),
+            CLOCK..0x10_2000 if size == 4 => {
+                let now = self.nanoseconds();
+                Some(self.devices.rtc.read(address - CLOCK, now).into())
+            }
             _ => None,
         }
     }
@@ -63,6 +74,14 @@ impl Machine {
             }
             PLIC..0xc40_0000 if size == 4 => self.plic.write(address - PLIC, value as u32),
             CLINT..0x201_0000 => self.write_clint(address - CLINT, size, value)?,
+            VIRTIO..VIRTIO_END if size == 4 => {
+                let mut all = surroundings(&mut self.ram, &mut self.code, &mut self.outputs);
+                self.devices.write(address - VIRTIO, value as u32, &mut all)?;
+            }
+            CLOCK..0x10_2000 if size == 4 => {
+                let now = self.nanoseconds();
+                self.devices.rtc.write(address - CLOCK, value as u32, now);
+            }
             _ => return None,
         }
         Some(())

@@ -1,6 +1,7 @@
 //! Owns the device tree that tells the kernel what this machine has, in its flat form.
 
-use crate::bus::{CLINT, PLIC, UART};
+use crate::bus::{CLINT, CLOCK, PLIC, UART, VIRTIO};
+use crate::devices::{Hardware, STRIDE};
 use crate::machine::{RAM, TICKS};
 use alloc::{format, string::String, vec::Vec};
 
@@ -65,8 +66,14 @@ impl Writer {
     }
 }
 
-/// The tree of a machine with so much RAM, this command line and an initial file system at these addresses.
-pub(crate) fn describe(ram: u64, command_line: &str, initrd: Option<(u64, u64)>) -> Vec<u8> {
+/// The tree of a machine with so much RAM, these devices, this command line and an initial file system at these
+/// addresses.
+pub(crate) fn describe(
+    ram: u64,
+    hardware: &Hardware,
+    command_line: &str,
+    initrd: Option<(u64, u64)>,
+) -> Vec<u8> {
     let mut tree = Writer::default();
     tree.node("", |root| {
         root.cells("#address-cells", &[2]);
@@ -76,6 +83,9 @@ pub(crate) fn describe(ram: u64, command_line: &str, initrd: Option<(u64, u64)>)
         root.node("chosen", |chosen| {
             chosen.text("bootargs", command_line);
             chosen.text("stdout-path", &format!("/soc/serial@{UART:x}"));
+            if !hardware.seed.is_empty() {
+                chosen.property("rng-seed", &hardware.seed);
+            }
             if let Some((start, end)) = initrd {
                 chosen.cells("linux,initrd-start", &[(start >> 32) as u32, start as u32]);
                 chosen.cells("linux,initrd-end", &[(end >> 32) as u32, end as u32]);
@@ -86,7 +96,7 @@ pub(crate) fn describe(ram: u64, command_line: &str, initrd: Option<(u64, u64)>)
             memory.range("reg", RAM, ram);
         });
         root.node("cpus", cpus);
-        root.node("soc", soc);
+        root.node("soc", |node| soc(node, hardware.count()));
     });
     tree.finish()
 }
@@ -114,7 +124,7 @@ fn cpus(cpus: &mut Writer) {
     });
 }
 
-fn soc(soc: &mut Writer) {
+fn soc(soc: &mut Writer, virtio: usize) {
     soc.cells("#address-cells", &[2]);
     soc.cells("#size-cells", &[2]);
     soc.text("compatible", "simple-bus");
@@ -141,4 +151,19 @@ fn soc(soc: &mut Writer) {
         serial.cells("interrupt-parent", &[2]);
         serial.cells("interrupts", &[10]);
     });
+    soc.node(&format!("rtc@{CLOCK:x}"), |clock| {
+        clock.text("compatible", "google,goldfish-rtc");
+        clock.range("reg", CLOCK, 0x1000);
+        clock.cells("interrupt-parent", &[2]);
+        clock.cells("interrupts", &[11]);
+    });
+    for place in 0..virtio {
+        let at = VIRTIO + place as u64 * STRIDE;
+        soc.node(&format!("virtio_mmio@{at:x}"), |device| {
+            device.text("compatible", "virtio,mmio");
+            device.range("reg", at, STRIDE);
+            device.cells("interrupt-parent", &[2]);
+            device.cells("interrupts", &[place as u32 + 1]);
+        });
+    }
 }

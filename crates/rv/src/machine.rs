@@ -2,17 +2,21 @@
 
 use crate::code::Code;
 use crate::csr::Csrs;
+use crate::devices::{Devices, Hardware, surroundings};
 use crate::fast::Ending;
 use crate::plic::Plic;
 use crate::tlb::Tlb;
 use crate::uart::Uart;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Where RAM begins.
 pub const RAM: u64 = 0x8000_0000;
 /// Instructions to one tick of the guest's clock.
 const PER_TICK: u64 = 10;
+/// Nanoseconds that an instruction takes.
+const NANOSECONDS: u64 = 10;
 /// Ticks in a second of the guest: an instruction takes 10 ns.
 pub const TICKS: u32 = 10_000_000;
 /// So many instructions pass at most until an interrupt is taken.
@@ -43,10 +47,71 @@ impl Mode {
 }
 
 /// Everything that enters from outside, each at an instruction count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
-    /// Bytes typed at the console.
+    /// Bytes typed at the serial port.
     Console(Vec<u8>),
+    /// The wall clock, in nanoseconds since 1970.
+    Wall(u64),
+    /// The guest waits, and its clock (see [`Machine::clock`]) went on to here while it did.
+    Waited(u64),
+    /// Bytes typed at the virtio console.
+    Terminal(Vec<u8>),
+    /// An Ethernet frame for a card.
+    Frame {
+        /// The card, counted from 0.
+        card: u8,
+        /// The frame, without checksum.
+        frame: Vec<u8>,
+    },
+    /// A disk has carried out a request.
+    Disk {
+        /// The disk, counted from 0.
+        disk: u8,
+        /// The request's number.
+        number: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// Random bytes that were asked for.
+    Entropy {
+        /// The request's number.
+        number: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+/// What came of a request to a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// What was read.
+    Data(Vec<u8>),
+    /// Written, or durable.
+    Done,
+    /// The disk could not do it.
+    Failed,
+}
+
+/// What a guest asks of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// So many bytes, from a sector of 512 bytes on.
+    Read {
+        /// The first sector.
+        sector: u64,
+        /// Bytes, a multiple of 512.
+        length: u32,
+    },
+    /// Bytes to be written.
+    Write {
+        /// The first sector.
+        sector: u64,
+        /// The bytes, a multiple of 512.
+        data: Vec<u8>,
+    },
+    /// Make all durable that was answered before.
+    Flush,
 }
 
 /// Everything that leaves.
@@ -54,6 +119,31 @@ pub enum Input {
 pub enum Output {
     /// A byte for the console.
     Console(u8),
+    /// Bytes for the virtio console.
+    Terminal(Vec<u8>),
+    /// An Ethernet frame from a card.
+    Frame {
+        /// The card, counted from 0.
+        card: u8,
+        /// The frame, without checksum.
+        frame: Vec<u8>,
+    },
+    /// A request to a disk, to be answered by [`Input::Disk`].
+    Disk {
+        /// The disk, counted from 0.
+        disk: u8,
+        /// The request's number, for its answer.
+        number: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Random bytes are wanted, to be given by [`Input::Entropy`].
+    Entropy {
+        /// The request's number, for its answer.
+        number: u64,
+        /// How many.
+        length: u32,
+    },
 }
 
 /// Why [`Machine::run`] came back.
@@ -61,7 +151,7 @@ pub enum Output {
 pub enum Stop {
     /// The instruction count was reached.
     Reached,
-    /// The guest waits and no timer is set: only an input continues it.
+    /// The guest waits, and no timer is set that its clock may be moved to: see [`Machine::due`].
     Idle,
     /// The guest switched itself off.
     PowerOff,
@@ -86,6 +176,7 @@ pub struct Machine {
     pub(crate) software_interrupt: bool,
     pub(crate) plic: Plic,
     pub(crate) uart: Uart,
+    pub(crate) devices: Devices,
     pub(crate) ram: Vec<u8>,
     pub(crate) serves_sbi: bool,
     pub(crate) stop: Option<Stop>,
@@ -94,6 +185,8 @@ pub struct Machine {
     pub(crate) tlb: Tlb,
     pub(crate) code: Code,
     pub(crate) plain: bool,
+    /// How far waiting may move the guest's clock. A wish of who runs the machine, no part of its state.
+    pub(crate) horizon: u64,
 }
 
 impl Machine {
@@ -113,6 +206,7 @@ impl Machine {
             software_interrupt: false,
             plic: Plic::default(),
             uart: Uart::default(),
+            devices: Devices::default(),
             ram: alloc::vec![0; ram],
             serves_sbi: false,
             stop: None,
@@ -121,7 +215,13 @@ impl Machine {
             tlb: Tlb::new(),
             code: Code::new(ram),
             plain: false,
+            horizon: u64::MAX,
         }
+    }
+
+    /// Gives the machine its devices.
+    pub(crate) fn equip(&mut self, hardware: &Hardware) {
+        self.devices = Devices::new(hardware);
     }
 
     /// Lets the machine be the firmware: a kernel begins in supervisor mode and calls the machine's SBI.
@@ -171,6 +271,41 @@ impl Machine {
         (self.instructions + self.idle) / PER_TICK
     }
 
+    /// The guest's clock, in units of 10 ns: instructions and what was waited.
+    pub fn clock(&self) -> u64 {
+        self.instructions + self.idle
+    }
+
+    /// The guest's clock, in nanoseconds.
+    pub(crate) fn nanoseconds(&self) -> u64 {
+        self.clock().wrapping_mul(NANOSECONDS)
+    }
+
+    /// Whether the guest waits for an interrupt.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The first instant of [`Machine::clock`] at which a timer ends the guest's waiting, if one is set.
+    pub fn due(&self) -> Option<u64> {
+        let line = if self.serves_sbi { 1 << 5 } else { 1 << 7 };
+        let timer = (self.timer <= LATEST && self.csr.mie & line != 0).then_some(self.timer * PER_TICK);
+        let alarm = self.alarm().filter(|&due| due >= self.clock());
+        timer.into_iter().chain(alarm).min()
+    }
+
+    /// The instant of [`Machine::clock`] to which the real-time clock's alarm is set.
+    fn alarm(&self) -> Option<u64> {
+        let alarm = self.devices.rtc.due().map(|due| due.div_ceil(NANOSECONDS));
+        alarm.filter(|&due| due < LATEST)
+    }
+
+    /// From now on waiting moves the guest's clock to timers up to this instant of [`Machine::clock`] only; a guest
+    /// that waits for a later one ends the run with [`Stop::Idle`]. What the guest does is the same at any horizon.
+    pub fn set_horizon(&mut self, clock: u64) {
+        self.horizon = clock;
+    }
+
     /// An integer register; the program counter is `x(32)`.
     pub fn x(&self, register: usize) -> u64 {
         self.x.get(register).copied().unwrap_or(self.pc)
@@ -180,6 +315,17 @@ impl Machine {
     pub fn input(&mut self, input: Input) {
         match input {
             Input::Console(bytes) => self.uart.receive(&bytes),
+            Input::Wall(wall) => {
+                let clock = self.nanoseconds();
+                self.devices.rtc.set(wall, clock);
+            }
+            Input::Waited(clock) if self.waits && clock <= LATEST => {
+                self.idle = self.idle.max(clock.saturating_sub(self.instructions));
+            }
+            Input::Waited(_) => {}
+            other => {
+                self.devices.input(&other, &mut surroundings(&mut self.ram, &mut self.code, &mut self.outputs));
+            }
         }
         self.check = true;
     }
@@ -189,9 +335,14 @@ impl Machine {
         core::mem::take(&mut self.outputs)
     }
 
+    /// The interrupts that devices raise, as bits.
+    pub(crate) fn raised(&self) -> u32 {
+        self.uart.interrupts() | self.devices.raised(self.nanoseconds())
+    }
+
     /// Interrupts that are raised, as `mip` shows them.
     pub(crate) fn pending(&self) -> u64 {
-        let lines = self.plic.lines(self.uart.interrupts());
+        let lines = self.plic.lines(self.raised());
         let due = self.time() >= self.timer;
         let timer = match (due, self.serves_sbi) {
             (false, _) => 0,
@@ -229,22 +380,19 @@ impl Machine {
 
     /// The count at which interrupts have to be looked for next if nothing but time can raise one.
     fn next_look(&self) -> u64 {
-        if self.timer > LATEST {
-            return u64::MAX;
-        }
-        let due = (self.timer * PER_TICK).saturating_sub(self.idle);
+        let timer = (self.timer <= LATEST).then(|| self.timer * PER_TICK);
+        let looks = timer.into_iter().chain(self.alarm()).map(|due| {
+            let due = due.saturating_sub(self.idle);
+            due.next_multiple_of(STRIDE)
+        });
         // What was due before the last multiple was seen there.
-        Some(due.next_multiple_of(STRIDE)).filter(|&look| look > self.instructions).unwrap_or(u64::MAX)
+        looks.filter(|&look| look > self.instructions).min().unwrap_or(u64::MAX)
     }
 
     /// Ends a `wfi`: at once, or by going to the next timer; false if nothing will come.
     fn wake(&mut self) -> bool {
         if self.pending() & self.csr.mie == 0 {
-            let timer = if self.serves_sbi { 1 << 5 } else { 1 << 7 };
-            if self.timer > LATEST || self.csr.mie & timer == 0 {
-                return false;
-            }
-            let due = self.timer * PER_TICK;
+            let Some(due) = self.due().filter(|&due| due <= self.horizon) else { return false };
             self.idle = self.idle.max(due.saturating_sub(self.instructions));
         }
         self.waits = false;
@@ -266,6 +414,7 @@ impl Machine {
             .for_each(&mut word);
         self.plic.words().for_each(&mut word);
         self.uart.words().for_each(&mut word);
+        self.devices.words(&mut word);
         hash.update(&self.ram);
         hash.digest()
     }

@@ -1,0 +1,99 @@
+//! Owns the network card: frames from its ring become outputs, frames that come in wait until the guest has room.
+
+use super::queue::{Broken, gather, length, scatter};
+use super::{Queues, Surroundings, hash_bytes};
+use crate::machine::Output;
+use alloc::{collections::VecDeque, vec::Vec};
+
+/// The card has an address of its own.
+pub(crate) const FEATURES: u64 = 1 << 5;
+/// Bytes before each frame; nothing in them is used without offloads but the number of buffers.
+const HEADER: usize = 12;
+/// The longest frame, with a VLAN tag: what fits a driver's smallest buffer. A longer one is lost.
+const LONGEST: usize = 1518;
+/// The longest that a guest may send.
+const MOST: u64 = 65_536 + HEADER as u64;
+/// So many frames wait; more are lost, as at any card.
+const WAITING: usize = 256;
+const RECEIVE: usize = 0;
+const SEND: usize = 1;
+
+/// The card.
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    card: u8,
+    address: [u8; 6],
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Net {
+    pub fn new(card: u8, address: [u8; 6]) -> Net {
+        Net { card, address, waiting: VecDeque::new() }
+    }
+
+    pub fn is(&self, card: u8) -> bool {
+        self.card == card
+    }
+
+    pub fn configuration(&self) -> Vec<u8> {
+        self.address.to_vec()
+    }
+
+    pub fn reset(&mut self) {
+        self.waiting.clear();
+    }
+
+    pub fn serve(
+        &mut self,
+        queue: usize,
+        queues: &mut Queues,
+        all: &mut Surroundings<'_>,
+    ) -> Result<(), Broken> {
+        if queue == RECEIVE {
+            return self.fill(queues, all);
+        }
+        while let Some(chain) = queues.take(SEND, &all.memory)? {
+            // One that is too long or too short is lost.
+            let bytes = gather(&all.memory, &chain.readable, MOST)?;
+            if let Some(frame) = bytes.as_deref().and_then(|bytes| bytes.get(HEADER..)) {
+                all.outputs.push(Output::Frame { card: self.card, frame: frame.to_vec() });
+            }
+            queues.finish(SEND, &mut all.memory, chain.head, 0)?;
+        }
+        Ok(())
+    }
+
+    /// A frame came in.
+    pub fn receive(
+        &mut self,
+        frame: &[u8],
+        queues: &mut Queues,
+        all: &mut Surroundings<'_>,
+    ) -> Result<(), Broken> {
+        if frame.len() <= LONGEST && self.waiting.len() < WAITING {
+            self.waiting.push_back(frame.to_vec());
+        }
+        self.fill(queues, all)
+    }
+
+    fn fill(&mut self, queues: &mut Queues, all: &mut Surroundings<'_>) -> Result<(), Broken> {
+        while !self.waiting.is_empty() {
+            let Some(chain) = queues.take(RECEIVE, &all.memory)? else { break };
+            let Some(frame) = self.waiting.pop_front() else { break };
+            let mut bytes = [0; HEADER].to_vec();
+            bytes[10] = 1;
+            bytes.extend(frame);
+            if length(&chain.writable) < bytes.len() as u64 {
+                return Err(Broken);
+            }
+            scatter(&mut all.memory, &chain.writable, &bytes)?;
+            queues.finish(RECEIVE, &mut all.memory, chain.head, bytes.len() as u32)?;
+        }
+        Ok(())
+    }
+
+    pub fn words(&self, word: &mut dyn FnMut(u64)) {
+        word(self.waiting.len() as u64);
+        self.waiting.iter().for_each(|frame| hash_bytes(frame.iter().copied(), word));
+    }
+}
