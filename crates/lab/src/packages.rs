@@ -122,7 +122,7 @@ pub fn install(packages: &[Package]) -> Result<(), PackagesError> {
 }
 
 /// Runs `apt-get ARGUMENTS`; if that fails, once more after `apt-get update`, since the lists may be missing or old.
-pub(crate) fn with_update(arguments: &[&str]) -> Result<String, CommandError> {
+fn with_update(arguments: &[&str]) -> Result<String, CommandError> {
     let first = command::run(&mut apt_get(arguments));
     if first.is_ok() {
         return first;

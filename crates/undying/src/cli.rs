@@ -1,5 +1,6 @@
 //! Owns the command line's grammar and its help.
 
+use crate::deterministic::RvCommand;
 use crate::duration::parse_micros;
 use crate::interval::{Interval, parse_interval, parse_percent};
 use crate::maintenance::MaintenanceCommand;
@@ -127,6 +128,16 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: ArbiterCommand,
+    },
+    /// Run, record and replay the deterministic machine, a RISC-V computer that needs no hypervisor and no agent
+    #[command(
+        arg_required_else_help = true,
+        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --record run.log\n  undying rv replay run.log"
+    )]
+    Rv {
+        /// What to do.
+        #[command(subcommand)]
+        command: RvCommand,
     },
     /// Tell what this host lacks, and what in a VM file cannot be protected
     ///
@@ -402,7 +413,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 27, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 30, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");

@@ -7,6 +7,7 @@
 
 mod cli;
 mod commands;
+mod deterministic;
 mod duration;
 mod failure;
 mod interval;
@@ -41,6 +42,7 @@ fn run(cli: &Cli) -> Result<(), failure::Failure> {
         Command::Disk { command } => commands::disk::run(cli, command),
         Command::Events { follow, after } => commands::events::run(cli, *follow, *after),
         Command::Arbiter { command } => commands::arbiter::run(cli.output, command),
+        Command::Rv { command } => commands::rv::run(cli.output, command),
         Command::Check { spec } => commands::check::run(cli.output, spec.as_deref()),
         Command::Completions { shell } => commands::completions(*shell),
     }

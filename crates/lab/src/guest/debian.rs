@@ -6,7 +6,9 @@ use std::process::Command;
 
 use super::{GuestError, on};
 use crate::command;
-use crate::packages;
+
+/// The keys by which lists of packages are verified.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Packages unpacked into one directory.
 pub struct Unpacked {
@@ -16,23 +18,84 @@ pub struct Unpacked {
     pub versions: Vec<(String, String)>,
 }
 
+/// Where packages come from.
+pub struct Source {
+    /// What is said to apt before anything else.
+    options: Vec<String>,
+}
+
+impl Source {
+    /// This machine's own.
+    fn own() -> Source {
+        Source { options: Vec::new() }
+    }
+
+    /// Another release of Debian, for another kind of processor; this machine's own apt stays as it is. Lists are
+    /// fetched into `work`, and verified by the keys of this machine's package debian-archive-keyring.
+    pub fn foreign(work: &Path, release: &str, architecture: &str) -> Result<Source, GuestError> {
+        let apt = work.join("apt");
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            let directory = apt.join(directory);
+            fs::create_dir_all(&directory).map_err(on("create", &directory))?;
+        }
+        let [list, status] = ["sources.list", "status"].map(|name| apt.join(name));
+        let line = format!(
+            "deb [arch={architecture} signed-by={KEYS}] http://deb.debian.org/debian {release} main\n"
+        );
+        fs::write(&list, line).map_err(on("write", &list))?;
+        fs::write(&status, "").map_err(on("write", &status))?;
+        let at = |key: &str, path: &Path| format!("{key}={}", path.display());
+        let settings = [
+            at("Dir::Etc::sourcelist", &list),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            at("Dir::State::status", &status),
+            at("Dir::State::lists", &apt.join("lists")),
+            at("Dir::Cache", &apt.join("cache")),
+            format!("APT::Architecture={architecture}"),
+            format!("APT::Architectures={architecture}"),
+        ];
+        let options = settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]).collect();
+        Ok(Source { options })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(["-o", "APT::Sandbox::User=root"]).args(&self.options).env("LC_ALL", "C");
+        command
+    }
+
+    /// Makes sure that apt knows these packages: a simulated download tells; without lists it fetches them first.
+    fn know(&self, names: &[&str]) -> Result<(), command::CommandError> {
+        let probe = || command::run(self.command("apt-get").args(["download", "--print-uris"]).args(names));
+        if probe().is_ok() {
+            return Ok(());
+        }
+        command::run(self.command("apt-get").arg("update"))?;
+        probe().map(drop)
+    }
+}
+
 /// Downloads the packages named, and those of what they need for which `follow` holds, and unpacks them in `work`.
 pub fn unpack(work: &Path, names: &[&str], follow: impl Fn(&str) -> bool) -> Result<Unpacked, GuestError> {
-    let wanted = resolve(names, follow)?;
+    unpack_from(&Source::own(), work, names, follow)
+}
+
+/// As [`unpack`], from a certain source.
+pub fn unpack_from(
+    source: &Source,
+    work: &Path,
+    names: &[&str],
+    follow: impl Fn(&str) -> bool,
+) -> Result<Unpacked, GuestError> {
+    let wanted = resolve(source, names, follow)?;
     let downloads = work.join("downloads");
     let root = work.join("root");
     for directory in [&downloads, &root] {
         fs::create_dir_all(directory).map_err(on("create", directory))?;
     }
     // apt's own unprivileged user cannot write into our directory.
-    command::run(
-        Command::new("apt-get")
-            .args(["download", "-o", "APT::Sandbox::User=root"])
-            .args(&wanted)
-            .current_dir(&downloads)
-            .env("LC_ALL", "C"),
-    )
-    .map_err(|source| GuestError::Download { packages: wanted.join(" "), source })?;
+    command::run(source.command("apt-get").arg("download").args(&wanted).current_dir(&downloads))
+        .map_err(|source| GuestError::Download { packages: wanted.join(" "), source })?;
     let mut versions = Vec::new();
     for entry in fs::read_dir(&downloads).map_err(on("list", &downloads))? {
         let deb = entry.map_err(on("list", &downloads))?.path();
@@ -54,18 +117,19 @@ pub fn is_library_or_kernel(name: &str) -> bool {
 }
 
 /// The packages named and what they depend on, directly or not, in the versions of this Debian.
-fn resolve(names: &[&str], follow: impl Fn(&str) -> bool) -> Result<Vec<String>, GuestError> {
+fn resolve(
+    source: &Source,
+    names: &[&str],
+    follow: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, GuestError> {
     let failed = |source| GuestError::Download { packages: names.join(" "), source };
-    // A simulated download tells whether apt knows the packages; without lists it fetches them first.
-    let mut probe = vec!["download", "--print-uris"];
-    probe.extend(names);
-    packages::with_update(&probe).map_err(failed)?;
+    source.know(names).map_err(failed)?;
     let listed = command::run(
-        Command::new("apt-cache")
+        source
+            .command("apt-cache")
             .args(["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"])
             .args(["--no-breaks", "--no-replaces", "--no-enhances"])
-            .args(names)
-            .env("LC_ALL", "C"),
+            .args(names),
     )
     .map_err(failed)?;
     let graph = Dependencies::parse(&listed);

@@ -65,7 +65,7 @@ pub fn initramfs(unpacked: &Unpacked, pulse: &Path, serve: &str) -> Result<Archi
 }
 
 /// A module, decompressed: Debian 12 ships plain files, later ones `.ko.xz` or `.ko.zst`.
-fn kernel_module(unpacked: &Unpacked, name: &str) -> Result<Vec<u8>, GuestError> {
+pub fn kernel_module(unpacked: &Unpacked, name: &str) -> Result<Vec<u8>, GuestError> {
     let prefix = format!("{name}.ko");
     let path = unpacked.find(&prefix, |path| {
         let file = file_name(path);

@@ -5,6 +5,7 @@
 //! - [`mod@postgres`]: PostgreSQL on an ext4 disk, with its tables for `pgbench`;
 //! - [`pulse`]: the program in it that dirties pages, counts and watches its own time, and the client that steers it;
 //! - [`fio`]: the Redis guest with fio in it;
+//! - [`riscv`]: the guest of the deterministic machine: Debian 13 for riscv64 with Redis;
 //! - [`counter`]: 64 KiB of bare-metal code that counts in memory and on the serial line, for KVM and TCG;
 //! - [`console`]: waiting for lines on a guest's serial console.
 
@@ -18,6 +19,7 @@ pub(crate) mod linux;
 pub mod postgres;
 pub mod pulse;
 pub mod redis;
+pub mod riscv;
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

@@ -8,6 +8,7 @@ pub mod events;
 pub mod identity;
 pub mod maintenance;
 pub mod migrate;
+pub mod rv;
 pub mod vm;
 
 use crate::cli::Cli;

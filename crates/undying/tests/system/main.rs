@@ -4,6 +4,7 @@ mod arbiter;
 mod backup;
 mod busy;
 mod counter;
+mod deterministic;
 mod disks;
 mod failover;
 mod frozen;

@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     room("protocol", &[], &[]),
     room("os", &[], &[]),
     room("rv", &[], &[]),
+    room("rvrun", &["rv", "os"], &[]),
     room("sim", &["protocol"], &["sim"]),
     room("model", &["protocol"], &["model"]),
     room("qemu", &["os"], &[]),
@@ -35,7 +36,7 @@ const ROOMS: &[Room] = &[
     room("trust", &["protocol"], &[]),
     room("arbiter", &["protocol", "trust"], &[]),
     room("host", &["protocol", "os", "qemu", "net", "disk", "trust", "arbiter"], &[]),
-    room("undying", &["host", "protocol", "qemu", "trust", "arbiter", "os"], &["lab"]),
+    room("undying", &["host", "protocol", "qemu", "rvrun", "trust", "arbiter", "os"], &["lab"]),
     room("lab", &["os", "protocol", "trust", "arbiter", "host"], &[]),
     room("xtask", &["lab", "sim", "host", "protocol", "qemu", "arbiter", "os"], &[]),
 ];

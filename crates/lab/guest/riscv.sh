@@ -1,0 +1,59 @@
+#!/bin/busybox sh
+# Process 1 of the guest of the deterministic machine: loads the drivers, sets the address of the kernel command line
+# (ud.ip=10.78.0.50/24), mounts the ext4 disk /dev/vda at /data if ud.disk=/dev/vda says so, starts Redis and says
+# READY. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell.
+B=/bin/busybox
+$B mount -t proc proc /proc
+$B mount -t sysfs sysfs /sys
+$B mount -t devtmpfs dev /dev
+for M in $($B cat /modules/order); do
+    $B insmod "/modules/$M" || echo "UNDYING: cannot load the module $M"
+done
+IP= DISK= REDIS=yes
+for WORD in $($B cat /proc/cmdline); do
+    case "$WORD" in
+    ud.ip=*) IP=${WORD#ud.ip=} ;;
+    ud.disk=*) DISK=${WORD#ud.disk=} ;;
+    ud.redis=no) REDIS= ;;
+    esac
+done
+$B ip link set lo up
+if [ -n "$IP" ]; then
+    $B ip link set eth0 up
+    $B ip addr add "$IP" dev eth0
+fi
+STORE=
+if [ -n "$DISK" ]; then
+    $B mkdir -p /data
+    if $B mount -t ext4 "$DISK" /data; then
+        STORE="--dir /data --appendonly yes --appendfsync always"
+        # A boot's mark, durable.
+        echo boot >> /data/boots
+        $B sync
+        echo "UNDYING: $($B wc -l < /data/boots) boots"
+    else
+        echo "UNDYING: cannot mount $DISK"
+    fi
+fi
+if [ -n "$REDIS" ]; then
+    echo 1 > /proc/sys/vm/overcommit_memory
+    /bin/redis-server /etc/redis.conf $STORE > /dev/console 2>&1 &
+    until $B nc -z 127.0.0.1 6379; do
+        $B sleep 0.1
+    done
+fi
+echo "UNDYING: it is $($B date -u +%Y) here"
+echo "READY"
+while read -r LINE; do
+    case "$LINE" in
+    off | reboot)
+        [ -n "$REDIS" ] && $B killall redis-server && wait
+        [ -n "$DISK" ] && $B umount /data
+        [ "$LINE" = off ] && $B poweroff -f
+        $B reboot -f
+        ;;
+    *)
+        eval "$LINE"
+        ;;
+    esac
+done

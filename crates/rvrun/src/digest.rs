@@ -1,0 +1,56 @@
+//! Owns the digest of everything that left a machine, in order. How outputs were batched does not matter.
+
+use rv::{Output, Request};
+use xxhash_rust::xxh3::Xxh3;
+
+/// A running digest of outputs.
+#[derive(Clone, Default)]
+pub struct Digest(Xxh3);
+
+impl Digest {
+    /// Adds an output.
+    pub fn add(&mut self, output: &Output) {
+        match output {
+            Output::Console(byte) => self.0.update(&[0, *byte]),
+            Output::Terminal(bytes) => self.part(&[1], bytes),
+            Output::Frame { card, frame } => self.part(&[2, *card], frame),
+            Output::Disk { disk, number, request } => {
+                let mut head = vec![3, *disk];
+                head.extend(number.to_le_bytes());
+                match request {
+                    Request::Read { sector, length } => {
+                        head.push(0);
+                        head.extend(sector.to_le_bytes());
+                        self.part(&head, &length.to_le_bytes());
+                    }
+                    Request::Write { sector, data } => {
+                        head.push(1);
+                        head.extend(sector.to_le_bytes());
+                        self.part(&head, data);
+                    }
+                    Request::Flush => self.part(&head, &[]),
+                }
+            }
+            Output::Entropy { number, length } => {
+                self.part(&[4], &[number.to_le_bytes(), u64::from(*length).to_le_bytes()].concat());
+            }
+        }
+    }
+
+    fn part(&mut self, head: &[u8], bytes: &[u8]) {
+        self.0.update(head);
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// The digest so far.
+    pub fn value(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest({:016x})", self.value())
+    }
+}

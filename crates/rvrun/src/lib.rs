@@ -1,0 +1,25 @@
+//! The deterministic machine in the real world: it is given disks, network, a terminal and time, and what enters is
+//! recorded, so that the run can be replayed.
+//!
+//! - [`setup`]: what a machine is made of, and making it;
+//! - [`live`]: running it, with `disks`, `network`, `terminal` and `pace`;
+//! - [`log`]: the recording's form;
+//! - [`replay`]: doing the same again, and going on live from there.
+
+#![forbid(unsafe_code)]
+
+mod digest;
+mod disks;
+pub mod live;
+pub mod log;
+mod network;
+mod pace;
+pub mod replay;
+pub mod setup;
+mod terminal;
+mod world;
+
+pub use digest::Digest;
+pub use disks::DiskError;
+pub use terminal::{RawMode, Screen};
+pub use world::{World, WorldError};

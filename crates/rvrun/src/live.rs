@@ -1,0 +1,281 @@
+//! Owns a live machine: slices of instructions, what leaves carried out and what came in delivered between them.
+
+use crate::digest::Digest;
+use crate::log::{Event, Writer};
+use crate::pace::Pace;
+use crate::setup::{Parts, SetupError};
+use crate::world::{World, WorldError};
+use rv::{Input, Machine, Output, Stop};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Instructions between two looks at the world.
+const SLICE: u64 = 50_000;
+/// A recording is handed to the system at least so often.
+const FLUSH: Duration = Duration::from_millis(100);
+/// Instructions between two hashes of the state in a recording.
+const STATE: u64 = 1 << 32;
+
+/// Why a live machine ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// What it is connected to failed.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// It could not begin again after a reboot.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The recording cannot be written.
+    #[error("cannot write the recording {path}: {source}")]
+    Record {
+        /// The recording.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest switched itself off.
+    PowerOff,
+    /// Somebody ended it.
+    Quit,
+}
+
+/// What a run was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How it ended.
+    pub end: End,
+    /// Instructions, all boots together.
+    pub instructions: u64,
+    /// How often the guest began anew.
+    pub reboots: u64,
+    /// The hash of the state at the end.
+    pub state: u64,
+    /// The digest of everything that left.
+    pub outputs: u64,
+}
+
+/// A recording under way.
+#[derive(Debug)]
+pub struct Recorder {
+    path: PathBuf,
+    writer: Writer<File>,
+    flushed: Instant,
+    told: u64,
+    next_state: u64,
+}
+
+impl Recorder {
+    /// Begins a recording in a new file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn create(path: &Path, parts: &Parts) -> Result<Recorder, LiveError> {
+        let failed = |source| LiveError::Record { path: path.to_owned(), source };
+        let file = File::create(path).map_err(failed)?;
+        let writer = Writer::begin(file, parts.setup()).map_err(failed)?;
+        let path = path.to_owned();
+        Ok(Recorder { path, writer, flushed: Instant::now(), told: 0, next_state: STATE })
+    }
+
+    fn add(&mut self, at: u64, event: Event) -> Result<(), LiveError> {
+        self.writer.add(at, event).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> LiveError {
+        LiveError::Record { path: self.path.clone(), source }
+    }
+
+    /// Notes what left so far, and hands everything to the system.
+    fn flush(&mut self, at: u64, outputs: u64) -> Result<(), LiveError> {
+        self.flushed = Instant::now();
+        if outputs != self.told {
+            self.told = outputs;
+            self.add(at, Event::Outputs(outputs))?;
+        }
+        self.writer.flush().map_err(|source| self.failed(source))
+    }
+}
+
+/// A live machine.
+#[derive(Debug)]
+pub struct Live {
+    parts: Parts,
+    machine: Machine,
+    world: World,
+    digest: Digest,
+    recorder: Option<Recorder>,
+    pace: Pace,
+    /// Instructions of boots before this one.
+    before: u64,
+    reboots: u64,
+}
+
+impl Live {
+    /// A machine at its first instruction.
+    ///
+    /// # Errors
+    /// It cannot be made, or the recording not be written.
+    pub fn begin(parts: Parts, world: World, recorder: Option<Recorder>) -> Result<Live, LiveError> {
+        let machine = parts.machine()?;
+        Live::go_on(parts, machine, Digest::default(), &[], world, recorder)
+    }
+
+    /// A machine that goes on from where it is. `open` is what left it and waits for an answer.
+    pub(crate) fn go_on(
+        parts: Parts,
+        machine: Machine,
+        digest: Digest,
+        open: &[Output],
+        world: World,
+        recorder: Option<Recorder>,
+    ) -> Result<Live, LiveError> {
+        world.fits(parts.setup())?;
+        let pace = Pace::begin(machine.clock(), Instant::now());
+        let mut live = Live { parts, machine, world, digest, recorder, pace, before: 0, reboots: 0 };
+        live.machine.set_horizon(0);
+        live.deliver(wall_clock())?;
+        for answer in live.world.carry_out(open)? {
+            live.deliver(answer)?;
+        }
+        Ok(live)
+    }
+
+    /// Runs until the guest switches itself off, the keys are typed, or `quit` is set (looked at between slices).
+    ///
+    /// # Errors
+    /// The world or the recording failed: the machine is lost.
+    pub fn run(&mut self, quit: &AtomicBool) -> Result<Summary, LiveError> {
+        loop {
+            let mut until = self.machine.instructions() + SLICE;
+            if let Some(recorder) = &self.recorder {
+                until = until.min(recorder.next_state);
+            }
+            let stop = self.machine.run(until);
+            let answered = self.carry_out()?;
+            let ended = match stop {
+                Stop::Reached => self.collect(Some(Duration::ZERO))?,
+                Stop::Idle if answered => false,
+                Stop::Idle => self.wait()?,
+                Stop::PowerOff => return self.finish(End::PowerOff),
+                Stop::Reboot => {
+                    self.restart()?;
+                    false
+                }
+            };
+            if ended || quit.load(Ordering::Relaxed) {
+                return self.finish(End::Quit);
+            }
+            self.note()?;
+        }
+    }
+
+    /// Gives an input to the machine, and to the recording.
+    fn deliver(&mut self, input: Input) -> Result<(), LiveError> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add(self.machine.instructions(), Event::Input(input.clone()))?;
+        }
+        self.machine.input(input);
+        Ok(())
+    }
+
+    /// Carries out what left; whether anything was answered.
+    fn carry_out(&mut self) -> Result<bool, LiveError> {
+        let outputs = self.machine.outputs();
+        if outputs.is_empty() {
+            return Ok(false);
+        }
+        outputs.iter().for_each(|output| self.digest.add(output));
+        let answers = self.world.carry_out(&outputs)?;
+        let answered = !answers.is_empty();
+        for answer in answers {
+            self.deliver(answer)?;
+        }
+        Ok(answered)
+    }
+
+    /// Takes what came in, waiting for it at most so long; whether the machine shall end.
+    fn collect(&mut self, timeout: Option<Duration>) -> Result<bool, LiveError> {
+        let arrived = self.world.collect(timeout)?;
+        for input in arrived.inputs {
+            self.deliver(input)?;
+        }
+        Ok(arrived.quit)
+    }
+
+    /// The guest waits: so do we, until its timer is due in real time or something comes in.
+    fn wait(&mut self) -> Result<bool, LiveError> {
+        if self.recorder.is_some() {
+            self.flush()?;
+        }
+        let began = Instant::now();
+        let (clock, due) = (self.machine.clock(), self.machine.due());
+        let wait = self.pace.wait(clock, due, began);
+        let arrived = self.world.collect(wait.lasts)?;
+        let elapsed = began.elapsed();
+        if let (true, Some(due)) = (wait.lasts.is_some_and(|lasts| elapsed >= lasts), due) {
+            self.machine.set_horizon(due);
+        }
+        if !arrived.inputs.is_empty() {
+            self.deliver(Input::Waited(wait.clock_after(elapsed)))?;
+        }
+        for input in arrived.inputs {
+            self.deliver(input)?;
+        }
+        Ok(arrived.quit)
+    }
+
+    /// A new machine in the place of one that asked for a reboot.
+    fn restart(&mut self) -> Result<(), LiveError> {
+        let at = self.machine.instructions();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add(at, Event::Restart)?;
+            recorder.next_state = STATE;
+        }
+        self.before += at;
+        self.reboots += 1;
+        self.machine = self.parts.machine()?;
+        self.machine.set_horizon(0);
+        self.pace = Pace::begin(self.machine.clock(), Instant::now());
+        self.deliver(wall_clock())
+    }
+
+    /// What a recording notes between slices.
+    fn note(&mut self) -> Result<(), LiveError> {
+        let at = self.machine.instructions();
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        if at >= recorder.next_state {
+            recorder.next_state = at + STATE;
+            recorder.add(at, Event::State(self.machine.hash()))?;
+        }
+        if recorder.flushed.elapsed() >= FLUSH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), LiveError> {
+        let (at, outputs) = (self.machine.instructions(), self.digest.value());
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.flush(at, outputs))
+    }
+
+    fn finish(&mut self, end: End) -> Result<Summary, LiveError> {
+        let (at, state, outputs) = (self.machine.instructions(), self.machine.hash(), self.digest.value());
+        if let Some(recorder) = &mut self.recorder {
+            recorder.add(at, Event::Outputs(outputs))?;
+            recorder.add(at, Event::State(state))?;
+            recorder.add(at, Event::End)?;
+            recorder.flush(at, outputs)?;
+        }
+        Ok(Summary { end, instructions: self.before + at, reboots: self.reboots, state, outputs })
+    }
+}
+
+fn wall_clock() -> Input {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Input::Wall(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

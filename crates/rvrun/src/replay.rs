@@ -1,0 +1,258 @@
+//! Owns doing again what was recorded: the same inputs at the same instruction counts, compared with what was noted,
+//! and going on live from there.
+
+use crate::digest::Digest;
+use crate::disks::{DiskError, Image};
+use crate::live::{Live, LiveError};
+use crate::log::{Event, LogError, Reader};
+use crate::setup::{Parts, Setup, SetupError};
+use crate::terminal::Screen;
+use crate::world::World;
+use rv::{Answer, Input, Machine, Output, Request};
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// Why a recording could not be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The machine cannot be made.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// A disk image for what is written cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Not the number of disks.
+    #[error("the recorded machine has {has} disks, and {given} images are given for what it writes")]
+    Disks {
+        /// Of the machine.
+        has: usize,
+        /// Given.
+        given: usize,
+    },
+    /// A disk image cannot be written.
+    #[error("cannot write to disk {disk} what was written when it was recorded")]
+    Write {
+        /// The disk.
+        disk: u8,
+    },
+    /// The console cannot be shown.
+    #[error("cannot show the guest's console: {0}")]
+    Show(#[source] io::Error),
+    /// The machine did something else.
+    #[error(
+        "the replay differs from the recording: at instruction {at} of boot {boot}, {what} is {found:016x}, and was \
+         {recorded:016x}; was it recorded by another version of the machine?"
+    )]
+    Differs {
+        /// Instructions of that boot.
+        at: u64,
+        /// The boot, from 1.
+        boot: u64,
+        /// What differs.
+        what: &'static str,
+        /// Now.
+        found: u64,
+        /// Then.
+        recorded: u64,
+    },
+}
+
+/// Where a replay stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// At the recording's end.
+    End,
+    /// The recording breaks off: whoever wrote it died.
+    BrokenOff,
+    /// At the count that was asked for.
+    Until,
+}
+
+/// What a replay was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Where it stopped.
+    pub reached: Reached,
+    /// Instructions, all boots together.
+    pub instructions: u64,
+    /// How often the guest began anew.
+    pub reboots: u64,
+    /// How often what left, or the state, was compared with the recording.
+    pub compared: u64,
+    /// The hash of the state.
+    pub state: u64,
+    /// The digest of everything that left.
+    pub outputs: u64,
+}
+
+/// A replay.
+#[derive(Debug)]
+pub struct Replay<R> {
+    reader: Reader<R>,
+    parts: Parts,
+    machine: Machine,
+    digest: Digest,
+    /// Requests that left and were not answered.
+    open: BTreeMap<(u8, u64), Output>,
+    screen: Screen,
+    disks: Vec<Image>,
+    before: u64,
+    reboots: u64,
+    compared: u64,
+}
+
+/// Entropy's place among the disks in the list of open requests.
+const ENTROPY: u8 = u8::MAX;
+
+impl<R: Read> Replay<R> {
+    /// Begins. `correct` may change where the kernel and the initial file system are; `disks`, if there are any, are
+    /// images as they were when the recording began: what was written is written there.
+    ///
+    /// # Errors
+    /// The recording cannot be read, the kernel is not there or another one, or the disks do not fit.
+    pub fn begin(
+        log: R,
+        correct: impl FnOnce(&mut Setup),
+        screen: Screen,
+        disks: &[PathBuf],
+    ) -> Result<Replay<R>, ReplayError> {
+        let reader = Reader::open(log)?;
+        let mut setup = reader.setup().clone();
+        correct(&mut setup);
+        let (has, given) = (setup.disks.len(), disks.len());
+        if given != 0 && has != given {
+            return Err(ReplayError::Disks { has, given });
+        }
+        let disks =
+            disks.iter().zip(&setup.disks).map(|(path, (_, read_only))| Image::open(path, *read_only));
+        let disks = disks.collect::<Result<_, _>>()?;
+        let parts = setup.load()?;
+        let machine = parts.machine()?;
+        let (digest, open) = (Digest::default(), BTreeMap::new());
+        Ok(Replay { reader, parts, machine, digest, open, screen, disks, before: 0, reboots: 0, compared: 0 })
+    }
+
+    /// Replays to the end, or to an instruction count over all boots.
+    ///
+    /// # Errors
+    /// The recording is damaged, or the machine does something else than then.
+    pub fn run(&mut self, until: Option<u64>) -> Result<Summary, ReplayError> {
+        let reached = loop {
+            let Some((at, event)) = self.reader.next()? else { break Reached::BrokenOff };
+            if let Some(until) = until
+                && self.before.saturating_add(at) > until
+            {
+                self.advance(until - self.before)?;
+                break Reached::Until;
+            }
+            self.advance(at)?;
+            match event {
+                Event::Input(input) => self.deliver(input)?,
+                Event::Outputs(recorded) => {
+                    self.compare("the digest of what left", self.digest.value(), recorded)?;
+                }
+                Event::State(recorded) => {
+                    self.compare("the hash of the state", self.machine.hash(), recorded)?
+                }
+                Event::Restart => {
+                    self.before += at;
+                    self.reboots += 1;
+                    self.open.clear();
+                    self.machine = self.parts.machine()?;
+                }
+                Event::End => break Reached::End,
+            }
+        };
+        Ok(Summary {
+            reached,
+            instructions: self.before + self.machine.instructions(),
+            reboots: self.reboots,
+            compared: self.compared,
+            state: self.machine.hash(),
+            outputs: self.digest.value(),
+        })
+    }
+
+    /// Goes on from here as a live machine. The disks must be those of [`Replay::begin`], or others that hold the same.
+    ///
+    /// # Errors
+    /// The world does not fit the machine.
+    pub fn go_live(
+        mut self,
+        world: impl FnOnce(Screen) -> Result<World, LiveError>,
+    ) -> Result<Live, LiveError> {
+        // They are opened once more, by the world.
+        self.disks.clear();
+        let world = world(self.screen)?;
+        let open: Vec<Output> = self.open.into_values().collect();
+        Live::go_on(self.parts, self.machine, self.digest, &open, world, None)
+    }
+
+    /// Runs to an instruction count of this boot.
+    fn advance(&mut self, at: u64) -> Result<(), ReplayError> {
+        while self.machine.instructions() < at {
+            let before = self.machine.instructions();
+            self.machine.run(at.min(before + SLICE));
+            self.show()?;
+            if self.machine.instructions() == before {
+                return self.differ("the count at which it stopped", before, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, input: Input) -> Result<(), ReplayError> {
+        match &input {
+            Input::Disk { disk, number, answer } => {
+                let asked = self.open.remove(&(*disk, *number));
+                if let (Some(Output::Disk { request, .. }), Answer::Done) = (asked, answer) {
+                    self.write(*disk, &request)?;
+                }
+            }
+            Input::Entropy { number, .. } => drop(self.open.remove(&(ENTROPY, *number))),
+            _ => {}
+        }
+        self.machine.input(input);
+        self.show()
+    }
+
+    fn write(&self, disk: u8, request: &Request) -> Result<(), ReplayError> {
+        let Some(image) = self.disks.get(usize::from(disk)) else { return Ok(()) };
+        match image.carry_out(request) {
+            Answer::Failed => Err(ReplayError::Write { disk }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes what left: the console is shown, requests wait for their answers.
+    fn show(&mut self) -> Result<(), ReplayError> {
+        let mut shown = Vec::new();
+        for output in self.machine.outputs() {
+            self.digest.add(&output);
+            match output {
+                Output::Console(byte) => shown.push(byte),
+                Output::Disk { disk, number, .. } => drop(self.open.insert((disk, number), output)),
+                Output::Entropy { number, .. } => drop(self.open.insert((ENTROPY, number), output)),
+                Output::Frame { .. } | Output::Terminal(_) => {}
+            }
+        }
+        if shown.is_empty() { Ok(()) } else { self.screen.show(&shown).map_err(ReplayError::Show) }
+    }
+
+    fn compare(&mut self, what: &'static str, found: u64, recorded: u64) -> Result<(), ReplayError> {
+        self.compared += 1;
+        if found == recorded { Ok(()) } else { self.differ(what, found, recorded) }
+    }
+
+    fn differ(&self, what: &'static str, found: u64, recorded: u64) -> Result<(), ReplayError> {
+        let (at, boot) = (self.machine.instructions(), self.reboots + 1);
+        Err(ReplayError::Differs { at, boot, what, found, recorded })
+    }
+}
+
+/// Instructions between two looks at what left.
+const SLICE: u64 = 1_000_000;

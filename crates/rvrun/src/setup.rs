@@ -1,0 +1,158 @@
+//! Owns what a machine is made of, so that it can be made again: the same at a reboot, and for a replay.
+
+use rv::{BootError, Disk, Hardware, Machine};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Why a machine cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel does not fit.
+    #[error("cannot boot {path}: {source}")]
+    Boot {
+        /// The kernel.
+        path: PathBuf,
+        /// Why.
+        source: BootError,
+    },
+    /// A file is not the one that was recorded.
+    #[error(
+        "{path} is not the file of the recording: give the one that has {length} bytes and the digest {digest:016x}"
+    )]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// Length of the right one.
+        length: u64,
+        /// xxh3 of the right one.
+        digest: u64,
+    },
+}
+
+/// A file by where it was and what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    /// Where it was.
+    pub path: PathBuf,
+    /// Its length.
+    pub length: u64,
+    /// xxh3 of its bytes.
+    pub digest: u64,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The kernel, an uncompressed image.
+    pub kernel: FileId,
+    /// The initial file system.
+    pub initrd: Option<FileId>,
+    /// Disks: sectors, and whether they are read-only.
+    pub disks: Vec<(u64, bool)>,
+    /// Addresses of network cards.
+    pub cards: Vec<[u8; 6]>,
+    /// What the kernel's generator of random numbers begins with.
+    pub seed: Vec<u8>,
+}
+
+/// A setup with its files in memory.
+#[derive(Debug)]
+pub struct Parts {
+    setup: Setup,
+    kernel: Vec<u8>,
+    initrd: Vec<u8>,
+}
+
+impl Setup {
+    /// A setup without devices, of these files.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn new(
+        memory: u64,
+        command_line: &str,
+        kernel: &Path,
+        initrd: Option<&Path>,
+    ) -> Result<Setup, SetupError> {
+        Ok(Setup {
+            memory,
+            command_line: command_line.to_owned(),
+            kernel: FileId::of(kernel)?.0,
+            initrd: initrd.map(|path| FileId::of(path).map(|(id, _)| id)).transpose()?,
+            disks: Vec::new(),
+            cards: Vec::new(),
+            seed: Vec::new(),
+        })
+    }
+
+    /// Reads the files; they must be what they were when the setup was made.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is another one.
+    pub fn load(self) -> Result<Parts, SetupError> {
+        let kernel = self.kernel.read()?;
+        let initrd = self.initrd.as_ref().map(FileId::read).transpose()?.unwrap_or_default();
+        Ok(Parts { setup: self, kernel, initrd })
+    }
+
+    fn hardware(&self) -> Hardware {
+        let disk = |&(sectors, read_only): &(u64, bool)| Disk { sectors, read_only };
+        Hardware {
+            disks: self.disks.iter().map(disk).collect(),
+            cards: self.cards.clone(),
+            terminal: false,
+            entropy: true,
+            seed: self.seed.clone(),
+        }
+    }
+}
+
+impl FileId {
+    fn of(path: &Path) -> Result<(FileId, Vec<u8>), SetupError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| SetupError::File { path: path.to_owned(), source })?;
+        let id = FileId { path: path.to_owned(), length: bytes.len() as u64, digest: xxh3_64(&bytes) };
+        Ok((id, bytes))
+    }
+
+    fn read(&self) -> Result<Vec<u8>, SetupError> {
+        let (id, bytes) = FileId::of(&self.path)?;
+        if id == *self {
+            return Ok(bytes);
+        }
+        Err(SetupError::Other { path: self.path.clone(), length: self.length, digest: self.digest })
+    }
+}
+
+impl Parts {
+    /// What it is made of.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// A machine at its first instruction.
+    ///
+    /// # Errors
+    /// The kernel does not fit, or there are too many devices.
+    pub fn machine(&self) -> Result<Machine, SetupError> {
+        let failed = |source| SetupError::Boot { path: self.setup.kernel.path.clone(), source };
+        let memory = usize::try_from(self.setup.memory).map_err(|_| failed(BootError::TooLittleRam))?;
+        let Setup { command_line, .. } = &self.setup;
+        Machine::with_hardware(memory, &self.setup.hardware(), &self.kernel, &self.initrd, command_line)
+            .map_err(failed)
+    }
+}

@@ -1,0 +1,208 @@
+//! Owns what a live machine is connected to: carrying out what leaves it, collecting what comes in.
+
+use crate::disks::{DiskError, Image};
+use crate::network::Cable;
+use crate::setup::Setup;
+use crate::terminal::{Keys, Screen};
+use os::tap::TapError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rv::{Input, Output};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// So many frames of a card are taken between two slices: the guest has room for no more.
+const FRAMES: usize = 128;
+
+/// Why the world failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A TAP device.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The terminal or a device.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What is given is not what the machine has.
+    #[error("the machine has {has} {what}, and {given} are given")]
+    Number {
+        /// Disks or TAP devices.
+        what: &'static str,
+        /// Of the machine.
+        has: usize,
+        /// Given.
+        given: usize,
+    },
+}
+
+fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> WorldError {
+    move |source| WorldError::System { what, source: source.into() }
+}
+
+/// What came in.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    pub inputs: Vec<Input>,
+    /// The keys that end the machine.
+    pub quit: bool,
+}
+
+/// Everything that a machine is connected to.
+#[derive(Debug)]
+pub struct World {
+    disks: Vec<Image>,
+    cables: Vec<Cable>,
+    screen: Screen,
+    keyboard: Option<OwnedFd>,
+    keys: Keys,
+}
+
+impl World {
+    /// Disks (each a raw image, and whether it is read-only), TAP devices by name, where the console is shown and
+    /// from where it is typed.
+    ///
+    /// # Errors
+    /// A disk cannot be opened or is in use, a TAP device not be made.
+    pub fn open(
+        disks: &[(PathBuf, bool)],
+        taps: &[String],
+        screen: Screen,
+        keyboard: Option<OwnedFd>,
+    ) -> Result<World, WorldError> {
+        let disks = disks.iter().map(|(path, read_only)| Image::open(path, *read_only));
+        Ok(World {
+            disks: disks.collect::<Result<_, _>>()?,
+            cables: taps.iter().map(|name| Cable::open(name)).collect::<Result<_, _>>()?,
+            screen,
+            keyboard,
+            keys: Keys::default(),
+        })
+    }
+
+    /// Puts devices for all this into a setup: cards with addresses of their own, and a seed of random numbers.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn describe(&self, setup: &mut Setup) -> Result<(), WorldError> {
+        setup.disks = self.disks.iter().map(Image::disk).map(|disk| (disk.sectors, disk.read_only)).collect();
+        setup.seed = random(64)?;
+        setup.cards = Vec::new();
+        for _ in &self.cables {
+            let bytes = random(5)?;
+            let mut address = [2; 6];
+            address[1..].copy_from_slice(&bytes);
+            setup.cards.push(address);
+        }
+        Ok(())
+    }
+
+    /// Whether this is what a machine was made with.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn fits(&self, setup: &Setup) -> Result<(), WorldError> {
+        let number = |what, has, given| match has == given {
+            true => Ok(()),
+            false => Err(WorldError::Number { what, has, given }),
+        };
+        number("disks", setup.disks.len(), self.disks.len())?;
+        number("network cards", setup.cards.len(), self.cables.len())
+    }
+
+    /// Carries out what left the machine; what is answered at once comes back.
+    pub(crate) fn carry_out(&mut self, outputs: &[Output]) -> Result<Vec<Input>, WorldError> {
+        let mut answers = Vec::new();
+        let mut shown = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Console(byte) => shown.push(*byte),
+                Output::Terminal(_) => {}
+                Output::Frame { card, frame } => {
+                    if let Some(cable) = self.cables.get(usize::from(*card)) {
+                        cable.send(frame);
+                    }
+                }
+                Output::Disk { disk, number, request } => {
+                    if let Some(image) = self.disks.get(usize::from(*disk)) {
+                        let answer = image.carry_out(request);
+                        answers.push(Input::Disk { disk: *disk, number: *number, answer });
+                    }
+                }
+                Output::Entropy { number, length } => {
+                    answers.push(Input::Entropy { number: *number, bytes: random(*length as usize)? });
+                }
+            }
+        }
+        if !shown.is_empty() {
+            self.screen.show(&shown).map_err(system("show the guest's console"))?;
+        }
+        Ok(answers)
+    }
+
+    /// Waits until something comes in, at most so long (for ever without a time), and takes it.
+    pub(crate) fn collect(&mut self, timeout: Option<Duration>) -> Result<Arrived, WorldError> {
+        let sources = self.cables.iter().map(AsFd::as_fd).chain(self.keyboard.iter().map(AsFd::as_fd));
+        let mut watched: Vec<PollFd<'_>> =
+            sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
+        let timeout = timeout
+            .map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+        match poll(&mut watched, timeout.as_ref()) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Arrived::default()),
+            Ok(_) => {}
+            Err(error) => return Err(system("wait for input")(error)),
+        }
+        let ready: Vec<bool> = watched.iter().map(|source| !source.revents().is_empty()).collect();
+        let mut arrived = Arrived::default();
+        for ((card, cable), _) in (0..).zip(&self.cables).zip(&ready).filter(|(_, ready)| **ready) {
+            for _ in 0..FRAMES {
+                let Some(frame) = cable.receive().map_err(system("receive a frame from a TAP device"))?
+                else {
+                    break;
+                };
+                arrived.inputs.push(Input::Frame { card, frame });
+            }
+        }
+        if ready.len() > self.cables.len() && ready.last() == Some(&true) {
+            self.take_keys(&mut arrived)?;
+        }
+        Ok(arrived)
+    }
+
+    fn take_keys(&mut self, arrived: &mut Arrived) -> Result<(), WorldError> {
+        let Some(keyboard) = &self.keyboard else { return Ok(()) };
+        let mut typed = [0; 1024];
+        match rustix::io::read(keyboard, &mut typed) {
+            // Nobody types any more.
+            Ok(0) => self.keyboard = None,
+            Ok(count) => {
+                let typed = self.keys.take(&typed[..count]);
+                arrived.quit = typed.quit;
+                if !typed.bytes.is_empty() {
+                    arrived.inputs.push(Input::Console(typed.bytes));
+                }
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(system("read what is typed")(error)),
+        }
+        Ok(())
+    }
+}
+
+fn random(length: usize) -> Result<Vec<u8>, WorldError> {
+    let mut bytes = vec![0; length];
+    let mut at = 0;
+    while at < length {
+        let more = rustix::rand::getrandom(&mut bytes[at..], rustix::rand::GetRandomFlags::empty());
+        at += more.map_err(system("get random numbers"))?;
+    }
+    Ok(bytes)
+}

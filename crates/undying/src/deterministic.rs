@@ -1,0 +1,78 @@
+//! Owns the grammar of `undying rv`.
+
+use clap::{Args, Subcommand};
+use qemu::spec::MemorySize;
+use std::path::PathBuf;
+
+/// What to do with the deterministic machine.
+#[derive(Debug, Subcommand)]
+pub enum RvCommand {
+    /// Run a Linux kernel on the deterministic machine, here and now
+    ///
+    /// The guest's console is this terminal: Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends a Ctrl-A. A guest that
+    /// switches itself off ends the command, one that reboots begins anew. What is told at the end goes to
+    /// standard error; with `--output json` it goes to standard output, and the console to standard error.
+    #[command(
+        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log"
+    )]
+    Run(RunArgs),
+    /// Do again exactly what a recording tells
+    ///
+    /// Shows the console as it was and compares everything that leaves, and the state, with the recording. Needs the
+    /// kernel and the initial file system of the recording, not its disks or its network.
+    #[command(
+        after_long_help = "Examples:\n  undying rv replay run.log\n  undying rv replay run.log --until 1200000000 --output json\n  undying rv replay run.log --disk copy.img --tap tap0 --go-live"
+    )]
+    Replay(ReplayArgs),
+}
+
+/// Of `undying rv run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A RISC-V kernel, uncompressed (`Image`, Debian's `vmlinux-*-riscv64`)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Its initial file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// A raw disk image, in the order in which the guest names them; with `,ro` the guest may only read it
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub disk: Vec<String>,
+    /// A TAP device for a network card; it is made if it is not there
+    #[arg(long, value_name = "NAME")]
+    pub tap: Vec<String>,
+    /// RAM
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub memory: MemorySize,
+    /// The kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "console=ttyS0")]
+    pub append: String,
+    /// Record everything that enters, for `undying rv replay`; an existing file is replaced
+    #[arg(long, value_name = "LOG")]
+    pub record: Option<PathBuf>,
+}
+
+/// Of `undying rv replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The recording
+    pub log: PathBuf,
+    /// Stop at this instruction, counted over all boots
+    #[arg(long, value_name = "N")]
+    pub until: Option<u64>,
+    /// At the end go on as a live machine
+    #[arg(long)]
+    pub go_live: bool,
+    /// The kernel, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The initial file system, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// A copy of a disk as it was when the recording began: what the guest wrote is written there
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<PathBuf>,
+    /// A TAP device for a network card of a machine that goes live
+    #[arg(long, value_name = "NAME", requires = "go_live")]
+    pub tap: Vec<String>,
+}
