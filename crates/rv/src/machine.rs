@@ -289,7 +289,7 @@ impl Machine {
     /// The first instant of [`Machine::clock`] at which a timer ends the guest's waiting, if one is set.
     pub fn due(&self) -> Option<u64> {
         let line = if self.serves_sbi { 1 << 5 } else { 1 << 7 };
-        let timer = (self.timer <= LATEST && self.csr.mie & line != 0).then_some(self.timer * PER_TICK);
+        let timer = (self.timer <= LATEST && self.csr.mie & line != 0).then(|| self.timer * PER_TICK);
         let alarm = self.alarm().filter(|&due| due >= self.clock());
         timer.into_iter().chain(alarm).min()
     }
