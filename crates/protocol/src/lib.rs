@@ -22,6 +22,7 @@ pub mod migration;
 pub mod notice;
 pub mod ownership;
 pub mod pacing;
+pub mod paths;
 pub mod primary;
 pub mod repair;
 pub mod resync;

@@ -30,7 +30,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 4: a piece that does not pack goes as it is; pages that are sent again go as what changed; a refusal says what there
 ///   is no room for; Leaving.
 /// - 5: heartbeats and answers say what time-out each side goes by, and how long a backup has heard nothing; device state
-///   goes as what changed; a VM may be given up because it shall run at the backup's host.
+///   goes as what changed; a VM may be given up because it shall run at the backup's host; several connections of one
+///   session: Path, Probe, Receipt.
 pub const VERSION: u16 = 5;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
@@ -178,6 +179,12 @@ kinds! {
     Hashes = 23,
     /// The backup's host is being drained.
     Leaving = 24,
+    /// Opens a connection that is one of several.
+    Path = 32,
+    /// A question whether a path carries, and a receipt.
+    Probe = 33,
+    /// How far the other direction is.
+    Receipt = 34,
 }
 
 /// A decoded frame header.

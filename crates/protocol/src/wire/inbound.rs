@@ -26,6 +26,22 @@ impl Inbound {
     /// If it is of another VM, an older term, another session, or not the next in order. The connection must
     /// then be given up: nothing that follows can be trusted to be whole.
     pub fn check(&mut self, header: &Header) -> Result<(), WireError> {
+        self.belongs(header)?;
+        match header.seq.cmp(&self.next) {
+            core::cmp::Ordering::Less => Err(WireError::Replay { got: header.seq, want: self.next }),
+            core::cmp::Ordering::Greater => Err(WireError::Gap { got: header.seq, want: self.next }),
+            core::cmp::Ordering::Equal => {
+                self.next += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a frame is of this session at all; where it comes by one of several paths its order is checked later.
+    ///
+    /// # Errors
+    /// If it is of another VM, an older term or another session.
+    pub fn belongs(&self, header: &Header) -> Result<(), WireError> {
         if header.vm != self.vm {
             return Err(WireError::Vm { got: header.vm, want: self.vm });
         }
@@ -35,14 +51,7 @@ impl Inbound {
         if header.term != self.term || header.session != self.session {
             return Err(WireError::Session { term: header.term, session: header.session });
         }
-        match header.seq.cmp(&self.next) {
-            core::cmp::Ordering::Less => Err(WireError::Replay { got: header.seq, want: self.next }),
-            core::cmp::Ordering::Greater => Err(WireError::Gap { got: header.seq, want: self.next }),
-            core::cmp::Ordering::Equal => {
-                self.next += 1;
-                Ok(())
-            }
-        }
+        Ok(())
     }
 }
 

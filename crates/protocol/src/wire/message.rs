@@ -284,12 +284,12 @@ impl ToPrimary {
     }
 }
 
-fn bytes_of<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn bytes_of<T: Serialize>(value: &T) -> Vec<u8> {
     // Writing plain data into a growing vector has no way to fail.
     postcard::to_allocvec(value).unwrap_or_default()
 }
 
-fn read<'a, T: Deserialize<'a>>(kind: Kind, body: &'a [u8]) -> Result<T, MessageError> {
+pub(super) fn read<'a, T: Deserialize<'a>>(kind: Kind, body: &'a [u8]) -> Result<T, MessageError> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
         _ => Err(MessageError::Malformed(kind)),

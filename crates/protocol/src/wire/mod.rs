@@ -20,6 +20,8 @@
 //! | Broken | backup → primary | the backup refuses the stream and says why |
 //! | Declined | backup → primary | the backup won a term but could not run the VM in it |
 //! | Fenced | backup → primary | a higher term exists |
+//! | Path | primary → backup | opens a connection that is one of several, see [`path`] |
+//! | Probe, Receipt | both | how far the other direction is, see [`path`] |
 //!
 //! A reader checks in this order: length limit, header checksum, version, identity (VM, term, session,
 //! sequence: [`Inbound`]), body checksum, and only then decodes.
@@ -33,6 +35,7 @@ mod inbound;
 pub mod known;
 mod message;
 pub mod pages;
+pub mod path;
 
 pub use header::{HEADER_LEN, Header, Kind, MAX_BODY_LEN, VERSION, WireError};
 pub use inbound::{Inbound, Outbound};
