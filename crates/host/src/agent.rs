@@ -92,7 +92,6 @@ impl Agent {
         // It may be away and come back; until then nothing can be started, protected or taken over here.
         let client = config.arbiter.client(&trust)?;
         let arbiter: Arc<dyn Arbiter> = Arc::new(Remembering::new(client, &config.arbiter_memory())?);
-        let address = config.listen;
         let table = Arc::new(Table::default());
         let watch = ArbiterWatch::start(&arbiter, &table).map_err(AgentError::Thread)?;
         let room = Room::of(&config);
@@ -101,7 +100,8 @@ impl Agent {
         tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);
         let events = Arc::clone(door.events());
         let context = Arc::new(Context { config, arbiter, events, door, room, drain });
-        crate::listener::start(&context, &table).map_err(|source| AgentError::Listen { address, source })?;
+        crate::listener::start(&context, &table)
+            .map_err(|(address, source)| AgentError::Listen { address, source })?;
         Ok(Self { context, table, watch })
     }
 
@@ -157,7 +157,11 @@ impl Control for Agent {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             listen: config.listen.to_string(),
-            peers: config.peers.iter().map(|(name, peer)| (name.clone(), peer.address.to_string())).collect(),
+            peers: config
+                .peers
+                .iter()
+                .map(|(name, peer)| (name.clone(), peer.addresses.to_string()))
+                .collect(),
             arbiter: self.context.arbiter.describe(),
             arbiter_error: self.watch.error(),
             draining: self.context.drain.on(),

@@ -1,7 +1,7 @@
 //! Owns the agent's configuration file.
 
 pub use crate::arbiters::ArbiterConfig;
-pub use crate::peers::PeerConfig;
+pub use crate::peers::{Addresses, PeerConfig};
 use protocol::timing::LONGEST_TIMEOUT;
 use protocol::{HostName, Micros, Timing};
 use qemu::spec::MemorySize;
@@ -50,6 +50,7 @@ pub enum ConfigError {
 /// [peers]
 /// beta = "10.0.0.2:7400"
 /// gamma = { address = "10.0.0.3:7400", vms = ["web"] }     # nothing else of this host is gamma's to touch
+/// delta = ["10.0.0.4:7400", "10.1.0.4:7400"]               # over two networks, of which one may be lost
 ///
 /// [arbiter]
 /// directory = "/shared/undying-arbiter"
@@ -59,8 +60,8 @@ pub enum ConfigError {
 pub struct HostConfig {
     /// This host's name; other hosts list it among their peers.
     pub name: HostName,
-    /// Where other hosts connect to for replication.
-    pub listen: SocketAddr,
+    /// Where other hosts connect to for replication: an address, or several.
+    pub listen: Addresses,
     /// Where event logs and console logs go.
     pub state_dir: PathBuf,
     /// Where disk images are that VM files name with a relative path; `disks` in the state directory by default.
@@ -241,6 +242,12 @@ impl HostConfig {
         trust::Store::new(&self.state_dir, &self.name)
     }
 
+    /// The shortest time-out of sessions that this host opens.
+    #[must_use]
+    pub fn shortest_timeout(&self) -> Micros {
+        Micros::from_millis(self.detection.timeout_ms)
+    }
+
     /// Where this host keeps what its arbiter said.
     #[must_use]
     pub fn arbiter_memory(&self) -> PathBuf {
@@ -260,7 +267,7 @@ impl HostConfig {
     #[must_use]
     pub fn timing(&self, interval: Micros, max_in_flight: Option<u32>) -> Timing {
         let default = Timing::default();
-        let shortest = Micros::from_millis(self.detection.timeout_ms);
+        let shortest = self.shortest_timeout();
         let longest = match self.detection.timeout_max_ms {
             Some(ms) => Micros::from_millis(ms),
             None => Micros(shortest.0 * GROWTH).min(LONGEST_TIMEOUT),

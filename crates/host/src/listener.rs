@@ -4,20 +4,25 @@
 //! Nothing that a peer says is taken for true that its certificate does not say too: a Hello is in the name of the host
 //! that sends it, of a VM that this host was given, and does not push another host's session aside on its own word.
 
+mod joins;
 mod places;
 
 use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
 use crate::context::Context;
-use crate::link::{self, LinkError, Outbox};
+use crate::link::paths::{Bundle, Teller};
+use crate::link::{self, LinkError, Outbox, Wire};
 use crate::loops::Haste;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crossbeam_channel::{Sender, bounded, unbounded};
+use joins::Joins;
 use places::{Place, Places};
 use protocol::backup::Conn;
 use protocol::notice::LinkLoss;
-use protocol::wire::{Header, Hello, Inbound, Kind, MAX_BODY_LEN, Refusal, ToBackup, ToPrimary};
+use protocol::paths::Slot;
+use protocol::wire::path::PathHello;
+use protocol::wire::{HEADER_LEN, Header, Hello, Inbound, Kind, MAX_BODY_LEN, Refusal, ToBackup, ToPrimary};
 use protocol::{HostName, Term};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -34,14 +39,31 @@ pub const MAX_AHEAD: u64 = FRAMES_AHEAD as u64 * MAX_BODY_LEN as u64;
 
 static NEXT_CONN: AtomicU64 = AtomicU64::new(1);
 
-/// Listens on the configured address, on a thread of its own.
+/// Listens on the configured addresses, on a thread for each. Returns what was bound.
 ///
 /// # Errors
-/// If the address cannot be bound.
-pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(context.config.listen)?;
+/// Which address cannot be bound, and why.
+pub fn start(
+    context: &Arc<Context>,
+    table: &Arc<Table>,
+) -> Result<Vec<SocketAddr>, (SocketAddr, std::io::Error)> {
+    let (places, joins) = (Places::default(), Arc::new(Joins::default()));
+    let listen = |&address: &SocketAddr| {
+        listen(context, table, (&places, &joins), address).map_err(|error| (address, error))
+    };
+    context.config.listen.iter().map(listen).collect()
+}
+
+fn listen(
+    context: &Arc<Context>,
+    table: &Arc<Table>,
+    (places, joins): (&Places, &Arc<Joins>),
+    address: SocketAddr,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
     let address = listener.local_addr()?;
-    let (context, table, places) = (Arc::clone(context), Arc::clone(table), Places::default());
+    let (context, table) = (Arc::clone(context), Arc::clone(table));
+    let (places, joins) = (places.clone(), Arc::clone(joins));
     std::thread::Builder::new().name("ud-listener".into()).spawn(move || {
         loop {
             let taken = listener.accept().and_then(|(stream, from)| {
@@ -50,9 +72,9 @@ pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<Sock
                     context.door.refused(from, None, "too_many", why);
                     return Ok(());
                 };
-                let (context, table) = (Arc::clone(&context), Arc::clone(&table));
+                let (context, table, joins) = (Arc::clone(&context), Arc::clone(&table), Arc::clone(&joins));
                 let thread = std::thread::Builder::new().name("ud-conn".into());
-                thread.spawn(move || serve(&context, &table, (stream, from), place)).map(drop)
+                thread.spawn(move || serve(&context, &table, &joins, (stream, from), place)).map(drop)
             });
             if let Err(error) = taken {
                 tracing::warn!(%error, "cannot take a connection");
@@ -63,27 +85,61 @@ pub fn start(context: &Arc<Context>, table: &Arc<Table>) -> std::io::Result<Sock
     Ok(address)
 }
 
-fn serve(context: &Arc<Context>, table: &Arc<Table>, (stream, from): (TcpStream, SocketAddr), place: Place) {
+fn serve(
+    context: &Arc<Context>,
+    table: &Arc<Table>,
+    joins: &Joins,
+    (stream, from): (TcpStream, SocketAddr),
+    place: Place,
+) {
     crate::loops::prefer_this_thread();
     let greeted = greet(context, stream);
-    let ended = greeted.and_then(|(connection, header, hello)| {
+    let ended = greeted.and_then(|greeted| {
         // Who it is and what it wants is known.
         drop(place);
-        attend(context, table, (connection, from), header, hello)
+        match greeted {
+            Greeted::Session(greeting) => attend(context, table, joins, greeting, from),
+            Greeted::Path(connection, header, path) => join(context, joins, connection, from, (header, path)),
+        }
     });
     if let Err(error) = ended {
         tracing::debug!(%from, %error, "a replication connection came to nothing");
     }
 }
 
-/// The handshake, and the first frame, which opens the session.
-fn greet(context: &Context, stream: TcpStream) -> Result<(Connection, Header, Hello), LinkError> {
+/// A connection that opens a session.
+struct Greeting {
+    connection: Connection,
+    header: Header,
+    hello: Hello,
+    /// It is the first of several.
+    path: Option<PathHello>,
+}
+
+enum Greeted {
+    Session(Greeting),
+    /// One that joins a session.
+    Path(Connection, Header, PathHello),
+}
+
+/// The handshake, and the first frame, which opens the session or joins one.
+fn greet(context: &Context, stream: TcpStream) -> Result<Greeted, LinkError> {
     let until = Instant::now() + HELLO_WITHIN;
     link::prepare(&stream)?;
     let peers = Wanted::OneOf(context.config.peers.keys().cloned().collect());
     let mut connection = context.door.let_in(stream, peers, Purpose::Replication, until)?;
     connection.set_deadline(Some(until))?;
-    let frame = link::read_frame(connection.receiver())?;
+    let mut frame = link::read_frame(connection.receiver())?;
+    let mut path = None;
+    if frame.header.kind == Kind::Path {
+        let said = PathHello::decode(&frame.body)?;
+        if !said.first {
+            connection.set_deadline(None)?;
+            return Ok(Greeted::Path(connection, frame.header, said));
+        }
+        path = Some(said);
+        frame = link::read_frame(connection.receiver())?;
+    }
     if frame.header.kind != Kind::Hello || frame.header.seq != 0 {
         return Err(LinkError::Nonsense(format!("the first frame is {:?}, not Hello", frame.header.kind)));
     }
@@ -94,16 +150,38 @@ fn greet(context: &Context, stream: TcpStream) -> Result<(Connection, Header, He
         return Err(LinkError::Nonsense(format!("the frame's VM id is not that of {}", hello.vm)));
     }
     connection.set_deadline(None)?;
-    Ok((connection, frame.header, hello))
+    Ok(Greeted::Session(Greeting { connection, header: frame.header, hello, path }))
+}
+
+/// A path joins the session whose secret it says, if the same host opened that.
+fn join(
+    context: &Context,
+    joins: &Joins,
+    connection: Connection,
+    from: SocketAddr,
+    (header, path): (Header, PathHello),
+) -> Result<(), LinkError> {
+    let peer = connection.peer().name.clone();
+    let session = joins.find(&peer, (header.vm, header.term, header.session));
+    let (Some(bundle), Some(slot)) = (session, Slot::new(usize::from(path.slot))) else {
+        return Err(LinkError::Nonsense("there is no such session to join".into()));
+    };
+    if !bundle.admits(&path) {
+        let why = format!("host {peer} would join a session without its secret");
+        context.door.refused(from, Some(&peer), "no_secret", &why);
+        return Err(LinkError::Nonsense(why));
+    }
+    Err(link::paths::run(&bundle, slot, connection, from.ip().to_string(), 0))
 }
 
 fn attend(
     context: &Arc<Context>,
     table: &Arc<Table>,
-    (mut connection, from): (Connection, SocketAddr),
-    header: Header,
-    hello: Hello,
+    joins: &Joins,
+    greeting: Greeting,
+    from: SocketAddr,
 ) -> Result<(), LinkError> {
+    let Greeting { mut connection, header, hello, path } = greeting;
     if let Err((reason, why)) = permit(context, &connection.peer().name, &hello) {
         context.door.refused(from, Some(&connection.peer().name), reason, &why);
         return answer(&mut connection, &header, &ToPrimary::Refuse(Refusal::Machine { why }));
@@ -117,22 +195,89 @@ fn attend(
     let Some(entry) = entry_for(context, table, &hello) else {
         return answer(&mut connection, &header, &owned_here(table, &header));
     };
-    let conn = Conn(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
-    let identity = (header.vm, header.term, header.session);
+    match path {
+        None => over_one(&entry, connection, &header, hello),
+        Some(path) => over_several(
+            context,
+            joins,
+            &entry,
+            Greeting { connection, header, hello, path: Some(path) },
+            from,
+        ),
+    }
+}
+
+fn over_one(entry: &Entry, connection: Connection, header: &Header, hello: Hello) -> Result<(), LinkError> {
     let (mut receiver, sender) = connection.split();
-    let outbox = Outbox::start(sender, identity, |_| ())?;
-    let (bulk_tx, bulk) = bounded(FRAMES_AHEAD);
-    let opened =
-        BackupInput::Opened { conn, term: header.term, session: header.session, hello, outbox, frames: bulk };
     let mut inbound = Inbound::new(header.vm, header.term, header.session);
-    inbound.check(&header)?;
+    inbound.check(header)?;
+    let bulk = open(entry, header, hello, Wire::One(sender), FRAMES_AHEAD)?;
+    let error = read(&mut receiver, &mut inbound, &bulk);
+    tracing::debug!(%error, "a replication connection ended");
+    let _ = bulk.send(Err(LinkLoss::from(error)));
+    Ok(())
+}
+
+fn over_several(
+    context: &Context,
+    joins: &Joins,
+    entry: &Entry,
+    greeting: Greeting,
+    from: SocketAddr,
+) -> Result<(), LinkError> {
+    let Greeting { connection, header, hello, path: Some(path) } = greeting else { return Ok(()) };
+    let Some(slot) = Slot::new(usize::from(path.slot)) else {
+        return Err(LinkError::Nonsense(format!("there is no path {}", path.slot)));
+    };
+    let identity = (header.vm, header.term, header.session);
+    let peer = connection.peer().name.clone();
+    let teller = Teller { events: Arc::clone(&context.events), vm: hello.vm.clone(), peer: peer.clone() };
+    // The Hello is taken already.
+    let bundle = Bundle::new(identity, path, 1, teller);
+    joins.add(peer, identity, &bundle);
+    entry.handle.attach_paths(&bundle);
+    let came = (HEADER_LEN + header.len as usize) as u64;
+    // The session's window bounds what is held before it comes here.
+    let bulk = open(entry, &header, hello, Wire::Several(Arc::clone(&bundle)), FRAMES_AHEAD / 2)?;
+    let deliver = Arc::clone(&bundle);
+    std::thread::Builder::new().name("ud-deliver".into()).spawn(move || {
+        crate::loops::prefer_this_thread();
+        let mut haste = Haste::default();
+        let error = deliver.deliver(|frame| pass(frame, &mut haste, &bulk));
+        tracing::debug!(%error, "a session over several paths ended");
+        let _ = bulk.send(Err(LinkLoss::from(error)));
+    })?;
+    Err(link::paths::run(&bundle, slot, connection, from.ip().to_string(), came))
+}
+
+/// Leads a session to the VM's loop; what is returned takes its frames.
+fn open(
+    entry: &Entry,
+    header: &Header,
+    hello: Hello,
+    wire: Wire,
+    ahead: usize,
+) -> Result<Sender<Result<link::Frame, LinkLoss>>, LinkError> {
+    let conn = Conn(NEXT_CONN.fetch_add(1, Ordering::Relaxed));
+    let outbox = Outbox::start(wire, (header.vm, header.term, header.session), |_| ())?;
+    let (bulk, frames) = bounded(ahead);
+    let opened =
+        BackupInput::Opened { conn, term: header.term, session: header.session, hello, outbox, frames };
     if entry.inputs.send(opened).is_err() {
         return Err(LinkError::Nonsense("the VM's loop just ended; ask again".into()));
     }
-    let error = read(&mut receiver, &mut inbound, &bulk_tx);
-    tracing::debug!(%error, "a replication connection ended");
-    let _ = bulk_tx.send(Err(LinkLoss::from(error)));
-    Ok(())
+    Ok(bulk)
+}
+
+fn pass(
+    frame: link::Frame,
+    haste: &mut Haste,
+    frames: &Sender<Result<link::Frame, LinkLoss>>,
+) -> Result<(), LinkError> {
+    if matches!(frame.header.kind, Kind::Pages | Kind::Disk | Kind::Commit) {
+        haste.suit(frame.header.epoch);
+    }
+    frames.send(Ok(frame)).map_err(|_| LinkError::Closed)
 }
 
 fn read(
@@ -144,11 +289,8 @@ fn read(
     loop {
         match link::read_session_frame(receiver, inbound) {
             Ok(frame) => {
-                if matches!(frame.header.kind, Kind::Pages | Kind::Disk | Kind::Commit) {
-                    haste.suit(frame.header.epoch);
-                }
-                if frames.send(Ok(frame)).is_err() {
-                    return LinkError::Closed;
+                if let Err(error) = pass(frame, &mut haste, frames) {
+                    return error;
                 }
             }
             Err(error) => return error,

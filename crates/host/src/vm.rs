@@ -6,12 +6,13 @@ use crate::api::types::{
     Summary, VmStatus,
 };
 use crate::disks::Disks;
+use crate::link::paths::Bundle;
 use crate::measure::Measurements;
 use crate::speed::CopySpeed;
 use protocol::detector::Listening;
 use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a VM's loop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,8 @@ struct State {
     measurements: Option<Arc<Mutex<Measurements>>>,
     gate: Option<net::Gate>,
     disks: Option<Arc<Disks>>,
+    /// The session's paths, if it has several.
+    paths: Weak<Bundle>,
 }
 
 /// A VM at this agent, seen from outside its loop.
@@ -114,6 +117,7 @@ impl VmHandle {
             measurements: None,
             gate: None,
             disks: None,
+            paths: Weak::new(),
         };
         Arc::new(Self { name, host, state: Mutex::new(state) })
     }
@@ -230,6 +234,11 @@ impl VmHandle {
         self.state().disks = Some(Arc::clone(disks));
     }
 
+    /// A session over several paths begins.
+    pub fn attach_paths(&self, paths: &Arc<Bundle>) {
+        self.state().paths = Arc::downgrade(paths);
+    }
+
     /// The loop is over: lets go of the gate and the disks.
     pub fn detach(&self) {
         let mut state = self.state();
@@ -278,6 +287,7 @@ impl VmHandle {
             gate,
             agent_bytes: snapshot.agent_bytes,
             detection: snapshot.listening.map(DetectionStatus::from),
+            paths: state.paths.upgrade().map(|paths| paths.status()).unwrap_or_default(),
             disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
             journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
             copy_rate: state.copy_rate,

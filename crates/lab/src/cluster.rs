@@ -204,6 +204,8 @@ pub struct Cluster {
     pub lab: Lab,
     binary: PathBuf,
     hosts: Vec<String>,
+    /// Hosts that are reached over both replication networks.
+    on_two: Vec<String>,
     pub(crate) arbiter: LabArbiter,
 }
 
@@ -229,9 +231,26 @@ impl Cluster {
         detection: &str,
         arbiter: ArbiterKind,
     ) -> Result<Self, ClusterError> {
+        Self::start_over(tag, binary, hosts, detection, arbiter, &[])
+    }
+
+    /// The same; hosts of `on_two` are reached over both replication networks.
+    ///
+    /// # Errors
+    /// If anything of it cannot be made.
+    pub fn start_over(
+        tag: &str,
+        binary: &Path,
+        hosts: &[&str],
+        detection: &str,
+        arbiter: ArbiterKind,
+        on_two: &[&str],
+    ) -> Result<Self, ClusterError> {
+        let on_two = on_two.iter().map(|&host| host.to_owned()).collect();
         let lab = Lab::with_hosts(tag, hosts)?;
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        let mut cluster = Self { lab, binary: binary.to_path_buf(), hosts, arbiter: LabArbiter::default() };
+        let mut cluster =
+            Self { lab, binary: binary.to_path_buf(), hosts, on_two, arbiter: LabArbiter::default() };
         cluster.introduce(&cluster.hosts)?;
         cluster.arbiter = cluster.make_arbiter(arbiter)?;
         for host in &cluster.hosts {
@@ -296,19 +315,28 @@ impl Cluster {
 
     fn configure(&self, host: &str, detection: &str) -> Result<(), ClusterError> {
         let mut text = format!(
-            "name = \"{host}\"\nlisten = \"{}:{PORT}\"\nstate_dir = {:?}\napi_socket = {:?}\n{}",
-            self.lab.replication_address(host)?,
+            "name = \"{host}\"\nlisten = {}\nstate_dir = {:?}\napi_socket = {:?}\n{}",
+            self.addresses(host)?,
             self.state_dir(host),
             self.socket(host),
             self.arbiter.section,
         );
         text.push_str("[peers]\n");
         for peer in self.hosts.iter().filter(|peer| *peer != host) {
-            text.push_str(&format!("{peer} = \"{}:{PORT}\"\n", self.lab.replication_address(peer)?));
+            text.push_str(&format!("{peer} = {}\n", self.addresses(peer)?));
         }
         text.push_str(detection);
         let path = self.config(host);
         std::fs::write(&path, text).map_err(|source| ClusterError::File { path, source })
+    }
+
+    /// Where a host listens, as its configuration says it.
+    fn addresses(&self, host: &str) -> Result<String, ClusterError> {
+        let first = format!("\"{}:{PORT}\"", self.lab.replication_address(host)?);
+        if !self.on_two.iter().any(|on_two| on_two == host) {
+            return Ok(first);
+        }
+        Ok(format!("[{first}, \"{}:{PORT}\"]", self.lab.second_address(host)?))
     }
 
     /// From now on a host reaches a peer at this address, as through a relay; its agent is started anew, and must

@@ -2,8 +2,8 @@
 
 use host::api::migration::{MigrationStatus, Stage};
 use host::api::types::{
-    CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, Role,
-    Summary, VmStatus,
+    CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, PathStatus,
+    Role, Summary, VmStatus,
 };
 use std::fmt::Write;
 
@@ -121,6 +121,7 @@ pub fn status(vm: &VmStatus) -> String {
     if let Some(detection) = &vm.detection {
         rows.push(("suspects", suspicion(detection)));
     }
+    rows.extend(vm.paths.iter().map(|path| ("link", path_line(path))));
     if let Some(rate) = vm.copy_rate {
         rows.push(("copy rate", format!("at most {}/s", bytes(rate))));
     }
@@ -139,6 +140,18 @@ pub fn status(vm: &VmStatus) -> String {
         write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
     }
     text
+}
+
+/// A connection to the other host.
+fn path_line(path: &PathStatus) -> String {
+    let state = match (path.up, path.silent_ms) {
+        (true, _) if path.active => "up, carries checkpoints".to_owned(),
+        (true, _) => "up".to_owned(),
+        (false, Some(ms)) => format!("silent for {ms:.0} ms"),
+        (false, None) => "down".to_owned(),
+    };
+    let (sent, came) = (bytes(path.sent_bytes), bytes(path.received_bytes));
+    format!("over {}: {state}; {sent} sent, {came} received", path.address)
 }
 
 /// When the other host is suspected, and why then.

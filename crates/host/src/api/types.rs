@@ -274,6 +274,9 @@ pub struct VmStatus {
     /// When the other host is suspected; none while there is none to listen to.
     #[serde(default)]
     pub detection: Option<DetectionStatus>,
+    /// The connections to the other host, if its configuration or ours names several.
+    #[serde(default)]
+    pub paths: Vec<PathStatus>,
     /// Memory that the agent holds for this VM beside the guest's own RAM, bytes.
     pub agent_bytes: u64,
     /// Its disks, in the order of the VM file.
@@ -293,6 +296,23 @@ pub struct VmStatus {
     pub migration: Option<super::migration::MigrationStatus>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// One of several connections of a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// The other host's address.
+    pub address: String,
+    /// The other host is heard over it.
+    pub up: bool,
+    /// It carries the checkpoints; small frames go by every path.
+    pub active: bool,
+    /// For so long nothing was heard, if it is silent, ms.
+    pub silent_ms: Option<f64>,
+    /// Bytes sent by it in this session.
+    pub sent_bytes: u64,
+    /// Bytes that came by it.
+    pub received_bytes: u64,
 }
 
 /// A disk of a VM at a host.

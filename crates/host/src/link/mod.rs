@@ -1,8 +1,9 @@
 //! Owns the replication connection: frames in, frames out, and what its errors mean to the protocol.
 
 mod outbox;
+pub mod paths;
 
-pub use outbox::{CopyWire, Outbox, Part, Written};
+pub use outbox::{CopyWire, Outbox, Part, Wire, Written};
 
 use protocol::notice::LinkLoss;
 use protocol::wire::{HEADER_LEN, Header, Inbound, MessageError, WireError};
@@ -34,6 +35,9 @@ pub enum LinkError {
     /// The other side is not who it must be.
     #[error(transparent)]
     Handshake(#[from] trust::HandshakeError),
+    /// There is no way to it.
+    #[error("{0}")]
+    Connect(String),
     /// It was ended here, for this reason.
     #[error(transparent)]
     Ended(trust::Ended),
@@ -43,6 +47,7 @@ impl From<LinkError> for LinkLoss {
     fn from(error: LinkError) -> Self {
         match error {
             LinkError::Io(_) | LinkError::Closed => Self::Disconnected(error.to_string()),
+            LinkError::Connect(why) => Self::Connect(why),
             _ => Self::Stream(error.to_string()),
         }
     }

@@ -3,6 +3,7 @@
 //! Pages are encoded here, off the guest's path and off the engine's loop. The counts that a Commit carries are
 //! taken where the frames are written, so that they say what was sent and not what was meant.
 
+use super::paths::Bundle;
 use crate::disks::{Kept, KeptChange};
 use crate::loops::Haste;
 use crate::staging::PooledBuffer;
@@ -13,6 +14,7 @@ use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
 use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -98,6 +100,23 @@ enum Item {
     Close,
 }
 
+/// What frames are written to. Dropping it closes it behind what was written.
+#[derive(Debug)]
+pub enum Wire {
+    /// One connection.
+    One(trust::Sender),
+    /// Several, of which one may be lost.
+    Several(Arc<Bundle>),
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Self::Several(bundle) = self {
+            bundle.close();
+        }
+    }
+}
+
 /// The sending half of a replication connection. Dropping it closes the connection behind what was queued.
 #[derive(Debug, Clone)]
 pub struct Outbox {
@@ -123,7 +142,7 @@ impl Outbox {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
-        sender: trust::Sender,
+        wire: Wire,
         (vm, term, session): (VmId, Term, Session),
         written: impl Fn(Written) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -133,7 +152,7 @@ impl Outbox {
         let copied = Arc::new(CopyWire::default());
         let mut writer = Writer {
             copied: Arc::clone(&copied),
-            sender,
+            wire,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
             known: KnownPages::new(MAX_KNOWN),
@@ -246,7 +265,7 @@ impl Outbox {
 
 struct Writer {
     copied: Arc<CopyWire>,
-    sender: trust::Sender,
+    wire: Wire,
     outbound: Outbound,
     batch: PageBatch,
     known: KnownPages,
@@ -285,18 +304,18 @@ impl Writer {
             self.haste.suit(*epoch);
         }
         match item {
-            Item::Message(kind, epoch, body) => self.frame(kind, epoch, &body),
+            Item::Message(kind, epoch, body) => self.frame(kind, epoch, body.into()),
             Item::Part(epoch, part) => self.part(epoch, &part),
             Item::Device(epoch, state) => {
                 let bodies = self.devices.pack(epoch, state);
-                bodies.iter().try_for_each(|body| self.bulk(Kind::Device, epoch, body))
+                bodies.into_iter().try_for_each(|body| self.bulk(Kind::Device, epoch, body.into()))
             }
             Item::Disks(epoch, changes) => self.disks(epoch, &changes),
-            Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, &body),
+            Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, body.into()),
             Item::Commit(epoch, cut_at, gate) => self.commit(epoch, cut_at, gate),
             Item::Input(epoch, body) => {
                 self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
-                self.frame(Kind::Input, epoch, &body)
+                self.frame(Kind::Input, epoch, body.into())
             }
             Item::Close => Ok(()),
         }
@@ -354,7 +373,7 @@ impl Writer {
 
     fn send_changes(&mut self, epoch: Epoch) -> std::io::Result<()> {
         let body = self.changes.finish();
-        self.bulk(Kind::Disk, epoch, &body)
+        self.bulk(Kind::Disk, epoch, body.into())
     }
 
     fn batch(&mut self, epoch: Epoch, batch: &mut PageBatch) -> std::io::Result<()> {
@@ -364,7 +383,12 @@ impl Writer {
         self.open.deltas += counts.deltas;
         self.open.unchanged += counts.unchanged;
         if !batch.is_empty() {
-            self.bulk(Kind::Pages, epoch, batch.finish())?;
+            // What may have to go twice is not copied but given away.
+            let body = match self.wire {
+                Wire::One(_) => Cow::Borrowed(batch.finish()),
+                Wire::Several(_) => Cow::Owned(batch.take()),
+            };
+            self.bulk(Kind::Pages, epoch, body)?;
         }
         batch.clear();
         Ok(())
@@ -377,7 +401,7 @@ impl Writer {
         }
     }
 
-    fn bulk(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+    fn bulk(&mut self, kind: Kind, epoch: Epoch, body: Cow<'_, [u8]>) -> std::io::Result<()> {
         while let Ok(item) = self.urgent.try_recv() {
             self.item(item)?;
         }
@@ -393,16 +417,19 @@ impl Writer {
         let commit = Commit { frames: self.open.frames, bytes: self.body_bytes, sent_at: cut_at, gate };
         let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
         self.open.wire_bytes += (body.len() + HEADER_LEN) as u64;
-        self.frame(kind, epoch, &body)?;
+        self.frame(kind, epoch, body.into())?;
         (self.written)(std::mem::take(&mut self.open));
         self.body_bytes = 0;
         Ok(())
     }
 
-    fn frame(&mut self, kind: Kind, epoch: Epoch, body: &[u8]) -> std::io::Result<()> {
+    fn frame(&mut self, kind: Kind, epoch: Epoch, body: Cow<'_, [u8]>) -> std::io::Result<()> {
         self.copied.count(kind, epoch, body.len());
-        let header = self.outbound.seal(kind, epoch, body).encode();
-        self.sender.send(&header, body)
+        let header = self.outbound.seal(kind, epoch, &body);
+        match &mut self.wire {
+            Wire::One(sender) => sender.send(&header.encode(), &body),
+            Wire::Several(bundle) => bundle.send(header, body.into_owned()),
+        }
     }
 }
 

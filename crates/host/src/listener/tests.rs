@@ -17,14 +17,14 @@ use std::sync::atomic::AtomicUsize;
 use trust::{Lifetime, Store};
 
 /// Host beta with its listener; alpha and mallory are its peers, of which mallory was given nothing but `other`.
-struct Bed {
+pub(super) struct Bed {
     place: tempfile::TempDir,
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
     table: Arc<Table>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
-fn name(name: &str) -> HostName {
+pub(super) fn name(name: &str) -> HostName {
     HostName::new(name).expect("a name")
 }
 
@@ -32,7 +32,7 @@ fn vm(name: &str) -> VmName {
     VmName::new(name).expect("a name")
 }
 
-fn bed() -> Bed {
+pub(super) fn bed() -> Bed {
     let place = tempfile::tempdir().expect("a directory");
     let arbiter = place.path().join("arbiter");
     std::fs::create_dir(&arbiter).expect("made");
@@ -51,14 +51,14 @@ fn bed() -> Bed {
     let (room, drain) = (Room::of(&config), Drain::open(&config.state_dir));
     let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door, room, drain });
     let table = Arc::new(Table::default());
-    let address = start(&context, &table).expect("a port");
+    let address = start(&context, &table).expect("a port")[0];
     let bed = Bed { place, context, table, address };
     ["alpha", "gamma", "mallory"].iter().for_each(|host| bed.introduce(host));
     bed
 }
 
 impl Bed {
-    fn store(&self, host: &str) -> Store {
+    pub(super) fn store(&self, host: &str) -> Store {
         Store::new(&self.place.path().join(host), &name(host))
     }
 
@@ -92,13 +92,13 @@ impl Bed {
         ToPrimary::decode(header.kind, header.epoch, body).expect("a message")
     }
 
-    fn reasons(&self) -> Vec<String> {
+    pub(super) fn reasons(&self) -> Vec<String> {
         let events = self.context.events.after(0);
         events.iter().filter_map(|event| Some(event.what["reason"].as_str()?.to_owned())).collect()
     }
 
     /// A standby of `web` that does nothing, for this primary.
-    fn stands_by(&self, primary: &str, term: u64) -> Channel<BackupInput> {
+    pub(super) fn stands_by(&self, primary: &str, term: u64) -> Channel<BackupInput> {
         let handle = VmHandle::new(vm("web"), name("beta"), Role::Backup);
         let (peer, phase) = (Some(name(primary)), "armed".into());
         handle.publish(Snapshot { peer, term: Term(term), phase, ..Snapshot::default() });
@@ -115,9 +115,12 @@ impl Bed {
     }
 }
 
+pub(super) fn hello_of(of: &str, primary: &str) -> Hello {
+    Hello { vm: vm(of), primary: name(primary), timing: Timing::default(), machine: b"{}".to_vec() }
+}
+
 fn hello(of: &str, primary: &str, term: u64) -> Vec<u8> {
-    let hello =
-        Hello { vm: vm(of), primary: name(primary), timing: Timing::default(), machine: b"{}".to_vec() };
+    let hello = hello_of(of, primary);
     let (kind, epoch, body) = ToBackup::Hello(hello).encode();
     let header = Outbound::new(VmId::of(&vm(of)), Term(term), Session(1)).seal(kind, epoch, &body);
     [&header.encode()[..], &body].concat()

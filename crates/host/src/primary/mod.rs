@@ -314,16 +314,21 @@ impl Engine {
     }
 
     fn connect(&mut self, session: Session, peer: &protocol::HostName) {
-        let Some(address) = self.context.config.peers.get(peer).map(|peer| peer.address) else {
+        let Some(addresses) = self.context.config.peers.get(peer).map(|peer| peer.addresses.clone()) else {
             let why =
                 LinkLoss::Connect(format!("{peer} is not among the peers in this host's configuration"));
             return self.incoming.0.send((session, Incoming::Gone(why))).unwrap_or(());
         };
-        let identity = (self.handle.id(), self.protocol.term(), session);
-        let measurements = Arc::clone(&self.measurements);
-        lock(&measurements).restart();
-        let called = (peer.clone(), address);
-        session::connect(&self.context, called, identity, self.incoming.0.clone(), measurements);
+        lock(&self.measurements).restart();
+        let call = session::Call {
+            peer: peer.clone(),
+            addresses: addresses.to_vec(),
+            identity: (self.handle.id(), self.protocol.term(), session),
+            handle: Arc::clone(&self.handle),
+            incoming: self.incoming.0.clone(),
+            measurements: Arc::clone(&self.measurements),
+        };
+        call.start(&self.context);
     }
 
     fn on_incoming(&mut self, session: Session, message: Incoming) {

@@ -122,6 +122,7 @@ pub fn status(name: &str) -> VmStatus {
         gate: GateStatus::default(),
         agent_bytes: 64 << 20,
         detection: None,
+        paths: vec![],
         disks: Vec::new(),
         journal: None,
         copy_rate: None,

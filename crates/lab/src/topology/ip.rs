@@ -20,8 +20,10 @@ pub fn make_switch(switch: &Namespace) -> Result<(), LabError> {
         &format!(
             "link add lan {PLAIN_BRIDGE}\n\
              link add repl {PLAIN_BRIDGE}\n\
+             link add repl2 {PLAIN_BRIDGE}\n\
              link set lan up\n\
-             link set repl up\n"
+             link set repl up\n\
+             link set repl2 up\n"
         ),
     )
 }
@@ -44,10 +46,11 @@ pub fn connect_host(
     host: &Namespace,
     name: &str,
     [v4, v6]: [IpAddr; 2],
-    replication: Ipv4Addr,
+    [replication, second]: [Ipv4Addr; 2],
 ) -> Result<(), LabError> {
     connect(switch, "lan", &Cable::uplink(name).port, host, "lan0")?;
     connect(switch, "repl", &Cable::replication(name).port, host, "repl0")?;
+    connect(switch, "repl2", &Cable::second(name).port, host, "repl1")?;
     batch(
         host,
         &format!(
@@ -56,9 +59,11 @@ pub fn connect_host(
              link set {BRIDGE} up\n\
              link set lan0 master {BRIDGE} up\n\
              link set repl0 up\n\
+             link set repl1 up\n\
              addr add {v4}/24 dev {BRIDGE}\n\
              addr add {v6}/64 dev {BRIDGE} nodad\n\
-             addr add {replication}/24 dev repl0\n"
+             addr add {replication}/24 dev repl0\n\
+             addr add {second}/24 dev repl1\n"
         ),
     )
 }
@@ -78,6 +83,11 @@ impl Cable {
     /// The replication link.
     pub fn replication(host: &str) -> Cable {
         Cable { port: format!("repl-{host}"), interface: "repl0" }
+    }
+
+    /// The link to the second replication network.
+    pub fn second(host: &str) -> Cable {
+        Cable { port: format!("rep2-{host}"), interface: "repl1" }
     }
 }
 

@@ -11,6 +11,9 @@
 //!   10.78.0.2   repl0 ───────┘ 10.77.0.2
 //! ```
 //!
+//! A second replication network is built as the first, bridge `repl2`, interfaces `repl1`, addresses 10.79.0.0/24; agents
+//! use it if their configuration names it.
+//!
 //! A guest's TAP device joins its host's bridge `br0`. A link is cut at the switch's end, as when a cable is pulled:
 //! the host keeps its addresses and routes, and nothing that it sends arrives. Names are unique to the process and
 //! the lab, so many labs run side by side; addresses are the same in each. Dropping a [`Lab`] ends every process in
@@ -107,9 +110,11 @@ pub enum LabError {
 pub enum Link<'a> {
     /// The host's replication link.
     Replication(&'a str),
+    /// The host's link to the second replication network.
+    Second(&'a str),
     /// The host's uplink to the LAN, over which its guests talk to clients.
     Uplink(&'a str),
-    /// Both links of the host.
+    /// All links of the host.
     All(&'a str),
 }
 
@@ -219,7 +224,13 @@ impl Lab {
         };
         let namespace = Namespace::create(format!("{}-{name}", self.prefix))?;
         let addresses = [IpAddr::V4(lan_v4(number)), IpAddr::V6(lan_v6(number))];
-        ip::connect_host(&self.switch, &namespace, name, addresses, replication_v4(number))?;
+        ip::connect_host(
+            &self.switch,
+            &namespace,
+            name,
+            addresses,
+            [replication_v4(number), second_v4(number)],
+        )?;
         hosts.insert(name.to_owned(), Host { namespace, number });
         Ok(())
     }
@@ -248,6 +259,14 @@ impl Lab {
     /// There is no such host.
     pub fn replication_address(&self, host: &str) -> Result<Ipv4Addr, LabError> {
         self.with_host(host, |host| replication_v4(host.number))
+    }
+
+    /// The same on the second replication network.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn second_address(&self, host: &str) -> Result<Ipv4Addr, LabError> {
+        self.with_host(host, |host| second_v4(host.number))
     }
 
     /// A host's own address in the LAN.
@@ -323,8 +342,11 @@ impl Lab {
     fn cables(&self, link: Link<'_>) -> Result<(Namespace, Vec<ip::Cable>), LabError> {
         let (host, cables) = match link {
             Link::Replication(host) => (host, vec![ip::Cable::replication(host)]),
+            Link::Second(host) => (host, vec![ip::Cable::second(host)]),
             Link::Uplink(host) => (host, vec![ip::Cable::uplink(host)]),
-            Link::All(host) => (host, vec![ip::Cable::replication(host), ip::Cable::uplink(host)]),
+            Link::All(host) => {
+                (host, vec![ip::Cable::replication(host), ip::Cable::second(host), ip::Cable::uplink(host)])
+            }
         };
         Ok((self.host(host)?, cables))
     }
@@ -348,6 +370,10 @@ impl Lab {
 
 fn replication_v4(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, number)
+}
+
+fn second_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 79, 0, number)
 }
 
 impl Drop for Lab {

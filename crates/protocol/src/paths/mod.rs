@@ -386,6 +386,12 @@ impl<O: Clone, I> Paths<O, I> {
         }
     }
 
+    /// Whether something happened.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
     /// What happened since it was asked last.
     pub fn news(&mut self) -> Vec<News> {
         core::mem::take(&mut self.news)

@@ -20,6 +20,11 @@ impl Inbound {
         Self { vm, term, session, next: 0 }
     }
 
+    /// The frames before this one were taken elsewhere.
+    pub fn begin_at(&mut self, next: u64) {
+        self.next = next;
+    }
+
     /// Takes the next frame's header.
     ///
     /// # Errors

@@ -198,6 +198,14 @@ impl PageBatch {
         &self.body
     }
 
+    /// The frame's body, to keep. [`PageBatch::clear`] before the next page.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        self.flush_zeros();
+        let room = self.body.capacity();
+        core::mem::replace(&mut self.body, Vec::with_capacity(room))
+    }
+
     /// Empties the batch and keeps its buffers.
     pub fn clear(&mut self) {
         self.body.clear();

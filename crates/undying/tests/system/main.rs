@@ -15,6 +15,7 @@ mod lifecycle;
 mod links;
 mod migrate;
 mod migrate_ends;
+mod paths;
 mod planned;
 mod postgres;
 mod qcow2;

@@ -27,6 +27,7 @@ pub struct Setup {
     lean: bool,
     arbiter: ArbiterKind,
     server: Server,
+    on_two: &'static [&'static str],
 }
 
 /// Name of the disk image of a PostgreSQL guest.
@@ -50,7 +51,13 @@ impl Setup {
             lean: false,
             arbiter: ArbiterKind::Directory,
             server: Server::Redis,
+            on_two: &[],
         }
+    }
+
+    /// These hosts are reached over two replication networks.
+    pub fn on_two(self, on_two: &'static [&'static str]) -> Self {
+        Self { on_two, ..self }
     }
 
     /// Other hosts.
@@ -92,7 +99,8 @@ impl Setup {
 
     /// The cluster without a VM.
     pub fn cluster(&self) -> Cluster {
-        Cluster::start_with(self.tag, binary(), self.hosts, self.detection, self.arbiter).expect("a cluster")
+        let (tag, hosts, on_two) = (self.tag, self.hosts, self.on_two);
+        Cluster::start_over(tag, binary(), hosts, self.detection, self.arbiter, on_two).expect("a cluster")
     }
 
     /// The VM's file.
