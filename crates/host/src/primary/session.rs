@@ -132,7 +132,8 @@ impl Call {
                 let _ = incoming.send((session, Incoming::Connected(link)));
             }
         });
-        paths::dial(context, &bundle, &self.peer, &self.addresses, &opened)?;
+        paths::dial(context, &bundle, &self.peer, &self.addresses, &opened)
+            .inspect_err(|_| bundle.close())?;
         Ok((bundle, wire))
     }
 

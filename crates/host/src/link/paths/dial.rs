@@ -31,6 +31,7 @@ pub fn dial(
     let hopes = Arc::new(AtomicUsize::new(addresses.len()));
     for (number, &address) in addresses.iter().enumerate() {
         let Some(slot) = Slot::new(number) else { break };
+        bundle.name(slot, address.to_string());
         let caller = Caller {
             context: Arc::clone(context),
             bundle: Arc::clone(bundle),

@@ -29,7 +29,8 @@ pub fn run(
         }
         state.connections += 1;
         let number = state.connections;
-        let end = End { handle, number, address, given_up: false };
+        let end = End { handle, number, given_up: false };
+        state.addresses[slot.number()] = Some(address);
         if let Some(old) = state.ends[slot.number()].replace(end) {
             old.handle.end_all(&trust::Ended("a new connection takes its place".into()));
         }
@@ -158,8 +159,8 @@ fn one(
     for piece in body.chunks_mut(PIECE) {
         read_exact(receiver, piece)?;
         came += piece.len() as u64;
-        // The last piece counts with the frame.
-        if came < u64::from(header.len) {
+        // A short one is counted with its frame.
+        if u64::from(header.len) > PIECE as u64 {
             arrived(bundle, slot, number, std::mem::take(&mut came))?;
         }
     }

@@ -32,7 +32,6 @@ struct End {
     handle: Handle,
     /// Tells this connection of the path from earlier ones.
     number: u64,
-    address: String,
     /// It was ended here because it was silent.
     given_up: bool,
 }
@@ -40,6 +39,8 @@ struct End {
 struct State {
     core: Paths<Sealed, Frame>,
     ends: Vec<Option<End>>,
+    /// Where the other host is at each path, as far as it is known.
+    addresses: Vec<Option<String>>,
     connections: u64,
     /// A connection opened the session.
     opened: bool,
@@ -92,6 +93,7 @@ impl Bundle {
         let state = State {
             core: Paths::new(Limits::of(hello.timeout), expected),
             ends: (0..protocol::paths::MAX_PATHS).map(|_| None).collect(),
+            addresses: vec![None; protocol::paths::MAX_PATHS],
             connections: 0,
             opened: false,
             answered: false,
@@ -105,6 +107,11 @@ impl Bundle {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the other host is to be found by this path.
+    pub fn name(&self, slot: Slot, address: String) {
+        self.state().addresses[slot.number()] = Some(address);
     }
 
     /// Whether this host may join the session with what it says.
@@ -165,7 +172,8 @@ impl Bundle {
             };
             let taken = inbound.check(&frame.header).map_err(LinkError::from).and_then(|()| to(frame));
             if let Err(why) = taken {
-                self.end(LinkError::Closed);
+                // What was queued, such as a refusal, is still sent.
+                self.close();
                 return why;
             }
             self.state().core.consumed(now());
@@ -216,8 +224,7 @@ impl Bundle {
             return;
         }
         let active = state.core.active().filter(|slot| state.core.view(*slot).silent_since.is_none());
-        let address =
-            |state: &State, slot: Slot| state.ends[slot.number()].as_ref().map(|end| end.address.clone());
+        let address = |state: &State, slot: Slot| state.addresses[slot.number()].clone();
         let going_on = active.and_then(|slot| address(&state, slot));
         let mut tell = Vec::new();
         for news in news {
@@ -241,11 +248,11 @@ impl Bundle {
     #[must_use]
     pub fn status(&self) -> Vec<PathStatus> {
         let (state, now) = (self.state(), now());
-        let all = state.ends.iter().enumerate();
-        all.filter_map(|(number, end)| {
-            let (end, view) = (end.as_ref()?, state.core.view(Slot::new(number)?));
+        let all = state.addresses.iter().enumerate();
+        all.filter_map(|(number, address)| {
+            let (address, view) = (address.clone()?, state.core.view(Slot::new(number)?));
             Some(PathStatus {
-                address: end.address.clone(),
+                address,
                 up: view.joined && view.silent_since.is_none(),
                 active: view.active,
                 silent_ms: view.silent_since.map(|since| now.since(since).as_millis_f64()),
