@@ -25,7 +25,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
-/// What a handover takes beside the pages: stopping, devices, the arbiter, loading them. Measured in `docs/bench/migrate.md`.
+/// What a handover takes beside the pages: stopping, devices, the arbiter, loading them; `cargo xtask bench migrate`
+/// shows where it goes.
 pub const HANDOVER: Micros = Micros::from_millis(15);
 /// Below the limit another round is worth it as long as each leaves less than half of what it sent, and so much downtime can
 /// be saved.
