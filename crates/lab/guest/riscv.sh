@@ -38,7 +38,7 @@ fi
 if [ -n "$REDIS" ]; then
     echo 1 > /proc/sys/vm/overcommit_memory
     /bin/redis-server /etc/redis.conf $STORE > /dev/console 2>&1 &
-    until $B nc -z 127.0.0.1 6379; do
+    until $B printf 'PING\r\nQUIT\r\n' | $B nc 127.0.0.1 6379 2> /dev/null | $B grep -q PONG; do
         $B sleep 0.1
     done
 fi
