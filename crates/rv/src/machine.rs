@@ -324,7 +324,8 @@ impl Machine {
             }
             Input::Waited(_) => {}
             other => {
-                self.devices.input(&other, &mut surroundings(&mut self.ram, &mut self.code, &mut self.outputs));
+                self.devices
+                    .input(&other, &mut surroundings(&mut self.ram, &mut self.code, &mut self.outputs));
             }
         }
         self.check = true;
