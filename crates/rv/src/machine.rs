@@ -234,6 +234,8 @@ impl Machine {
         self.csr.medeleg = 0xb1ff;
         self.csr.mideleg = crate::csr::S_INTERRUPTS;
         self.csr.mcounteren = 7;
+        // Programs read the clock themselves, Redis for one: firmware allows it, the kernel does not ask.
+        self.csr.scounteren = 7;
     }
 
     /// Puts bytes into RAM; false if they do not fit.
