@@ -23,6 +23,11 @@ pub struct Package {
 pub const NEEDED: &[Package] = &[
     Package { name: "qemu-system-x86", file: "usr/bin/qemu-system-x86_64", why: "runs the protected guests" },
     Package {
+        name: "qemu-system-misc",
+        file: "usr/bin/qemu-system-riscv64",
+        why: "is what the deterministic machine is compared with",
+    },
+    Package {
         name: "iproute2",
         file: "bin/ip",
         why: "builds the hosts, the switch and the client as network namespaces",

@@ -1,7 +1,7 @@
 //! Owns the cache of decoded instructions: for each page of RAM that was executed, what stands at each of its places.
 //!
 //! The cache cannot be seen from inside the machine: every way in which RAM is written forgets what was decoded there.
-//! The fast path writes to no page that is in here (see [`Tlb`](crate::mmu::Tlb)); all others call
+//! The fast path writes to no page that is in here (see [`Tlb`](crate::tlb::Tlb)); all others call
 //! [`Code::wrote`].
 
 use crate::decode::Op;

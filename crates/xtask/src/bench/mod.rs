@@ -17,6 +17,7 @@ mod migrate;
 mod outage;
 mod page;
 mod pause;
+mod rv;
 mod site;
 
 use crate::stage::screen::Screen;
@@ -47,6 +48,9 @@ pub enum Bench {
     Many(BenchArgs),
     /// Live migration beside stopping the VM first and beside QEMU's own (10 minutes, as root). One part
     Migrate(BenchArgs),
+    /// How fast the deterministic machine is beside `qemu-system-riscv64` (1 minute).
+    /// Example: `cargo xtask bench rv --kernel vmlinux --initrd initrd.cpio`
+    Rv(rv::RvArgs),
 }
 
 /// How to measure
@@ -215,6 +219,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Disk(args) => (&DISK, args),
         Bench::Many(args) => (&MANY, args),
         Bench::Migrate(args) => (&MIGRATE, args),
+        Bench::Rv(args) => return rv::run(args),
     };
     if !rustix::process::geteuid().is_root() {
         bail!("only root may make network namespaces and protect VMs: run this as root");
