@@ -199,6 +199,60 @@ fn a_timer_interrupts_at_the_same_count_however_a_run_is_cut_and_cached() {
 }
 
 #[test]
+fn instructions_written_by_stores_that_are_known_already_are_seen() {
+    // The page is written before anything is executed in it, so that stores to it are on the fast path; then it is
+    // executed, and only the upper half of its first instruction, the immediate, is written again.
+    let program = [
+        0x1000 | 5 << 7 | 0x17,
+        lui(6, 0x150),
+        addi(6, 6, 0x513),
+        store(2, 6, 5),
+        lui(7, 0x8),
+        addi(7, 7, 0x67),
+        store(2, 7, 5) | 4 << 7,
+        5 << 15 | 1 << 7 | 0x67,
+        addi(8, 0, 0x70),
+        store(1, 8, 5) | 2 << 7,
+        5 << 15 | 1 << 7 | 0x67,
+        STAY,
+    ];
+    let (mut fast, mut plain) = (load(&program), load(&program));
+    plain.run_plainly();
+    fast.run(100);
+    plain.run(100);
+    // `addi a0, a0, 1` and return; then `addi a0, zero, 7`.
+    assert_eq!((plain.x(10), plain.hash()), (7, fast.hash()));
+}
+
+#[test]
+fn a_reservation_ends_with_a_trap() {
+    let conditional = |trap: u32| {
+        let program = [
+            0x17 | 5 << 7,
+            addi(5, 5, 40),
+            csrrw(0, MTVEC, 5),
+            0x1000 | 6 << 7 | 0x17,
+            6 << 15 | 2 << 12 | 2 << 27 | 7 << 7 | 0x2f,
+            trap,
+            // `sc.w a0, t2, (t1)`
+            3 << 27 | 7 << 20 | 6 << 15 | 2 << 12 | 10 << 7 | 0x2f,
+            STAY,
+            STAY,
+            STAY,
+            // The handler goes back behind the call.
+            0x341 << 20 | 2 << 12 | 8 << 7 | 0x73,
+            addi(8, 8, 4),
+            csrrw(0, 0x341, 8),
+            0x3020_0073,
+        ];
+        let mut machine = load(&program);
+        machine.run(30);
+        machine.x(10)
+    };
+    assert_eq!((conditional(addi(0, 0, 0)), conditional(0x73)), (0, 1));
+}
+
+#[test]
 fn an_input_changes_the_state() {
     let (mut with, mut without) = (hostile(3), hostile(3));
     with.input(Input::Console(b"x".to_vec()));

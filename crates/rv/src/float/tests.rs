@@ -132,5 +132,8 @@ fn flags_say_what_happened() {
     let smallest = 1 << 52;
     let (result, flags) = flags_of(&|f| mul(DOUBLE, smallest, below_one, NEAREST, f));
     assert_eq!((result, flags), (smallest, UF | NX));
+    // (1 + 2^-27)(1 - 2^-27) times the smallest: at 53 bits a tie that goes up to it, so that it is not tiny.
+    let (above, below) = (0x200 << 52 | 1 << 25, 0x1ff << 52 | ((1 << 52) - (1 << 26)));
+    assert_eq!(flags_of(&|f| mul(DOUBLE, above, below, NEAREST, f)), (smallest, NX));
     assert_eq!(flags_of(&|f| fma(DOUBLE, infinity, 0, DOUBLE.nan(), NEAREST, f)), (DOUBLE.nan(), NV));
 }

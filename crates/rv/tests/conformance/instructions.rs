@@ -87,7 +87,12 @@ pub fn integer(draw: &mut Draw, pieces: &mut Vec<Piece>, count: usize) {
     }
 }
 
-pub fn memory(draw: &mut Draw, pieces: &mut Vec<Piece>, aligned: bool) {
+pub fn memory(draw: &mut Draw, mode: Mode, pieces: &mut Vec<Piece>, aligned: bool) {
+    if mode.level == 1 && draw.once_in(5) {
+        // What may be touched changes between two accesses: SUM or MXR.
+        let change = draw.one_of(&[2, 3]);
+        pieces.extend([lui(26, draw.one_of(&[0x40, 0x80])), csr(change, 0, 0x100, 26)].map(Piece::Word));
+    }
     let word = draw.word();
     // Aligned, near, or anywhere within reach.
     let near = match draw.below(if aligned { 1 } else { 3 }) {

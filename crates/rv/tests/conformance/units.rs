@@ -214,7 +214,7 @@ fn body(draw: &mut Draw, kind: Kind, mode: Mode, aligned: bool) -> Vec<Piece> {
             while pieces.len() < count {
                 match kind {
                     Kind::Integer => kinds::integer(draw, &mut pieces, count),
-                    Kind::Memory => kinds::memory(draw, &mut pieces, aligned),
+                    Kind::Memory => kinds::memory(draw, mode, &mut pieces, aligned),
                     Kind::Floating => kinds::floating(draw, &mut pieces),
                     Kind::Atomic => kinds::atomic(draw, &mut pieces, size),
                     Kind::Csr => kinds::csrs(draw, mode, &mut pieces),
