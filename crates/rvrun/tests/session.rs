@@ -52,12 +52,12 @@ fn kernel() -> Vec<u8> {
         i_type(0x73, 10, 2, 0, 0xc01_u32 as i32),
         lui(11, 2),
         0x00b5_0533,
-        lui(17, 0x5449_5),
+        lui(17, 0x5_4495),
         addi(17, 17, 0xd45 - 0x1000),
         addi(16, 0, 0),
         ECALL,
     ];
-    let reset = [lui(17, 0x5352_5), addi(17, 17, 0x354), addi(16, 0, 0), ECALL];
+    let reset = [lui(17, 0x5_3525), addi(17, 17, 0x354), addi(16, 0, 0), ECALL];
     let mut program = vec![
         // The serial port interrupts: at the port, at the controller, in the hart.
         lui(5, 0x1_0000),
