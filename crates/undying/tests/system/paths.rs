@@ -39,7 +39,8 @@ fn one_of_two_networks_is_lost_and_nobody_fails_over() {
     }
     let loaded = Setup::new("paths").on_two(&BOTH).start();
     up(&loaded, 2);
-    let cuts: [(&str, &dyn Fn(), &dyn Fn()); 3] = [
+    type Act<'a> = &'a dyn Fn();
+    let cuts: [(&str, Act<'_>, Act<'_>); 3] = [
         ("10.77.", &|| loaded.cluster.lab.cut_link(Link::Replication("alpha")).expect("cut"), &|| {
             loaded.cluster.lab.heal_link(Link::Replication("alpha")).expect("healed")
         }),
