@@ -197,13 +197,7 @@ fn attend(
     };
     match path {
         None => over_one(&entry, connection, &header, hello),
-        Some(path) => over_several(
-            context,
-            joins,
-            &entry,
-            Greeting { connection, header, hello, path: Some(path) },
-            from,
-        ),
+        Some(path) => over_several(context, joins, &entry, (connection, from), (header, hello, path)),
     }
 }
 
@@ -222,10 +216,9 @@ fn over_several(
     context: &Context,
     joins: &Joins,
     entry: &Entry,
-    greeting: Greeting,
-    from: SocketAddr,
+    (connection, from): (Connection, SocketAddr),
+    (header, hello, path): (Header, Hello, PathHello),
 ) -> Result<(), LinkError> {
-    let Greeting { connection, header, hello, path: Some(path) } = greeting else { return Ok(()) };
     let Some(slot) = Slot::new(usize::from(path.slot)) else {
         return Err(LinkError::Nonsense(format!("there is no path {}", path.slot)));
     };

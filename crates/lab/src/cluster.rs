@@ -450,7 +450,7 @@ impl Cluster {
         let failed = |source| ClusterError::File { path: path.clone(), source };
         make_directory(path.parent().unwrap_or(&path))?;
         std::fs::File::create_new(&path).and_then(|file| file.set_len(mib << 20)).map_err(failed)?;
-        crate::command::run(std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
+        crate::guest::ext4::format(&path)?;
         Ok(path)
     }
 

@@ -123,22 +123,22 @@ pub fn install(packages: &[Package]) -> Result<(), PackagesError> {
     }
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&names);
-    with_update(&arguments).map(drop).map_err(|source| PackagesError::Apt { packages, source })
+    with_update(apt_get, &arguments).map(drop).map_err(|source| PackagesError::Apt { packages, source })
 }
 
 /// Runs `apt-get ARGUMENTS`; if that fails, once more after `apt-get update`, since the lists may be missing or old.
-fn with_update(arguments: &[&str]) -> Result<String, CommandError> {
-    let first = command::run(&mut apt_get(arguments));
+pub(crate) fn with_update(apt_get: impl Fn() -> Command, arguments: &[&str]) -> Result<String, CommandError> {
+    let first = command::run(apt_get().args(arguments));
     if first.is_ok() {
         return first;
     }
-    command::run(&mut apt_get(&["update"]))?;
-    command::run(&mut apt_get(arguments))
+    command::run(apt_get().arg("update"))?;
+    command::run(apt_get().args(arguments))
 }
 
-fn apt_get(arguments: &[&str]) -> Command {
+fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     command
 }
 

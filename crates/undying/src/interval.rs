@@ -35,15 +35,23 @@ pub fn parse_interval(text: &str) -> Result<Interval, String> {
     parse_micros(text).map(Interval::Even).map_err(|error| format!("{error}, or auto"))
 }
 
-/// Reads a share such as `20%`.
+/// Reads a share such as `20%`, which is not none.
 ///
 /// # Errors
 /// What is wrong with it and how it should look.
 pub fn parse_percent(text: &str) -> Result<u8, String> {
+    parse_share(text, 1, "20%")
+}
+
+/// Reads a share of the time, from `least` on.
+///
+/// # Errors
+/// What is wrong with it and how it should look.
+pub fn parse_share(text: &str, least: u8, example: &str) -> Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
     number
-        .filter(|percent| (1..=90).contains(percent))
-        .ok_or_else(|| format!("{text:?} is no share of the time: write 1% to 90%, such as 20%"))
+        .filter(|percent| (least..=90).contains(percent))
+        .ok_or_else(|| format!("{text:?} is no share of the time: write {least}% to 90%, such as {example}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Owns the grammar of `undying vm migrate`.
 
 use crate::duration::parse_micros;
+use crate::interval::parse_share;
 use clap::{Args, ValueEnum};
 use host::api::migration::{MigrateRequest, Strategy};
 use protocol::migration::Limits;
@@ -71,12 +72,6 @@ impl MigrateArgs {
 }
 
 /// Reads a share such as `60%`, or none.
-///
-/// # Errors
-/// What is wrong with it and how it should look.
 fn parse_slowdown(text: &str) -> Result<u8, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-    number
-        .filter(|percent| *percent <= 90)
-        .ok_or_else(|| format!("{text:?} is no share of the time: write 0% to 90%, such as 60%"))
+    parse_share(text, 0, "60%")
 }

@@ -103,8 +103,8 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
     }
     let Some(vm) = status else {
         return match goal {
-            Goal::HandedOver | Goal::Migrated => Verdict::Done,
             Goal::Protected => Verdict::Failed(ended(events)),
+            _ => Verdict::Done,
         };
     };
     match (goal, vm.role, vm.phase.as_str()) {
@@ -116,7 +116,6 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
         (Goal::Protected, _, "unprotected") | (Goal::HandedOver, _, "protected" | "unprotected") => {
             Verdict::Idle
         }
-        (Goal::Migrated, ..) => judge_migration(status, events),
         _ => Verdict::Going,
     }
 }

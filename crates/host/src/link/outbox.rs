@@ -6,8 +6,10 @@
 use super::paths::Bundle;
 use crate::disks::{Kept, KeptChange};
 use crate::loops::Haste;
+use crate::ram::GuestRam;
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use os::process_memory::ProcessMemoryError;
 use protocol::wire::device::DeviceStates;
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
@@ -31,10 +33,29 @@ pub struct Part {
 }
 
 impl Part {
+    /// Copies pages out of a guest into `buffer`, which has room for them.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn copy(
+        ram: &GuestRam,
+        pages: &[(u8, u64)],
+        mut buffer: PooledBuffer,
+    ) -> Result<Self, ProcessMemoryError> {
+        ram.copy_out(pages, &mut buffer.bytes_mut()[..pages.len() * PAGE])?;
+        Ok(Self::new(pages, buffer))
+    }
+
     /// The pages that were copied into `buffer`, one behind the other.
     #[must_use]
-    pub fn new(pages: Vec<(u8, u64)>, buffer: PooledBuffer) -> Self {
-        Self { pages: pages.into_iter().map(Some).collect(), buffer }
+    pub fn new(pages: &[(u8, u64)], buffer: PooledBuffer) -> Self {
+        Self { pages: pages.iter().copied().map(Some).collect(), buffer }
+    }
+
+    /// How many pages were copied.
+    #[must_use]
+    pub fn copied(&self) -> usize {
+        self.pages.len()
     }
 
     /// The pages that are to be sent.

@@ -7,7 +7,7 @@
 use crate::link::Part;
 use crate::ram::GuestRam;
 use crate::staging::Pool;
-use os::range::{PAGE_SIZE, Range};
+use os::range::Range;
 
 /// Smaller checkpoints gain nothing: their pages are copied in the time that QEMU needs for its devices.
 const LARGE: u64 = 512;
@@ -50,7 +50,7 @@ pub struct Ahead {
     /// The address of each page. Their marks were consumed: they are owed if the checkpoint fails.
     pub addresses: Vec<Range>,
     /// The copies, in the same order.
-    parts: Vec<(usize, Part)>,
+    parts: Vec<Part>,
 }
 
 impl Ahead {
@@ -61,11 +61,9 @@ impl Ahead {
         ram.number(dirty, &mut pages);
         let mut left = pages.as_slice();
         while !left.is_empty() && pool.free().len() > 1 {
-            let Some(mut buffer) = pool.try_take() else { break };
+            let Some(buffer) = pool.try_take() else { break };
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
-            let bytes = now.len() * PAGE_SIZE as usize;
-            ram.copy_out(now, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
-            self.parts.push((now.len(), Part::new(now.to_vec(), buffer)));
+            self.parts.push(Part::copy(ram, now, buffer).map_err(|error| error.to_string())?);
             self.addresses.extend(ram.addresses(now));
             left = after;
         }
@@ -77,8 +75,8 @@ impl Ahead {
         let mut addresses = self.addresses.iter();
         let mut newer = dirty.iter().peekable();
         let mut again = 0;
-        let take = |(pages, mut part): (usize, Part)| {
-            for (at, page) in addresses.by_ref().take(pages).enumerate() {
+        let take = |mut part: Part| {
+            for (at, page) in addresses.by_ref().take(part.copied()).enumerate() {
                 while newer.next_if(|range| range.end() <= page.start).is_some() {}
                 if newer.peek().is_some_and(|range| range.start <= page.start) {
                     part.leave_out(at);
@@ -95,14 +93,15 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use os::range::PAGE_SIZE;
     use proptest::prelude::*;
 
     /// So many pages of one block, copied ahead into buffers of four.
     fn copied(pages: &[u64]) -> Ahead {
         let pool = Pool::new(pages.len().div_ceil(4).max(1), 4).unwrap();
         let part = |pages: &[u64]| {
-            let numbers = pages.iter().map(|&page| (0, page)).collect();
-            (pages.len(), Part::new(numbers, pool.try_take().unwrap()))
+            let numbers: Vec<_> = pages.iter().map(|&page| (0, page)).collect();
+            Part::new(&numbers, pool.try_take().unwrap())
         };
         let parts = pages.chunks(4).map(part).collect();
         Ahead {

@@ -22,7 +22,7 @@ use crate::staging::Pool;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use net::{CutReport, Gate};
-use os::range::{PAGE_SIZE, Range};
+use os::range::Range;
 use os::tracker::{Tracker, TrackerError};
 use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};
@@ -536,7 +536,7 @@ fn gather(
     let mut streamed = at_once;
     let mut left = active.pages.as_slice();
     while !left.is_empty() {
-        let mut buffer = match active.pool.try_take() {
+        let buffer = match active.pool.try_take() {
             Some(buffer) => buffer,
             None => {
                 streamed = true;
@@ -552,10 +552,8 @@ fn gather(
         let most = if at_once { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
         let (now, after) = left.split_at(left.len().min(most));
         left = after;
-        let bytes = now.len() * PAGE_SIZE as usize;
-        ram.copy_out(now, &mut buffer.bytes_mut()[..bytes])
+        let part = Part::copy(ram, now, buffer)
             .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
-        let part = Part::new(now.to_vec(), buffer);
         if at_once {
             active.outbox.part(epoch, part);
         } else {

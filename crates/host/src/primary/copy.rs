@@ -138,14 +138,14 @@ impl Copy<'_> {
             if !self.wait_for_pace() {
                 return Ok(false);
             }
-            let Some(mut buffer) = self.buffer() else { return Ok(false) };
+            let Some(buffer) = self.buffer() else { return Ok(false) };
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
-            let bytes = now.len() * PAGE_SIZE as usize;
-            self.ram.copy_out(now, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), Part::new(now.to_vec(), buffer));
-            *copied += bytes as u64;
-            self.pace.sent(bytes as u64);
+            let part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
+            self.outbox.part(Epoch(0), part);
+            let bytes = now.len() as u64 * PAGE_SIZE;
+            *copied += bytes;
+            self.pace.sent(bytes);
         }
         Ok(true)
     }

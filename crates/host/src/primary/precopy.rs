@@ -141,15 +141,15 @@ impl Copy<'_> {
             while let Some(wait) = self.pace.wait() {
                 self.rest(wait, brake)?;
             }
-            let mut buffer = self.free_buffer(brake)?;
-            let bytes = part.len() * PAGE_SIZE as usize;
-            self.ram.copy_out(part, &mut buffer.bytes_mut()[..bytes]).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), Part::new(part.to_vec(), buffer));
+            let buffer = self.free_buffer(brake)?;
+            let bytes = part.len() as u64 * PAGE_SIZE;
+            let part = Part::copy(self.ram, part, buffer).map_err(|error| error.to_string())?;
+            self.outbox.part(Epoch(0), part);
             // By what is on the wire, which lags behind by what waits in the buffers.
             let wire = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
             self.pace.sent(wire - std::mem::replace(&mut self.wire, wire));
-            *copied_bytes += bytes as u64;
-            remaining_bytes -= bytes as u64;
+            *copied_bytes += bytes;
+            remaining_bytes -= bytes;
             // Nothing is behind the first copy of the disks but what the guest writes now: not all of it shall wait for the stop.
             self.outbox.disks(Epoch(0), self.tap.take());
             brake.tick()?;

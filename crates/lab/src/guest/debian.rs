@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{GuestError, on};
 use crate::command;
+use crate::packages::with_update;
 
 /// The keys by which lists of packages are verified.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -64,14 +65,10 @@ impl Source {
         command
     }
 
-    /// Makes sure that apt knows these packages: a simulated download tells; without lists it fetches them first.
+    /// Makes sure that apt knows these packages: a simulated download tells.
     fn know(&self, names: &[&str]) -> Result<(), command::CommandError> {
-        let probe = || command::run(self.command("apt-get").args(["download", "--print-uris"]).args(names));
-        if probe().is_ok() {
-            return Ok(());
-        }
-        command::run(self.command("apt-get").arg("update"))?;
-        probe().map(drop)
+        let arguments = [&["download", "--print-uris"], names].concat();
+        with_update(|| self.command("apt-get"), &arguments).map(drop)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod console;
 pub mod counter;
 mod cpio;
 mod debian;
+pub mod ext4;
 pub mod fio;
 pub(crate) mod linux;
 pub mod postgres;

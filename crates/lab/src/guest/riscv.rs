@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +10,6 @@ use super::cache::Cache;
 use super::cpio::Archive;
 use super::debian::{self, Source, Unpacked, file_name};
 use super::{GuestError, linux, on, read_manifest, write_manifest};
-use crate::command;
 use crate::topology::GuestAddress;
 
 const INIT: &str = include_str!("../../guest/riscv.sh");
@@ -126,15 +124,5 @@ fn initramfs(unpacked: &Unpacked) -> Result<Vec<u8>, GuestError> {
 pub fn make_disk(path: &Path, mebibytes: u64) -> Result<(), GuestError> {
     let file = fs::File::create(path).map_err(on("create", path))?;
     file.set_len(mebibytes << 20).map_err(on("size", path))?;
-    command::run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path))?;
-    Ok(())
-}
-
-/// Whether the file system on a disk is whole, as `fsck` sees it; nothing is changed.
-///
-/// # Errors
-/// It is not, or `e2fsck` is not there.
-pub fn check_disk(path: &Path) -> Result<(), GuestError> {
-    command::run(Command::new("e2fsck").args(["-f", "-n"]).arg(path))?;
-    Ok(())
+    Ok(super::ext4::format(path)?)
 }

@@ -43,7 +43,6 @@ pub struct Gaps {
     window: VecDeque<u64>,
     mean: u64,
     deviation: u64,
-    p99: u64,
     peak: u64,
 }
 
@@ -52,7 +51,7 @@ impl Gaps {
     #[must_use]
     pub fn new(now: Instant, heartbeat: Micros) -> Self {
         let period = (now, 0);
-        Self { heartbeat, period, window: VecDeque::new(), mean: 0, deviation: 0, p99: 0, peak: 0 }
+        Self { heartbeat, period, window: VecDeque::new(), mean: 0, deviation: 0, peak: 0 }
     }
 
     /// The same for another session: what lies between the two was no silence.
@@ -86,9 +85,6 @@ impl Gaps {
         let squares = self.window.iter().map(|&sample| u128::from(sample.abs_diff(self.mean)).pow(2));
         let variance = squares.sum::<u128>() / u128::from(count);
         self.deviation = u64::try_from(variance.isqrt()).unwrap_or(LONGEST);
-        let mut sorted: alloc::vec::Vec<_> = self.window.iter().copied().collect();
-        sorted.sort_unstable();
-        self.p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
     }
 
     /// The shortest silence that would be suspicious on this link.
@@ -101,7 +97,10 @@ impl Gaps {
     /// For displays.
     #[must_use]
     pub fn view(&self) -> GapsView {
-        GapsView { mean: Micros(self.mean), p99: Micros(self.p99), peak: Micros(self.peak) }
+        let mut sorted: alloc::vec::Vec<_> = self.window.iter().copied().collect();
+        sorted.sort_unstable();
+        let p99 = (sorted.len() * 99).div_ceil(100).checked_sub(1).map_or(0, |at| sorted[at]);
+        GapsView { mean: Micros(self.mean), p99: Micros(p99), peak: Micros(self.peak) }
     }
 }
 

@@ -31,6 +31,7 @@ impl<F> Arrivals<F> {
     }
 
     /// Bytes held.
+    #[cfg(test)]
     pub fn held(&self) -> u64 {
         self.held
     }

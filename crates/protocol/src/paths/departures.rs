@@ -40,6 +40,7 @@ impl<F: Clone> Departures<F> {
     }
 
     /// Bytes kept for sending again.
+    #[cfg(test)]
     pub fn kept(&self) -> u64 {
         self.kept.iter().filter(|kept| kept.frame.is_some()).map(|kept| kept.size).sum()
     }

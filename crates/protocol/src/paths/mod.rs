@@ -411,8 +411,8 @@ impl<O: Clone, I> Paths<O, I> {
     }
 
     /// Bytes held here for the other side, and from it.
-    #[must_use]
-    pub fn held(&self) -> (u64, u64) {
+    #[cfg(test)]
+    fn held(&self) -> (u64, u64) {
         (self.out.kept(), self.into.held())
     }
 

@@ -11,7 +11,7 @@ mod tests;
 use crate::dma::Memory;
 use crate::machine::Output;
 use alloc::vec::Vec;
-use queue::{Broken, LONGEST, Queue};
+use queue::{Broken, LONGEST, Queue, gather};
 
 /// "virt"
 const MAGIC: u32 = 0x7472_6976;
@@ -28,6 +28,10 @@ pub(crate) struct Surroundings<'a> {
     pub memory: Memory<'a>,
     pub outputs: &'a mut Vec<Output>,
 }
+
+/// Rings of a device that gives and takes: what it gives, what it takes.
+pub(crate) const RECEIVE: usize = 0;
+pub(crate) const SEND: usize = 1;
 
 /// A device's rings, and whether it has something to tell.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +57,21 @@ impl Queues {
     ) -> Result<(), Broken> {
         if self.list[queue].give_back(memory, head, written)? {
             self.interrupt |= 1;
+        }
+        Ok(())
+    }
+
+    /// Takes all that the guest sends. What is made of the bytes of a chain leaves; a chain longer than `most` is lost.
+    pub fn send(
+        &mut self,
+        all: &mut Surroundings<'_>,
+        most: u64,
+        output: impl Fn(Vec<u8>) -> Option<Output>,
+    ) -> Result<(), Broken> {
+        while let Some(chain) = self.take(SEND, &all.memory)? {
+            let bytes = gather(&all.memory, &chain.readable, most)?;
+            all.outputs.extend(bytes.and_then(&output));
+            self.finish(SEND, &mut all.memory, chain.head, 0)?;
         }
         Ok(())
     }

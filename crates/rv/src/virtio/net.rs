@@ -1,7 +1,7 @@
 //! Owns the network card: frames from its ring become outputs, frames that come in wait until the guest has room.
 
-use super::queue::{Broken, gather, length, scatter};
-use super::{Queues, Surroundings, hash_bytes};
+use super::queue::{Broken, length, scatter};
+use super::{Queues, RECEIVE, Surroundings, hash_bytes};
 use crate::machine::Output;
 use alloc::{collections::VecDeque, vec::Vec};
 
@@ -15,8 +15,6 @@ const LONGEST: usize = 1518;
 const MOST: u64 = 65_536 + HEADER as u64;
 /// So many frames wait; more are lost, as at any card.
 const WAITING: usize = 256;
-const RECEIVE: usize = 0;
-const SEND: usize = 1;
 
 /// The card.
 #[derive(Clone, Debug)]
@@ -52,15 +50,9 @@ impl Net {
         if queue == RECEIVE {
             return self.fill(queues, all);
         }
-        while let Some(chain) = queues.take(SEND, &all.memory)? {
-            // One that is too long or too short is lost.
-            let bytes = gather(&all.memory, &chain.readable, MOST)?;
-            if let Some(frame) = bytes.as_deref().and_then(|bytes| bytes.get(HEADER..)) {
-                all.outputs.push(Output::Frame { card: self.card, frame: frame.to_vec() });
-            }
-            queues.finish(SEND, &mut all.memory, chain.head, 0)?;
-        }
-        Ok(())
+        // One that is too short is lost as well.
+        let frame = |bytes: Vec<u8>| bytes.get(HEADER..).map(<[u8]>::to_vec);
+        queues.send(all, MOST, |bytes| Some(Output::Frame { card: self.card, frame: frame(bytes)? }))
     }
 
     /// A frame came in.

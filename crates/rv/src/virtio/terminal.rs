@@ -1,14 +1,12 @@
 //! Owns the virtio console: bytes both ways, without ports.
 
-use super::queue::{Broken, gather, length, scatter};
-use super::{Queues, Surroundings, hash_bytes};
+use super::queue::{Broken, length, scatter};
+use super::{Queues, RECEIVE, Surroundings, hash_bytes};
 use crate::machine::Output;
 use alloc::{collections::VecDeque, vec::Vec};
 
 /// The most that is taken from the guest at once, and that waits for it; what is typed beyond that is lost.
 const MOST: u64 = 64 << 10;
-const RECEIVE: usize = 0;
-const SEND: usize = 1;
 
 /// The console.
 #[derive(Clone, Debug, Default)]
@@ -30,13 +28,7 @@ impl Terminal {
         if queue == RECEIVE {
             return self.fill(queues, all);
         }
-        while let Some(chain) = queues.take(SEND, &all.memory)? {
-            if let Some(bytes) = gather(&all.memory, &chain.readable, MOST)? {
-                all.outputs.push(Output::Terminal(bytes));
-            }
-            queues.finish(SEND, &mut all.memory, chain.head, 0)?;
-        }
-        Ok(())
+        queues.send(all, MOST, |bytes| Some(Output::Terminal(bytes)))
     }
 
     /// Bytes were typed.

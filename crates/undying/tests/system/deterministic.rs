@@ -128,7 +128,7 @@ fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
         assert!(said.contains(text), "{said}");
     }
     assert!(!said.contains("UNDYING: it is 1970"), "the guest knows the time:\n{said}");
-    lab::guest::riscv::check_disk(&disk).expect("a whole file system");
+    lab::guest::ext4::check(&disk).expect("a whole file system");
 
     // Somewhere else: no TAP, no disk but a copy of what it was.
     let mut replay = Command::new(binary());

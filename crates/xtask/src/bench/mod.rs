@@ -7,6 +7,7 @@ mod bare;
 mod bed;
 mod clock;
 mod cost;
+mod cpu;
 mod disk;
 mod figures;
 mod idle;

@@ -82,9 +82,8 @@ impl Caller {
         if !first && !self.may_join() {
             return LinkError::Closed;
         }
-        let hello = PathHello { first, ..self.bundle.hello };
-        let hello = PathHello { slot: u8::try_from(self.slot.number()).unwrap_or(0), ..hello };
-        let body = hello.encode();
+        let slot = u8::try_from(self.slot.number()).unwrap_or(0);
+        let body = PathHello { first, slot, ..self.bundle.hello }.encode();
         let header = self.bundle.outbound().seal(Kind::Path, protocol::Epoch(0), &body);
         if let Err(error) = connection.sender().send(&header.encode(), &body) {
             if first {

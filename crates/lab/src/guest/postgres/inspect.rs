@@ -6,6 +6,7 @@ use std::process::Command;
 use super::PostgresGuest;
 use super::system::HOME;
 use crate::command::{self, CommandError};
+use crate::guest::ext4;
 
 /// What is wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,7 @@ impl PostgresGuest {
     /// What is wrong; or a program is not there, or `scratch` has no room.
     pub fn inspect(&self, image: &Path, scratch: &Path) -> Result<(), InspectError> {
         let owned = || image.to_owned();
-        command::run(Command::new("e2fsck").args(["-f", "-n"]).arg(image))
-            .map_err(|source| InspectError::FileSystem { image: owned(), source })?;
+        ext4::check(image).map_err(|source| InspectError::FileSystem { image: owned(), source })?;
         let data = scratch.join("data");
         let mut read_out = Command::new("debugfs");
         read_out.arg("-R").arg(format!("rdump /{HOME}/data {}", scratch.display())).arg(image);

@@ -3,6 +3,7 @@
 use super::fleet::{BACKUP, Fleet, PRIMARIES};
 use crate::bench::Run;
 use crate::bench::bed::{Reach, until};
+use crate::bench::cpu::cpu_seconds;
 use crate::bench::figures::{Cell, Findings, Table};
 use crate::bench::memory::{Shares, ram_in_use};
 use crate::stage::moments::Moments;
@@ -11,7 +12,6 @@ use host::api::types::EpochRecord;
 use lab::client::{Writers, verify};
 use lab::stats::Summary;
 use lab::topology::AGENT;
-use std::fs;
 use std::time::{Duration, Instant};
 
 /// How many VMs.
@@ -180,30 +180,4 @@ fn die(run: &mut Run<'_>, fleet: &Fleet, writers: &[Writers], table: &mut Table)
         ],
     );
     Ok(())
-}
-
-/// Processor time that a process has used (Linux Documentation/filesystems/proc.rst, stat: fields 14 and 15).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_ticks(&stat).map(|ticks| ticks as f64 / 100.0).with_context(|| format!("{path} is not understood"))
-}
-
-/// Ticks, of which Linux shows 100 a second on every machine that QEMU knows.
-fn parse_ticks(stat: &str) -> Option<u64> {
-    let numbers = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
-    let ticks: Vec<u64> = numbers.filter_map(|number| number.parse().ok()).collect();
-    (ticks.len() == 2).then(|| ticks.iter().sum())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processor_time_is_that_of_user_and_system() {
-        let stat = "42 (an (odd) name) S 1 1 1 0 -1 4 1 2 3 4 150 50 7 8 20 0 1 0 1\n";
-        assert_eq!(parse_ticks(stat), Some(200));
-        assert_eq!(parse_ticks("42 (x) S"), None);
-    }
 }
