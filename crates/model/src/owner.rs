@@ -8,7 +8,7 @@ use crate::gate::{Gate, Mode};
 use crate::judge::Snapshot;
 use crate::network::{Connection, Item};
 use crate::world::{HostId, Role, World};
-use protocol::notice::LinkLoss;
+use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Command, Event, Primary};
 use protocol::wire::{Commit, Kind, ToBackup, ToPrimary};
 use protocol::{Epoch, Instant, Micros, Session};
@@ -145,6 +145,7 @@ impl World {
                 self.end_owner(host);
             }
             Action::Shutdown => self.end_owner(host),
+            Action::Notice(Notice::Unprotected { term }) => self.label(host, term.next()),
             // Which bytes of a disk are sent is nothing that the ownership depends on.
             Action::Compared(..) | Action::Acknowledged(..) | Action::Notice(_) => {}
         }

@@ -96,7 +96,7 @@ impl World {
     fn hello(&mut self, host: HostId, conn: usize, hello: Hello) {
         if matches!(self.hosts[host.index()].role, Role::Idle) {
             #[allow(unused_mut, reason = "only with the feature `planted`")]
-            let mut machine = Backup::new(self.claimant(host));
+            let mut machine = Backup::new(self.claimant(host), self.hosts[host.index()].least);
             #[cfg(feature = "planted")]
             machine.plant(self.planted);
             self.host(host).role = Role::Standby(Box::new(Standby::new(machine)));
@@ -149,6 +149,12 @@ impl World {
             Action::Send(conn, message) => self.conn(conn).send(host, Item::ToPrimary(message)),
             Action::Close(conn) => self.conn(conn).close(host),
             Action::Claim(claim) => self.ask(host, claim),
+            Action::Prepare(..) | Action::Commit(..) => {
+                let of = self.standby(host).and_then(|standby| Some(standby.machine.standing_by()?.1));
+                let whole = matches!(action, Action::Commit(..));
+                of.into_iter().for_each(|term| self.label(host, if whole { term.next() } else { term }));
+                return self.standby(host)?.carry_out(action);
+            }
             action => return self.standby(host)?.carry_out(action),
         }
         None

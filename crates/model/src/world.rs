@@ -57,6 +57,8 @@ pub(crate) struct Host {
     pub(crate) clock: Instant,
     pub(crate) role: Role,
     pub(crate) question: Option<Question>,
+    /// What the label of the disks says, which outlives a crash: who may overwrite them.
+    pub(crate) least: Term,
 }
 
 /// What a host reads on a connection that it accepted.
@@ -86,7 +88,7 @@ impl World {
     pub(crate) fn new(bounds: &Bounds) -> Self {
         // Far from zero, so that no echo of a clock is one that was never read.
         let clock = Instant(1_000_000);
-        let idle = Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None });
+        let idle = Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None, least: Term(0) });
         let mut world = Self {
             hosts: [idle.clone(), idle],
             conns: Vec::new(),
@@ -131,12 +133,20 @@ impl World {
 
     /// From now on the host owns the VM.
     pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, vm: Vm) {
-        self.check_owner(host, grant.permit().term());
+        let term = grant.term();
+        self.check_owner(host, term);
+        self.label(host, term.next());
         #[allow(unused_mut, reason = "only with the feature `planted`")]
         let mut machine = Primary::new(self.claimant(host), grant);
         #[cfg(feature = "planted")]
         machine.plant(self.planted);
         self.host(host).role = Role::Owner(Box::new(Owner::new(machine, vm)));
+    }
+
+    /// The label of the host's disks says from now on that only owners of this term or a later one may overwrite them.
+    pub(crate) fn label(&mut self, host: HostId, least: Term) {
+        let host = self.host(host);
+        host.least = host.least.max(least);
     }
 
     /// The host neither runs the VM nor stands by for it any more.

@@ -153,13 +153,13 @@ pub enum Notice {
         /// Its term.
         term: Term,
     },
-    /// There is no room for this owner's standby; nothing was done for it.
+    /// There is no room for this owner's standby, or a newer copy in its place; nothing was done for it.
     StandbyRefused {
         /// The owner.
         primary: HostName,
         /// Its term.
         term: Term,
-        /// What is missing.
+        /// What is missing, or in the way.
         why: Refusal,
     },
     /// The standby has a whole checkpoint.

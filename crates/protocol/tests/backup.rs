@@ -231,6 +231,30 @@ fn in_one_term_no_other_host_replaces_the_standby() {
 }
 
 #[test]
+fn a_late_hello_of_an_older_term_does_not_overwrite_a_newer_copy() {
+    // The host begins to listen, and its label says that a copy of term 6 is whole.
+    let mut standby = Standby::with_copy(Term(7));
+    let why = Refusal::NewerCopy { host: host("beta"), least: Term(7) };
+    for term in [5, 6] {
+        assert!(!standby.machine.takes(Term(term), &hello()));
+        let refused = standby.feed(Event::Hello(C1, Term(term), hello()));
+        let told = Notice::StandbyRefused { primary: host("alpha"), term: Term(term), why: why.clone() };
+        let answer = Action::Send(C1, ToPrimary::Refuse(why.clone()));
+        assert_eq!(refused, [Action::Notice(told), answer, Action::Close(C1)]);
+    }
+    let taken = standby.feed(Event::Hello(Conn(2), Term(7), hello()));
+    assert!(taken.contains(&Action::Prepare(Conn(2), hello())), "{taken:?}");
+    // What it began to overwrite is of that term; once it is whole it is the next one's to overwrite.
+    let mut standby = Standby::copying();
+    standby.feed(lost());
+    assert!(standby.machine.takes(Term(1), &hello()) && !standby.machine.takes(Term(0), &hello()));
+    let mut standby = Standby::armed();
+    standby.feed(Event::Message(C1, ToBackup::End(EndReason::Stopped)));
+    assert_eq!(standby.phase(), PhaseName::Done);
+    assert!(standby.machine.takes(Term(2), &hello()) && !standby.machine.takes(Term(1), &hello()));
+}
+
+#[test]
 fn an_owner_of_a_higher_term_may_replace_the_standby() {
     let mut standby = Standby::armed();
     let replaced = standby.feed(Event::Hello(Conn(2), Term(2), hello()));

@@ -45,6 +45,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
 fn to_primary() -> impl Strategy<Value = ToPrimary> {
     let refusal = prop_oneof![
         any::<u64>().prop_map(|term| Refusal::Busy { term: Term(term) }),
+        any::<u64>().prop_map(|least| Refusal::NewerCopy { host: host("gamma"), least: Term(least) }),
         ".{0,20}".prop_map(|why| Refusal::Machine { why }),
         any::<(u64, u64, u64)>().prop_map(|(needs, left, of)| Refusal::NoRoom {
             host: host("gamma"),

@@ -69,10 +69,11 @@ impl World {
         }
     }
 
-    /// A copy of the disk is about to be overwritten by one of this term: it must be an older one.
+    /// A whole copy of the disk is about to be overwritten by one of this term: it must be of an older one. An owner that
+    /// made it must have won the next term before he makes another.
     pub(crate) fn check_overwrite(&mut self, host: HostId, term: Term) {
         if let Some(stamp) = self.hosts[host.0].storage.stamp
-            && stamp.term > term
+            && stamp.term >= term
         {
             let what = format!("{host:?} overwrites a disk of term {} for term {term}", stamp.term);
             self.fail(Class::CopyThrownAway, what);

@@ -11,14 +11,14 @@ use protocol::backup::{Conn, Event as BackupEvent};
 use protocol::resync::{Base, Offer, Repair, Run};
 use protocol::wire::ToBackup;
 use protocol::wire::compare::{Ask, Hashes, PIECE, hash};
-use protocol::{Epoch, Session};
+use protocol::{Epoch, Session, Term};
 use std::rc::Rc;
 
 impl World {
     /// A session begins at this backup: what it says of its copy.
-    pub(crate) fn offer(&mut self, host: HostId, sectors: usize) -> Offer {
+    pub(crate) fn offer(&mut self, host: HostId, sectors: usize, term: Term) -> Offer {
         #[allow(unused_mut, reason = "only with the feature `planted`")]
-        let mut offer = self.host(host).storage.offer(sectors);
+        let mut offer = self.host(host).storage.offer(sectors, term);
         #[cfg(feature = "planted")]
         if let Offer::Copies { marked, .. } = &mut offer
             && self.planted.hide_own_writes

@@ -154,7 +154,7 @@ impl World {
         if matches!(self.host(host).role, Role::Idle) {
             let id = self.new_machine();
             #[allow(unused_mut, reason = "only with the feature `planted`")]
-            let mut machine = Backup::new(self.claimant(host));
+            let mut machine = Backup::new(self.claimant(host), self.hosts[host.0].storage.least_term());
             #[cfg(feature = "planted")]
             machine.plant(self.planted);
             self.host(host).role = Role::Standby(Box::new(Standby::new(id, machine)));
@@ -293,7 +293,7 @@ impl World {
         standby.of = (standby.asked.1, standby.asked.2);
         let (id, term) = (standby.id, standby.of.0);
         self.check_overwrite(host, term);
-        let offer = self.offer(host, sectors);
+        let offer = self.offer(host, sectors, term);
         if let Some(standby) = self.standby(host) {
             standby.offer = offer;
         }

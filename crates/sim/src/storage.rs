@@ -139,6 +139,8 @@ impl Record {
 pub(crate) struct Storage {
     pub(crate) disk: Disk,
     pub(crate) stamp: Option<Stamp>,
+    /// The label's term while the disk is being filled, and there is no stamp.
+    filling: Term,
     /// The difference map; none beside a disk of which nothing is known.
     pub(crate) map: Option<Differences>,
     journal: Vec<Record>,
@@ -161,12 +163,18 @@ impl Storage {
         self.map = Some(map_of(sectors, &[]));
     }
 
-    /// A session begins at this backup: what it has of the VM's disk, which is no disk from now on.
-    pub(crate) fn offer(&mut self, sectors: usize) -> Offer {
+    /// The lowest term whose owner may overwrite the disk.
+    pub(crate) fn least_term(&self) -> Term {
+        self.stamp.map_or(self.filling, |stamp| stamp.term.next())
+    }
+
+    /// A session of this term begins at this backup: what it has of the VM's disk, which is no disk from now on.
+    pub(crate) fn offer(&mut self, sectors: usize, term: Term) -> Offer {
         if sectors == 0 {
             self.forget(0);
             return Offer::NoDisks;
         }
+        self.filling = term;
         let stamp = self.stamp.take();
         if self.disk.now.len() != sectors {
             self.forget(sectors);

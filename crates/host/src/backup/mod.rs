@@ -13,6 +13,7 @@ mod story;
 
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
+use crate::disks::Label;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
@@ -130,7 +131,7 @@ pub fn run(
     let mut this = Loop {
         context,
         handle,
-        protocol: Backup::new(claimant.clone()),
+        protocol: Backup::new(claimant.clone(), least_term(context, handle)),
         current: None,
         candidate: None,
         standby: None,
@@ -154,6 +155,13 @@ pub fn run(
     drop(this);
     let Some((machine, grant, inherited)) = promoted else { return Ended::Discarded };
     Engine::new(Arc::clone(context), Arc::clone(handle), machine, claimant, grant, inherited).run(requests)
+}
+
+/// What the label of this VM's disks here says of who may overwrite them. A label that cannot be read stops whoever would
+/// prepare a standby over it; here it decides nothing.
+fn least_term(context: &Context, handle: &VmHandle) -> Term {
+    let stamp = Label::of(&context.config, handle.name()).read().ok().flatten();
+    stamp.map_or(Term(0), |stamp| stamp.least_term())
 }
 
 impl Loop<'_> {

@@ -69,6 +69,8 @@ impl Backup {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
             Phase::Copying(primary) => {
                 let (host, term) = (primary.host.clone(), primary.term);
+                // Its primary must win the next term before it opens another session.
+                self.least = self.least.max(term.next());
                 out.push(Action::Notice(Notice::StandbyArmed { primary: host, term }));
                 Phase::Armed(primary)
             }

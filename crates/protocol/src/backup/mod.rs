@@ -216,17 +216,21 @@ enum Phase {
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub struct Backup {
     claimant: Claimant,
+    /// Only an owner of this term or a later one may overwrite the copy of the disks that this host has.
+    least: Term,
     phase: Phase,
     #[cfg(feature = "planted")]
     planted: crate::Planted,
 }
 
 impl Backup {
-    /// A backup that knows nothing yet.
+    /// A backup that knows nothing yet but what this host's copy of the disks says: an owner of a term lower than
+    /// `least` may not overwrite it ([`crate::journal::Stamp::least_term`]; 0 without a copy).
     #[must_use]
-    pub fn new(claimant: Claimant) -> Self {
+    pub fn new(claimant: Claimant, least: Term) -> Self {
         Self {
             claimant,
+            least,
             phase: Phase::Empty,
             #[cfg(feature = "planted")]
             planted: crate::Planted::default(),
@@ -348,10 +352,15 @@ impl Backup {
 
     fn on_hello(&mut self, now: Instant, conn: Conn, term: Term, hello: Hello, out: &mut Vec<Action>) {
         if let Some(refusal) = self.refuse_hello(term, &hello) {
+            if let ToPrimary::Refuse(why @ Refusal::NewerCopy { .. }) = &refusal {
+                let (primary, why) = (hello.primary, why.clone());
+                out.push(Action::Notice(Notice::StandbyRefused { primary, term, why }));
+            }
             out.push(Action::Send(conn, refusal));
             out.push(Action::Close(conn));
             return;
         }
+        self.least = self.least.max(term);
         if !matches!(self.phase, Phase::Empty | Phase::Done) {
             self.discard(Discard::Replaced { term }, out);
         }
@@ -403,7 +412,11 @@ impl Backup {
             Phase::Armed(_) => term == known,
             Phase::Claiming(..) | Phase::Promoting(..) => true,
         };
-        busy.then_some(ToPrimary::Refuse(Refusal::Busy { term: known }))
+        if busy {
+            return Some(ToPrimary::Refuse(Refusal::Busy { term: known }));
+        }
+        let newer = || Refusal::NewerCopy { host: self.claimant.host().clone(), least: self.least };
+        (term < self.least).then(|| ToPrimary::Refuse(newer()))
     }
 
     fn on_standby_ready(&mut self, now: Instant, conn: Conn, offer: Offer, out: &mut Vec<Action>) {

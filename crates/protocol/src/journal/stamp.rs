@@ -144,6 +144,19 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// The lowest term in which an owner may overwrite these images with a first copy. Whole ones of a term are not its
+    /// owner's to overwrite any more: their backup was entitled, so he must win the next term before he opens another
+    /// session; what names the term again is a Hello that comes late.
+    #[must_use]
+    pub fn least_term(&self) -> Term {
+        match self.content {
+            Content::Filling => self.term,
+            Content::Epoch | Content::Running | Content::Stopped => self.term.next(),
+        }
+    }
+}
+
 /// Which of two copies is newer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Newer {
@@ -251,6 +264,14 @@ mod tests {
             ),
         ] {
             assert_eq!(newer(&a, &b), want, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_copy_is_overwritten_by_a_later_term_only() {
+        for stamp in every() {
+            let later = if stamp.content == Content::Filling { 0 } else { 1 };
+            assert_eq!(stamp.least_term(), Term(stamp.term.0 + later), "{stamp:?}");
         }
     }
 

@@ -96,6 +96,18 @@ pub enum Refusal {
         /// Of how much in all.
         of: u64,
     },
+    /// The host has a copy of the VM's disks that is newer than the owner's term: the Hello is late, or the arbiter counts
+    /// anew. Nothing was done for it.
+    #[error(
+        "host {host} has disks of this VM that only an owner of term {least} or later may overwrite; if they are of no use \
+         (the arbiter was made anew), move their images and the directory vms/VM/disks of that host's state directory away"
+    )]
+    NewerCopy {
+        /// The host.
+        host: HostName,
+        /// The lowest term that may.
+        least: Term,
+    },
 }
 
 /// What a host has too little of.

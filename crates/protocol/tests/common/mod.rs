@@ -183,7 +183,12 @@ pub fn hello() -> Hello {
 
 impl Standby {
     pub fn empty() -> Self {
-        Self { machine: Backup::new(claimant("beta")), now: Instant(5_000_000) }
+        Self::with_copy(Term(0))
+    }
+
+    /// At a host whose copy of the disks may be overwritten from this term on.
+    pub fn with_copy(least: Term) -> Self {
+        Self { machine: Backup::new(claimant("beta"), least), now: Instant(5_000_000) }
     }
 
     pub fn phase(&self) -> backup::PhaseName {
