@@ -12,6 +12,16 @@ pub enum Clocks {
     Shared,
 }
 
+/// Where a behaviour begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Begin {
+    /// The owner was just asked to protect its VM; or its backup is armed.
+    Protection,
+    /// The owner was just asked to bring a VM that nobody protects to the other host; or it has just sent the last
+    /// checkpoint, or the word that gives the VM up, there. Operators may ask for migrations, and call them off.
+    Migration,
+}
+
 /// How much may happen in one behaviour. Each number is what the whole behaviour may use up, at whatever times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -19,7 +29,8 @@ pub struct Bounds {
     pub depth: usize,
     /// Crashes, deaths of a VM, resets, cuts, failed checkpoints, silence of the arbiter and the like.
     pub faults: u8,
-    /// What operators and guests ask: protect again, unprotect, planned failover, stop, shutdown.
+    /// What operators and guests ask: protect again, unprotect (which calls a migration off), planned failover, stop, shutdown;
+    /// where a behaviour begins with a migration, migrations and moves too.
     pub commands: u8,
     /// Steps of the guest, each of which says something to the world.
     pub steps: u8,
@@ -29,6 +40,8 @@ pub struct Bounds {
     pub sleeps: u8,
     /// How clocks are related.
     pub clocks: Clocks,
+    /// Where it begins.
+    pub begin: Begin,
     /// Bugs to plant.
     #[cfg(feature = "planted")]
     pub planted: protocol::Planted,
@@ -44,6 +57,7 @@ impl Default for Bounds {
             waits: 2,
             sleeps: 2,
             clocks: Clocks::Own,
+            begin: Begin::Protection,
             #[cfg(feature = "planted")]
             planted: protocol::Planted::default(),
         }

@@ -1,6 +1,6 @@
 //! Owns the properties, and a run of the checker over everything within the bounds.
 
-use crate::bounds::{Bounds, Clocks};
+use crate::bounds::{Begin, Bounds, Clocks};
 use crate::judge::Broken;
 use crate::steps::Step;
 use crate::world::{HostId, Role, World};
@@ -71,7 +71,7 @@ impl Model for Ownership {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new(&self.bounds), World::protected(&self.bounds)]
+        World::beginnings(&self.bounds)
     }
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
@@ -104,10 +104,18 @@ impl Model for Ownership {
             Property::always("no copy is ended that owes its VM a life", |_, world: &World| {
                 world.judge.keeps(Broken::ThrownAway)
             }),
+            Property::always("no term is won before a checkpoint was sent", |_, world: &World| {
+                world.judge.departed || world.arbiter.newest() == Term(1)
+            }),
             Property::sometimes("a promoted VM is heard", |_, world: &World| world.judge.failed_over),
             Property::sometimes("an owner goes on without its backup", |_, world: &World| went_on(world)),
             Property::sometimes("an old owner is fenced", |_, world: &World| world.judge.fenced),
         ];
+        if self.bounds.begin == Begin::Migration {
+            promises.push(Property::sometimes("a migration ends, and the VM was never away", |_, world: &World| {
+                stayed(world)
+            }));
+        }
         if self.bounds.clocks == Clocks::Shared {
             promises.push(Property::always(
                 "an old owner is silent after its successor spoke",
@@ -125,6 +133,18 @@ fn went_on(world: &World) -> bool {
             owner.vm.is_some()
                 && owner.machine.phase() == PhaseName::Unprotected
                 && owner.machine.term() > Term(1)
+        }
+        _ => false,
+    }
+}
+
+/// Alpha is heard unprotected in its first term, after it began to bring the VM elsewhere.
+fn stayed(world: &World) -> bool {
+    match &world.hosts[HostId::Alpha.index()].role {
+        Role::Owner(owner) => {
+            owner.vm.as_ref().is_some_and(|vm| vm.runs)
+                && owner.machine.phase() == PhaseName::Unprotected
+                && owner.machine.term() == Term(1)
         }
         _ => false,
     }

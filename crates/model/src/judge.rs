@@ -50,11 +50,13 @@ pub(crate) struct Judge {
     pub(crate) fenced: bool,
     /// A promoted VM was heard.
     pub(crate) failed_over: bool,
+    /// A checkpoint was sent: from then on another host may be entitled.
+    pub(crate) departed: bool,
 }
 
 impl Judge {
     pub(crate) fn new() -> Self {
-        Self { lives: vec![Life::default()], broken: 0, fenced: false, failed_over: false }
+        Self { lives: vec![Life::default()], broken: 0, fenced: false, failed_over: false, departed: false }
     }
 
     pub(crate) fn keeps(&self, promise: Broken) -> bool {

@@ -21,7 +21,7 @@ mod standby;
 mod steps;
 mod world;
 
-pub use bounds::{Bounds, Clocks, UNIT};
+pub use bounds::{Begin, Bounds, Clocks, UNIT};
 pub use check::{Outcome, Promise, check};
 pub use steps::{Ask, Fault, Step};
 pub use world::{HostId, World};

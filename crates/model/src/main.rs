@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, ValueEnum};
-use model::{Bounds, Clocks, Outcome, check};
+use model::{Begin, Bounds, Clocks, Outcome, check};
 use std::process::ExitCode;
 
 /// Check every behaviour of the ownership protocol within bounds
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask model",
-    after_help = "Example: cargo xtask model --depth 60 --faults 1 --commands 0 --output json"
+    after_help = "Example: cargo xtask model --depth 60 --faults 1 --commands 0 --output json\n         cargo xtask model --begin migration --depth 60 --faults 0 --commands 0"
 )]
 struct Cli {
     /// Steps of a behaviour, at most
@@ -25,6 +25,9 @@ struct Cli {
     /// Requests of operators and guests in a behaviour, at most
     #[arg(long, default_value_t = Bounds::default().commands, value_name = "N")]
     commands: u8,
+    /// Where a behaviour begins
+    #[arg(long, value_enum, default_value = "protection")]
+    begin: CliBegin,
     /// How the hosts' clocks are related
     #[arg(long, value_enum, default_value = "own")]
     clocks: CliClocks,
@@ -49,6 +52,14 @@ enum CliClocks {
     Shared,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CliBegin {
+    /// With a VM that is about to be protected, and with one that just was
+    Protection,
+    /// With a VM that is about to be migrated, and with one whose last checkpoint, or Yield, was just sent
+    Migration,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -61,6 +72,7 @@ enum Bug {
     ReleaseEarly,
     PromoteWithoutGrant,
     ApplyPartial,
+    StayAfterDeparture,
 }
 
 impl Cli {
@@ -69,13 +81,18 @@ impl Cli {
             CliClocks::Own => Clocks::Own,
             CliClocks::Shared => Clocks::Shared,
         };
+        let begin = match self.begin {
+            CliBegin::Protection => Begin::Protection,
+            CliBegin::Migration => Begin::Migration,
+        };
         let (depth, faults, commands) = (self.depth, self.faults, self.commands);
         #[allow(unused_mut, reason = "only with the feature `planted`")]
-        let mut bounds = Bounds { depth, faults, commands, clocks, ..Bounds::default() };
+        let mut bounds = Bounds { depth, faults, commands, clocks, begin, ..Bounds::default() };
         #[cfg(feature = "planted")]
         match self.plant {
             Some(Bug::ReleaseEarly) => bounds.planted.release_early = true,
             Some(Bug::PromoteWithoutGrant) => bounds.planted.promote_without_grant = true,
+            Some(Bug::StayAfterDeparture) => bounds.planted.stay_after_departure = true,
             Some(Bug::ApplyPartial) => bounds.planted.apply_partial = true,
             None => {}
         }

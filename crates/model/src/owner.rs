@@ -193,6 +193,7 @@ impl World {
     fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
         let Some(owner) = self.owner(host) else { return };
         let Some((gathered, snapshot, sent_at)) = owner.gathered.take() else { return };
+        self.judge.departed = true;
         assert_eq!(gathered, epoch, "a checkpoint is sent as soon as it is taken");
         // Every other epoch changes the disk.
         let kind = if epoch.0.is_multiple_of(2) { Kind::Disk } else { Kind::Pages };

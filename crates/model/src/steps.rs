@@ -2,8 +2,8 @@
 //!
 //! A host that is frozen needs no step of its own: its steps are not taken while the world and its clock go on.
 
-use crate::bounds::{Bounds, Clocks, UNIT, timing};
-use crate::world::{HostId, Role, World, protect};
+use crate::bounds::{Begin, Bounds, Clocks, UNIT, timing};
+use crate::world::{HostId, Role, World, migrate, protect};
 use protocol::primary::{Command, Event, PhaseName};
 use std::fmt;
 
@@ -12,10 +12,16 @@ use std::fmt;
 pub enum Ask {
     /// Protect the VM on the other host.
     Protect,
-    /// End protection.
+    /// End protection, or call a migration off.
     Unprotect,
     /// Hand the VM over.
     Failover,
+    /// The same, because it shall run there.
+    Move,
+    /// Bring a VM that nobody protects to the other host.
+    Migrate,
+    /// The same, with the VM stopped before anything is copied.
+    StopAndMigrate,
     /// End the VM.
     Stop,
     /// The guest shuts itself down.
@@ -89,7 +95,7 @@ impl World {
     /// Every step that may come next.
     pub(crate) fn steps(&self, bounds: &Bounds, steps: &mut Vec<Step>) {
         for host in HostId::BOTH {
-            self.steps_of_host(host, steps);
+            self.steps_of_host(bounds, host, steps);
             self.network_steps(host, steps);
         }
         if self.left.faults > 0 {
@@ -120,7 +126,7 @@ impl World {
         }
     }
 
-    fn steps_of_host(&self, id: HostId, steps: &mut Vec<Step>) {
+    fn steps_of_host(&self, bounds: &Bounds, id: HostId, steps: &mut Vec<Step>) {
         let (host, may_fail) = (&self.hosts[id.index()], self.left.faults > 0);
         let mut faults = Vec::new();
         match &host.role {
@@ -137,7 +143,9 @@ impl World {
                     faults.push(Fault::ProcessDies(id));
                 }
                 if self.left.commands > 0 {
-                    steps.extend(asks(owner.machine.phase()).iter().map(|&ask| Step::Ask(id, ask)));
+                    let phase = owner.machine.phase();
+                    let moves = if bounds.begin == Begin::Migration { moves(phase) } else { &[] };
+                    steps.extend(asks(phase).iter().chain(moves).map(|&ask| Step::Ask(id, ask)));
                 }
             }
             Role::Standby(standby) => {
@@ -216,6 +224,9 @@ impl World {
             Ask::Protect => protect(host.other()),
             Ask::Unprotect => Command::Unprotect,
             Ask::Failover => Command::Failover,
+            Ask::Move => Command::Move,
+            Ask::Migrate => migrate(host.other(), false),
+            Ask::StopAndMigrate => migrate(host.other(), true),
             Ask::Stop => Command::Stop,
             Ask::GuestShutdown => {
                 self.drive_primary(host, Event::GuestShutdown);
@@ -248,5 +259,14 @@ fn asks(phase: PhaseName) -> &'static [Ask] {
         PhaseName::Protected => &[Ask::Unprotect, Ask::Failover, Ask::Stop, Ask::GuestShutdown],
         PhaseName::Opening | PhaseName::Copying => &[Ask::Unprotect, Ask::Stop, Ask::GuestShutdown],
         _ => &[Ask::GuestShutdown],
+    }
+}
+
+/// What besides, if the VM shall run elsewhere.
+fn moves(phase: PhaseName) -> &'static [Ask] {
+    match phase {
+        PhaseName::Unprotected => &[Ask::Migrate, Ask::StopAndMigrate],
+        PhaseName::Protected => &[Ask::Move],
+        _ => &[],
     }
 }

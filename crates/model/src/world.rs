@@ -2,14 +2,14 @@
 //! left of the bounds. The machines in it are `protocol`'s own.
 
 use crate::arbiter::{Arbiter, Question};
-use crate::bounds::{Bounds, Clocks, Left, timing};
+use crate::bounds::{Begin, Bounds, Clocks, Left, timing};
 use crate::judge::{Judge, Snapshot};
 use crate::network::Connection;
 use crate::owner::{Owner, Vm};
 use crate::standby::Standby;
 use crate::steps::Step;
 use protocol::asking::Claimant;
-use protocol::primary::{Command, Primary};
+use protocol::primary::{Command, PhaseName, Primary};
 use protocol::wire::{Kind, ToBackup};
 use protocol::{Epoch, Grant, HostName, Instant, Term, TermRecord, VmName};
 use std::sync::Arc;
@@ -84,8 +84,30 @@ pub struct World {
 }
 
 impl World {
-    /// Alpha owns the VM in term 1 and was just asked to protect it on beta.
-    pub(crate) fn new(bounds: &Bounds) -> Self {
+    /// The states in which behaviours begin.
+    pub(crate) fn beginnings(bounds: &Bounds) -> Vec<Self> {
+        match bounds.begin {
+            // Later: beta is armed, epoch 1 is acknowledged, nothing is under way.
+            Begin::Protection => {
+                let asked = Self::about_to(bounds, protect(HostId::Beta));
+                let protected = asked.clone().gone_on(bounds, |_| false);
+                vec![asked, protected]
+            }
+            // Later: the last checkpoint is under way, and nothing of it has arrived; or it was acknowledged, and Yield is under way.
+            Begin::Migration => {
+                let asked = Self::about_to(bounds, migrate(HostId::Beta, false));
+                let departed = asked.clone().gone_on(bounds, |world| world.judge.departed);
+                let yielded = departed.clone().gone_on(bounds, |world| match &world.hosts[0].role {
+                    Role::Owner(owner) => owner.machine.phase() == PhaseName::Yielded,
+                    _ => false,
+                });
+                vec![asked, departed, yielded]
+            }
+        }
+    }
+
+    /// Alpha owns the VM in term 1 and was just asked this.
+    fn about_to(bounds: &Bounds, command: Command) -> Self {
         // Far from zero, so that no echo of a clock is one that was never read.
         let clock = Instant(1_000_000);
         let idle = Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None, least: Term(0) });
@@ -103,22 +125,22 @@ impl World {
         world.arbiter.claim(&claim);
         let grant = Grant::from_record(&claim, &TermRecord { claim: claim.clone() });
         world.become_owner(HostId::Alpha, grant.expect("it is the claim's own"), Vm::new(0, 0));
-        let protected = world.command(HostId::Alpha, protect(HostId::Beta));
-        assert!(protected, "an unprotected VM can be protected");
+        let taken = world.command(HostId::Alpha, command);
+        assert!(taken, "an unprotected VM can be protected, and migrated");
         world
     }
 
-    /// The same a little later: beta is armed, epoch 1 is acknowledged, nothing is under way.
-    pub(crate) fn protected(bounds: &Bounds) -> Self {
-        let mut world = Self::new(bounds);
-        loop {
+    /// The same a little later: what was begun has gone on, until that or as far as it does.
+    fn gone_on(mut self, bounds: &Bounds, until: impl Fn(&Self) -> bool) -> Self {
+        while !until(&self) {
             let mut steps = Vec::new();
-            world.steps(bounds, &mut steps);
+            self.steps(bounds, &mut steps);
             match steps.into_iter().find(goes_on) {
-                Some(step) => world.take(step),
-                None => return world,
+                Some(step) => self.take(step),
+                None => break,
             };
         }
+        self
     }
 
     pub(crate) fn host(&mut self, id: HostId) -> &mut Host {
@@ -186,4 +208,8 @@ fn goes_on(step: &Step) -> bool {
 
 pub(crate) fn protect(peer: HostId) -> Command {
     Command::Protect { peer: peer.name(), timing: timing(), machine: Vec::new() }
+}
+
+pub(crate) fn migrate(peer: HostId, stop_first: bool) -> Command {
+    Command::Migrate { peer: peer.name(), timing: timing(), machine: Vec::new(), stop_first }
 }

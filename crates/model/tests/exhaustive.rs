@@ -1,6 +1,6 @@
 //! Every behaviour within small bounds keeps the promises; what must come about does. Deeper: `cargo xtask model`.
 
-use model::{Bounds, Clocks, Outcome, check};
+use model::{Begin, Bounds, Clocks, Outcome, check};
 
 fn keeps_its_promises(bounds: Bounds) -> Outcome {
     let outcome = check(bounds, 1);
@@ -19,6 +19,19 @@ fn all_that_the_bounds_allow_without_faults_and_requests() {
 #[test]
 fn eight_steps_with_a_fault_and_a_request() {
     keeps_its_promises(Bounds { depth: 8, faults: 1, commands: 1, ..Bounds::default() });
+}
+
+#[test]
+fn all_that_the_bounds_allow_of_a_migration_without_faults_and_requests() {
+    let begin = Begin::Migration;
+    let bounds = Bounds { depth: 60, faults: 0, commands: 0, steps: 1, begin, ..Bounds::default() };
+    assert!(keeps_its_promises(bounds).complete);
+}
+
+#[test]
+fn a_migration_with_a_fault_that_may_be_called_off() {
+    let begin = Begin::Migration;
+    keeps_its_promises(Bounds { depth: 8, faults: 1, commands: 1, steps: 1, begin, ..Bounds::default() });
 }
 
 #[test]

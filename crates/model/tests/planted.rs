@@ -1,10 +1,14 @@
 //! Planted bugs are found, each by the promise that it breaks, with the steps that show it.
 
-use model::{Bounds, Planted, check};
+use model::{Begin, Bounds, Planted, check};
 
 /// The promise that the bug breaks, and how.
 fn broken_by(planted: Planted) -> (&'static str, Vec<String>) {
-    let bounds = Bounds { depth: 16, faults: 0, commands: 0, planted, ..Bounds::default() };
+    broken_in(Bounds { depth: 16, faults: 0, commands: 0, planted, ..Bounds::default() })
+}
+
+fn broken_in(bounds: Bounds) -> (&'static str, Vec<String>) {
+    let planted = bounds.planted;
     let outcome = check(bounds, 1);
     let mut broken = outcome.promises.into_iter().filter(|promise| promise.always && !promise.holds);
     let promise = broken.next().unwrap_or_else(|| panic!("{planted:?} was not found"));
@@ -30,4 +34,14 @@ fn promotion_without_a_grant_is_found() {
 fn a_partial_epoch_applied_is_found() {
     let (promise, _) = broken_by(Planted { apply_partial: true, ..Planted::default() });
     assert_eq!(promise, "what is promoted is the newest committed checkpoint");
+}
+
+#[test]
+fn an_owner_that_stays_after_the_last_checkpoint_of_a_migration_left_is_found() {
+    let planted = Planted { stay_after_departure: true, ..Planted::default() };
+    let begin = Begin::Migration;
+    let bounds = Bounds { depth: 16, faults: 0, commands: 0, begin, planted, ..Bounds::default() };
+    let (promise, steps) = broken_in(bounds);
+    assert_eq!(promise, "only who owns the newest term is heard unprotected");
+    assert!(steps.iter().any(|step| step == "Decide(Beta)"), "{steps:?}");
 }

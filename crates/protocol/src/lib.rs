@@ -55,6 +55,8 @@ pub struct Planted {
     pub hide_own_writes: bool,
     /// An owner takes its lease from the time-out that its backup has learnt, not from the shortest one, which is promised.
     pub lease_from_learnt: bool,
+    /// An owner whose link is lost behind the last checkpoint of a migration goes on in its term, as before that checkpoint.
+    pub stay_after_departure: bool,
     /// An owner forgets what is acknowledged although its own disk does not durably have it.
     pub forget_unsynced: bool,
 }

@@ -186,6 +186,10 @@ impl Primary {
 
     /// The session is over. What follows depends on whether the backup may already be entitled to take over.
     pub(super) fn lose(&mut self, why: LinkLoss, out: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        if self.stays_after_departure(out) {
+            return;
+        }
         match core::mem::replace(&mut self.phase, Phase::Ended) {
             phase @ (Phase::Opening(_) | Phase::Copying(..)) => {
                 self.phase = phase;
@@ -212,6 +216,19 @@ impl Primary {
             }
             phase => self.phase = phase,
         }
+    }
+
+    /// The planted bug: the VM goes on in its term although its last checkpoint is on the way.
+    #[cfg(feature = "planted")]
+    fn stays_after_departure(&mut self, out: &mut Vec<Action>) -> bool {
+        let Phase::HandingOver(link, _) = &self.phase else { return false };
+        let stays = self.planted.stay_after_departure && link.aim.is_migration();
+        if stays {
+            out.extend([Action::EndSession(link.session), Action::OpenOutput]);
+            self.phase = Phase::Unprotected;
+            self.resume_if_paused(out);
+        }
+        stays
     }
 
     /// Gives up a copy that no checkpoint was sent of: the backup was never entitled, there is nothing to ask.
