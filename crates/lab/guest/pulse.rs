@@ -1,13 +1,14 @@
 //! The program inside the guest that makes a known amount of work, and says what it saw of its own time.
 //!
-//! `pulse serve [PAGES:RATE:PATTERN]` answers one-line commands on TCP port 7007 (see `CONTROL` below);
+//! `pulse serve [PAGES:RATE:PATTERN]` answers one-line commands on TCP port 7007 (see `CONTROL` below),
+//! and gives UDP datagrams to that port back as they came;
 //! `pulse wait-redis` returns when the Redis of this guest answers. It is compiled alone, by `rustc`,
 //! into a static binary, so it uses nothing but the standard library.
 
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitCode};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -151,6 +152,10 @@ fn serve(port: u16, initial: Option<&str>) -> Result<(), String> {
     if let Some(text) = initial {
         answer(&format!("dirty {text}"), &shared);
     }
+    let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .map_err(|error| format!("cannot take datagrams on port {port}: {error}"))?;
+    thread::spawn(move || echo(&datagrams));
     // One socket for both families; a guest without IPv6 still gets IPv4.
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
@@ -160,6 +165,16 @@ fn serve(port: u16, initial: Option<&str>) -> Result<(), String> {
         thread::spawn(move || converse(&stream, &shared));
     }
     Ok(())
+}
+
+/// Gives each datagram back. A client that is gone is no reason to end.
+fn echo(datagrams: &UdpSocket) {
+    let mut room = [0; 2_048];
+    loop {
+        if let Ok((length, client)) = datagrams.recv_from(&mut room) {
+            let _ = datagrams.send_to(&room[..length], client);
+        }
+    }
 }
 
 fn converse(stream: &TcpStream, shared: &Shared) {

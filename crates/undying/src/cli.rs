@@ -267,7 +267,7 @@ pub enum VmCommand {
     /// Waits, with progress, until the first copy is complete and the other host can take over. From then on the VM is
     /// protected again by itself after each loss, on the best of its candidates: the hosts of `--to` and those where it ran.
     #[command(
-        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --to gamma --prefer alpha\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M"
+        after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --to gamma --prefer alpha\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M\n  undying vm protect web --to beta --no-input-replay"
     )]
     Protect {
         /// The VM
@@ -302,6 +302,10 @@ pub enum VmCommand {
         /// not limited [default: the agent's]
         #[arg(long, value_name = "SIZE")]
         copy_rate: Option<MemorySize>,
+        /// Do not send the backup what the guest is given: saves the link as many bytes as clients send, and after a
+        /// failover clients send again what the dead host swallowed when their own time-outs run out, or never (UDP)
+        #[arg(long)]
+        no_input_replay: bool,
         /// Return once the agent accepted it
         #[arg(long)]
         no_wait: bool,

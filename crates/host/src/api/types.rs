@@ -40,17 +40,32 @@ pub struct ProtectRequest {
     /// not limited.
     #[serde(default)]
     pub copy_rate: Option<u64>,
+    /// Frames that the guest is given go to the backup too, and to the guest again if it goes on there. Without it they
+    /// cost the link nothing, and clients wait for their own retransmissions. Default: they do.
+    #[serde(default = "usually")]
+    pub input_replay: bool,
     /// What follows when the backup, or the VM's host, is lost.
     #[serde(default)]
     pub repair: RepairRequest,
+}
+
+fn usually() -> bool {
+    true
 }
 
 impl ProtectRequest {
     /// On this host, with a checkpoint each interval, and nothing by itself after a loss.
     #[must_use]
     pub fn even(to: HostName, interval_us: u64) -> Self {
-        let repair = RepairRequest::by_hand();
-        Self { to, interval_us, follow: None, max_in_flight: None, copy_rate: None, repair }
+        Self {
+            to,
+            interval_us,
+            follow: None,
+            max_in_flight: None,
+            copy_rate: None,
+            input_replay: usually(),
+            repair: RepairRequest::by_hand(),
+        }
     }
 
     /// On this host, with checkpoints that follow the output within the usual bounds.

@@ -335,7 +335,9 @@ impl Engine {
         match message {
             Incoming::Connected(link) => {
                 // A session that was given up while it connected is closed by dropping its link.
-                self.machine.share_input(link.outbox.clone());
+                if self.plan.as_ref().is_none_or(|plan| plan.request.input_replay) {
+                    self.machine.share_input(link.outbox.clone());
+                }
                 self.link = Some(link);
                 self.feed(Event::Connected(session));
             }

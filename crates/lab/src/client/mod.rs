@@ -5,6 +5,7 @@
 //! - [`mod@registers`]: clients that read, write and compare-and-set at random, whose view is checked afterwards;
 //! - [`live`]: what can be seen of clients while they are at work;
 //! - [`pinger`]: one request at a time, every latency kept;
+//! - [`datagrams`]: UDP clients that ask once and never again;
 //! - [`mod@verify`]: what the writers wrote, compared with what is there; read from lists (Redis) or `rows` (PostgreSQL);
 //! - [`benchmark`]: runs `redis-benchmark` and reads its table;
 //! - [`mod@pgbench`]: runs `pgbench`, reads what it says, and checks its accounts;
@@ -14,6 +15,7 @@
 //! All times are microseconds of `os::clock::now_us`, which the agents on this machine use too.
 
 pub mod benchmark;
+pub mod datagrams;
 pub mod live;
 pub mod pgbench;
 pub mod pinger;
@@ -29,6 +31,7 @@ pub mod verify;
 pub mod writers;
 
 pub use benchmark::{BenchmarkRow, redis_benchmark};
+pub use datagrams::{Asked, Askers};
 pub use live::{Clients, Progress, Recent, Standing};
 pub use pgbench::{Accounts, Length, Pgbench, PgbenchConfig, PgbenchReport, pgbench};
 pub use pinger::{PingReport, Pinger};

@@ -1,7 +1,7 @@
 //! Owns the program inside the guest that dirties pages, counts, and watches its own time; and its client.
 //!
 //! The program is `guest/pulse.rs`, compiled alone into a static binary. It listens on TCP port 7007 for one-line
-//! commands, so that a benchmark changes the load while the guest runs.
+//! commands, so that a benchmark changes the load while the guest runs. Datagrams to the same port come back as they are.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::{GuestError, on};
 use crate::command;
 
-/// Port on which the pulse program listens, on IPv4 and IPv6.
+/// Port on which the pulse program listens, TCP and UDP, on IPv4 and IPv6.
 pub const PULSE_PORT: u16 = 7007;
 
 pub(super) const SOURCE: &str = include_str!("../../guest/pulse.rs");

@@ -37,6 +37,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
             max_latency,
             max_in_flight,
             copy_rate,
+            no_input_replay,
             no_wait,
         } => {
             let bounds = FollowOutput { max_overhead_percent: *max_overhead, max_latency_us: max_latency.0 };
@@ -49,6 +50,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
                 follow: (*interval == Interval::Auto).then_some(bounds),
                 max_in_flight: *max_in_flight,
                 copy_rate: copy_rate.map(|rate| rate.0),
+                input_replay: !no_input_replay,
                 repair: RepairRequest {
                     others: to.iter().skip(1).cloned().collect(),
                     on: !no_repair,

@@ -87,6 +87,11 @@ impl Bed {
         Ok(self.cluster.ask(host, |api| api.vm(&self.vm))?)
     }
 
+    /// The number of the newest event at a host: what is logged from now on has a higher one.
+    pub fn newest_event(&self, host: &str) -> Result<u64> {
+        Ok(self.cluster.ask(host, |api| api.events(0))?.last().map_or(0, |event| event.seq))
+    }
+
     /// The client's namespace.
     pub fn client(&self) -> &Namespace {
         self.cluster.lab.client()
@@ -135,6 +140,11 @@ impl Reach {
     /// Where its Redis listens.
     pub fn redis(self) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.0), REDIS_PORT)
+    }
+
+    /// Where the program in the guest gives datagrams back.
+    pub fn datagrams(self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.0), PULSE_PORT)
     }
 
     /// Orders the program in the guest, from the client's namespace.

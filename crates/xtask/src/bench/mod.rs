@@ -6,9 +6,11 @@
 mod bare;
 mod bed;
 mod clock;
+mod copies;
 mod cost;
 mod cpu;
 mod disk;
+mod failover;
 mod figures;
 mod idle;
 mod machines;
@@ -21,6 +23,7 @@ mod pause;
 mod rv;
 mod site;
 
+use crate::demo::Output;
 use crate::stage::screen::Screen;
 use crate::stage::{self, Props};
 use crate::workspace;
@@ -47,6 +50,9 @@ pub enum Bench {
     /// What it is to stand by for 1, 2, 5 and 10 VMs of other hosts (15 minutes, as root).
     /// Parts: 1 number of VMs and death of all, 2 first copy beside checkpoints, 3 refusal
     Many(BenchArgs),
+    /// What clients see when hosts and links die (12 minutes, as root).
+    /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links
+    Failover(BenchArgs),
     /// Live migration beside stopping the VM first and beside QEMU's own (10 minutes, as root). One part
     Migrate(BenchArgs),
     /// How fast the deterministic machine is beside `qemu-system-riscv64` (1 minute).
@@ -66,6 +72,9 @@ pub struct BenchArgs {
     /// Measure this `undying` instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// How the figures are printed at the end; they are in files in any case
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 /// What measures one part. What it found before it failed is kept.
@@ -118,6 +127,16 @@ const MANY: Suite = Suite {
         ("Refusal at the limit", many::refusal::measure),
     ],
     facts: Vec::new,
+};
+
+const FAILOVER: Suite = Suite {
+    name: "failover",
+    title: "Failovers measured",
+    parts: &[
+        ("Outage when the VM's host dies", failover::deaths::measure),
+        ("Several links", failover::links::measure),
+    ],
+    facts: || vec![failover::detection()],
 };
 
 const MIGRATE: Suite = Suite {
@@ -219,6 +238,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Checkpoint(args) => (&CHECKPOINT, args),
         Bench::Disk(args) => (&DISK, args),
         Bench::Many(args) => (&MANY, args),
+        Bench::Failover(args) => (&FAILOVER, args),
         Bench::Migrate(args) => (&MIGRATE, args),
         Bench::Rv(args) => return rv::run(args),
     };
@@ -229,7 +249,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         bail!("there is no part {number}: `bench {}` has {} parts", suite.name, suite.parts.len());
     }
     let began = Instant::now();
-    let mut screen = Screen::new(false);
+    let mut screen = Screen::new(args.output == Output::Json);
     screen.chapter("What is needed");
     let props = props(args, &mut screen)?;
     let mut facts = site::facts(&props.guest.manifest);
@@ -250,6 +270,9 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         screen.done(&format!("written: {}", workspace::relative(&path)));
     }
     screen.say(&format!("Measured in {:.0} s.", began.elapsed().as_secs_f64()));
+    if args.output == Output::Json {
+        println!("{:#}", serde_json::to_value(&record)?);
+    }
     if !failed.is_empty() {
         bail!("not measured: {}", failed.join("; "));
     }

@@ -3,14 +3,14 @@
 use super::fleet::{BACKUP, PRIMARIES};
 use crate::bench::Run;
 use crate::bench::bed::Reach;
+use crate::bench::copies::Full;
 use crate::bench::figures::{Findings, Table};
-use anyhow::{Context, Result, ensure};
-use host::api::types::{EpochRecord, ProtectRequest};
+use anyhow::{Context, Result};
+use host::api::types::EpochRecord;
 use lab::client::{WriterConfig, Writers};
-use lab::cluster::{Cluster, PATIENCE, VmFile, VmShape, wait_for};
+use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::stats::Summary;
-use protocol::HostName;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_millis(25);
 /// Memory of the VM whose first copy is made, and as much of it as is filled, MiB.
@@ -30,7 +30,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         .context("the hosts cannot be set up")?;
     let (first, _writers) = begin(run, &cluster, steady, 0, 256)?;
     let (second, _) = begin(run, &cluster, greedy, 1, GREEDY.0)?;
-    fill(run, &cluster, &second)?;
+    let full = Full::of(&cluster, &second, [greedy, BACKUP], GREEDY.1);
+    full.fill(run)?;
     cluster.protect(&first.name, steady, BACKUP, INTERVAL)?;
     let mut table = Table::new(
         "Checkpoints of one VM, with and without a first copy of another to the same backup",
@@ -50,7 +51,7 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         let (mut windows, mut rates) = (Vec::new(), Vec::new());
         for number in 1..=copies {
             run.screen.live(&format!("{what}: {number} of {copies}"));
-            let (window, rate) = copy(&cluster, &second, greedy, rate)?;
+            let (window, rate) = full.copy(rate)?;
             windows.push(window);
             rates.push(rate);
         }
@@ -84,47 +85,6 @@ fn begin(
     };
     let writers = (number == 0).then(|| Writers::start(cluster.lab.client(), &config)).transpose()?;
     Ok((file, writers))
-}
-
-/// Fills memory of a guest with what does not pack, and lets it be.
-fn fill(run: &mut Run<'_>, cluster: &Cluster, vm: &VmFile) -> Result<()> {
-    let reach = Reach::new(vm.address.v4);
-    let pages = GREEDY.1 << 8;
-    reach.pulse(cluster.lab.client(), |pulse| pulse.dirty(pages, "full", "seq+page"))?;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        run.pass("memory is filled", Duration::from_secs(3));
-        let status = cluster.ask(PRIMARIES[1], |api| api.vm(&vm.name))?;
-        let pid = status.pid.context("a VM without a process")?;
-        if crate::bench::memory::ram_in_use(pid, status.memory_bytes)? >= GREEDY.1 as f64 {
-            break;
-        }
-        ensure!(Instant::now() < until, "the guest did not fill its memory");
-    }
-    reach.pulse(cluster.lab.client(), lab::guest::pulse::PulseClient::stop)
-}
-
-/// One first copy and the end of its protection; when it was, and MiB a second.
-fn copy(cluster: &Cluster, vm: &VmFile, host: &str, rate: Option<u64>) -> Result<((u64, u64), f64)> {
-    let to = HostName::new(BACKUP)?;
-    let request = ProtectRequest { copy_rate: rate, ..ProtectRequest::even(to, 100_000) };
-    cluster.ask(host, |api| api.protect(&vm.name, &request))?;
-    let phase = |wanted: &'static str| {
-        wait_for(&format!("{} {wanted}", vm.name), PATIENCE, || {
-            let phase = cluster.ask(host, |api| api.vm(&vm.name))?.phase;
-            Ok(if phase == wanted { Ok(()) } else { Err(phase) })
-        })
-    };
-    // Until then the standby's QEMU starts.
-    phase("copying")?;
-    let (from_us, from) = (os::clock::realtime_us(), Instant::now());
-    phase("protected")?;
-    let window = (from_us, os::clock::realtime_us());
-    let rate = GREEDY.1 as f64 / from.elapsed().as_secs_f64();
-    cluster.ask(host, |api| api.unprotect(&vm.name))?;
-    cluster.wait_primary(host, &vm.name, &["unprotected"])?;
-    cluster.wait_gone(BACKUP, &vm.name)?;
-    Ok((window, rate))
 }
 
 fn row(

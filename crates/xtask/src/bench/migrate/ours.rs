@@ -44,10 +44,7 @@ pub fn measure(
 }
 
 fn migrate(bed: &Bed, from: &str, to: &str, strategy: Strategy, link: Option<u64>) -> Result<Migrated> {
-    let last = |host: &str| -> Result<u64> {
-        Ok(bed.cluster.ask(host, |api| api.events(0))?.last().map_or(0, |event| event.seq))
-    };
-    let (there, here) = (last(to)?, last(from)?);
+    let (there, here) = (bed.newest_event(to)?, bed.newest_event(from)?);
     let pinger = Pinger::start(bed.client(), bed.reach.redis())?;
     let mut request = MigrateRequest { strategy, ..MigrateRequest::usual(HostName::new(to)?) };
     request.limits.rate_ceiling = link;
