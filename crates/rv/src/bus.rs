@@ -34,6 +34,7 @@ impl Machine {
     pub(crate) fn ram_write(&mut self, address: u64, size: u64, value: u64) -> Option<()> {
         let place = self.place(address, size)?;
         self.code.wrote(place.start, size as usize);
+        self.dirty.mark_range(place.start, size as usize);
         self.ram[place].copy_from_slice(&value.to_le_bytes()[..size as usize]);
         Some(())
     }
@@ -75,7 +76,8 @@ impl Machine {
             PLIC..0xc40_0000 if size == 4 => self.plic.write(address - PLIC, value as u32),
             CLINT..0x201_0000 => self.write_clint(address - CLINT, size, value)?,
             VIRTIO..VIRTIO_END if size == 4 => {
-                let mut all = surroundings(&mut self.ram, &mut self.code, &mut self.outputs);
+                let Machine { ram, code, dirty, outputs, .. } = self;
+                let mut all = surroundings(ram, code, dirty, outputs);
                 self.devices.write(address - VIRTIO, value as u32, &mut all)?;
             }
             CLOCK..0x10_2000 if size == 4 => {

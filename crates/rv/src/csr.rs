@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, Mode};
 use crate::trap::{ILLEGAL, Trap};
+use serde::{Deserialize, Serialize};
 
 /// `mstatus` bits.
 pub(crate) const SIE: u64 = 1 << 1;
@@ -25,11 +26,14 @@ const S_WRITABLE: u64 = SIE | SPIE | SPP | FS | SUM | MXR;
 /// The supervisor's interrupts: software, timer, external.
 pub(crate) const S_INTERRUPTS: u64 = 0x222;
 const M_INTERRUPTS: u64 = 0xaaa;
+/// The exceptions that can be delegated.
+const EXCEPTIONS: u64 = 0xb3ff;
+const PMP_ADDRESS: u64 = (1 << 54) - 1;
 /// RV64 with A, C, D, F, I, M, S and U.
 const MISA: u64 = 2 << 62 | 0x14_112d;
 
 /// The registers that hold state of their own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Csrs {
     pub mstatus: u64,
     pub medeleg: u64,
@@ -57,6 +61,27 @@ pub(crate) struct Csrs {
 }
 
 impl Csrs {
+    /// Whether all hold what can be written to them.
+    pub fn is_possible(&self) -> bool {
+        let none_beyond = [
+            (self.mstatus, M_WRITABLE),
+            (self.medeleg, EXCEPTIONS),
+            (self.mideleg, S_INTERRUPTS),
+            (self.mie, M_INTERRUPTS),
+            (self.mip, S_INTERRUPTS),
+            (self.mtvec | self.stvec, !2),
+            (self.mepc | self.sepc, !1),
+            (self.mcounteren | self.scounteren, 7),
+            (self.fflags, 31),
+            (self.frm, 7),
+            (self.pmpcfg[1] | self.pmpcfg[3], 0),
+            (self.pmpaddr.iter().fold(0, |all, address| all | address), PMP_ADDRESS),
+        ];
+        none_beyond.iter().all(|(value, mask)| value & !mask == 0)
+            && self.mstatus & MPP != 2 << 11
+            && matches!(self.satp >> 60, 0 | 8 | 9)
+    }
+
     /// All of them, for the state hash.
     pub fn words(&self) -> [u64; 40] {
         let mut words = [0; 40];
@@ -180,7 +205,7 @@ impl Machine {
                 let mask = if value & MPP == 2 << 11 { M_WRITABLE & !MPP } else { M_WRITABLE };
                 csr.mstatus = merge(csr.mstatus, mask);
             }
-            0x302 => csr.medeleg = value & 0xb3ff,
+            0x302 => csr.medeleg = value & EXCEPTIONS,
             0x303 => csr.mideleg = value & S_INTERRUPTS,
             0x304 => csr.mie = value & M_INTERRUPTS,
             0x305 if value & 2 != 0 => {}
@@ -192,7 +217,7 @@ impl Machine {
             0x343 => csr.mtval = value,
             0x344 => csr.mip = merge(csr.mip, S_INTERRUPTS),
             0x3a0 | 0x3a2 => csr.pmpcfg[(number - 0x3a0) as usize] = value,
-            0x3b0..=0x3bf => csr.pmpaddr[(number - 0x3b0) as usize] = value & ((1 << 54) - 1),
+            0x3b0..=0x3bf => csr.pmpaddr[(number - 0x3b0) as usize] = value & PMP_ADDRESS,
             _ => {}
         }
         if matches!(number, 1..=3) {

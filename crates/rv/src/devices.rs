@@ -1,6 +1,7 @@
 //! Owns what the machine has beside hart, RAM and serial port: which devices, and who gets an access or an input.
 
 use crate::code::Code;
+use crate::dirty::Dirty;
 use crate::machine::{Input, Output};
 use crate::rtc::Rtc;
 use crate::virtio::block::Block;
@@ -9,6 +10,7 @@ use crate::virtio::net::Net;
 use crate::virtio::terminal::Terminal;
 use crate::virtio::{Kind, Surroundings, Virtio};
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// The real-time clock's interrupt, as a bit.
 const CLOCK_LINE: u32 = 1 << 11;
@@ -66,7 +68,7 @@ impl Hardware {
 }
 
 /// The devices.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Devices {
     pub rtc: Rtc,
     virtio: Vec<Virtio>,
@@ -127,6 +129,15 @@ impl Devices {
         self.update();
     }
 
+    /// Whether the devices can be what they are here: what a snapshot says of them may be anything.
+    pub fn is_possible(&self) -> bool {
+        let mut again = self.clone();
+        again.update();
+        self.virtio.len() <= PLACES
+            && self.virtio.iter().all(Virtio::is_possible)
+            && again.lines == self.lines
+    }
+
     /// The state, word by word.
     pub fn words(&self, word: &mut dyn FnMut(u64)) {
         self.rtc.words().into_iter().for_each(&mut *word);
@@ -138,7 +149,8 @@ impl Devices {
 pub(crate) fn surroundings<'a>(
     ram: &'a mut [u8],
     code: &'a mut Code,
+    dirty: &'a mut Dirty,
     outputs: &'a mut Vec<Output>,
 ) -> Surroundings<'a> {
-    Surroundings { memory: crate::dma::Memory { ram, code }, outputs }
+    Surroundings { memory: crate::dma::Memory { ram, code, dirty }, outputs }
 }

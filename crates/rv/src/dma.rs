@@ -1,6 +1,7 @@
 //! Owns how devices reach guest memory: RAM and nothing else, every access checked.
 
 use crate::code::Code;
+use crate::dirty::Dirty;
 use crate::machine::RAM;
 
 /// RAM as devices see it. All that a device writes goes through [`Memory::write`].
@@ -8,6 +9,7 @@ pub(crate) struct Memory<'a> {
     pub ram: &'a mut [u8],
     /// Hears of every write: a device may write over instructions.
     pub code: &'a mut Code,
+    pub dirty: &'a mut Dirty,
 }
 
 impl Memory<'_> {
@@ -26,6 +28,7 @@ impl Memory<'_> {
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Option<()> {
         let place = self.place(address, bytes.len())?;
         self.code.wrote_range(place.start, bytes.len());
+        self.dirty.mark_range(place.start, bytes.len());
         self.ram[place].copy_from_slice(bytes);
         Some(())
     }

@@ -3,6 +3,7 @@
 use crate::code::Code;
 use crate::csr::Csrs;
 use crate::devices::{Devices, Hardware, surroundings};
+use crate::dirty::Dirty;
 use crate::fast::Ending;
 use crate::plic::Plic;
 use crate::tlb::Tlb;
@@ -23,10 +24,10 @@ pub const TICKS: u32 = 10_000_000;
 const STRIDE: u64 = 64;
 
 /// A timer set later than this, some 2,900 years, counts as none: the guest's clock never overflows.
-const LATEST: u64 = u64::MAX / PER_TICK / 2;
+pub(crate) const LATEST: u64 = u64::MAX / PER_TICK / 2;
 
 /// A privilege mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
     /// Programs.
     User = 0,
@@ -147,7 +148,7 @@ pub enum Output {
 }
 
 /// Why [`Machine::run`] came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// The instruction count was reached.
     Reached,
@@ -184,6 +185,9 @@ pub struct Machine {
     pub(crate) check: bool,
     pub(crate) tlb: Tlb,
     pub(crate) code: Code,
+    pub(crate) dirty: Dirty,
+    /// The snapshot since which pages are counted as dirty.
+    pub(crate) saved: Option<u64>,
     pub(crate) plain: bool,
     /// How far waiting may move the guest's clock. A wish of who runs the machine, no part of its state.
     pub(crate) horizon: u64,
@@ -212,8 +216,10 @@ impl Machine {
             stop: None,
             outputs: Vec::new(),
             check: false,
-            tlb: Tlb::new(),
+            tlb: Tlb::default(),
             code: Code::new(ram),
+            dirty: Dirty::new(ram),
+            saved: None,
             plain: false,
             horizon: u64::MAX,
         }
@@ -249,6 +255,7 @@ impl Machine {
         };
         place.copy_from_slice(bytes);
         self.code.wrote_range(start, bytes.len());
+        self.dirty.mark_range(start, bytes.len());
         true
     }
 
@@ -326,8 +333,8 @@ impl Machine {
             }
             Input::Waited(_) => {}
             other => {
-                self.devices
-                    .input(&other, &mut surroundings(&mut self.ram, &mut self.code, &mut self.outputs));
+                let Machine { ram, code, dirty, outputs, .. } = self;
+                self.devices.input(&other, &mut surroundings(ram, code, dirty, outputs));
             }
         }
         self.check = true;

@@ -44,10 +44,13 @@ impl Machine {
         Ok(physical)
     }
 
-    /// Whether the fast path may touch a page: RAM, and for stores none of which instructions were decoded.
-    fn is_direct(&self, physical: u64, access: Access) -> bool {
+    /// Whether the fast path may touch a page: RAM, and for stores none of which instructions were decoded, and one that
+    /// is marked as dirty already.
+    pub(crate) fn is_direct(&self, physical: u64, access: Access) -> bool {
         let Some(at) = physical.checked_sub(RAM).map(|at| at as usize & !0xfff) else { return false };
-        at + 0x1000 <= self.ram.len() && (access != Access::Store || self.code.find(at).is_none())
+        at < self.ram.len()
+            && self.ram.len() - at >= 0x1000
+            && (access != Access::Store || (self.code.find(at).is_none() && self.dirty.holds(at)))
     }
 
     /// The physical address, and the level at which it was found: 0 for a page of 4 KiB.
@@ -135,7 +138,7 @@ impl Machine {
         let physical = self.translate(address, Access::Store)?;
         self.write(physical, size, value).ok_or(Trap { cause: STORE_ACCESS, value: address })?;
         if self.is_direct(physical, Access::Store) {
-            // Instructions that were decoded there may be forgotten by now.
+            // The page is marked as dirty now, and instructions that were decoded there may be forgotten.
             let view = self.view(Access::Store);
             self.tlb.insert(address, Access::Store, view, physical, true);
         }

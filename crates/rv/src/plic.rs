@@ -1,7 +1,9 @@
 //! Owns the interrupt controller: 31 sources, each a level, for machine and supervisor mode.
 
+use serde::{Deserialize, Serialize};
+
 /// The controller.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Plic {
     priority: [u32; 32],
     enabled: [u32; 2],
@@ -51,6 +53,13 @@ impl Plic {
             0x20_0004 | 0x20_1004 if value < 32 => self.claimed &= !(1 << value),
             _ => {}
         }
+    }
+
+    /// Whether the guest can have made it so.
+    pub fn is_possible(&self) -> bool {
+        let levels = self.priority.iter().chain(&self.threshold).all(|&level| level < 8);
+        let sources = self.enabled.iter().chain([&self.claimed]).all(|sources| sources & 1 == 0);
+        levels && sources && self.priority[0] == 0
     }
 
     pub fn words(&self) -> impl Iterator<Item = u64> {

@@ -1,7 +1,9 @@
 //! Owns the real-time clock (goldfish): the wall clock is an input, from there it goes on with the guest's clock.
 
+use serde::{Deserialize, Serialize};
+
 /// The clock, in nanoseconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rtc {
     /// What the wall clock is ahead of the guest's clock.
     ahead: u64,

@@ -7,6 +7,7 @@ use crate::csr::{MPP, MPRV, SUM};
 use crate::machine::{Machine, Mode};
 use crate::mmu::Access;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 pub(crate) const SLOTS: usize = 256;
 /// Views: machine mode, user mode, supervisor mode without and with access to user pages.
@@ -25,6 +26,25 @@ pub(crate) struct Slot {
     pub target: u64,
 }
 
+/// What is in a cache, without what only the fast path needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// Kind of access and view, virtual page, physical page; by the first, then by their slots.
+    pages: Vec<(u8, u64, u64)>,
+    large: u64,
+}
+
+impl Found {
+    /// Whether a cache can hold this, and gives it in this order.
+    pub fn is_possible(&self) -> bool {
+        let places = || self.pages.iter().map(|&(list, page, _)| (list, page as usize % SLOTS));
+        let bits = self.pages.iter().fold(0, |bits, (_, page, target)| bits | page | target);
+        bits >> 52 == 0
+            && places().all(|(list, _)| usize::from(list) < 3 * VIEWS)
+            && places().zip(places().skip(1)).all(|(one, next)| one < next)
+    }
+}
+
 /// The cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Tlb {
@@ -34,11 +54,13 @@ pub(crate) struct Tlb {
     large: u64,
 }
 
-impl Tlb {
-    pub fn new() -> Tlb {
+impl Default for Tlb {
+    fn default() -> Tlb {
         Tlb { slots: alloc::vec![[EMPTY; SLOTS]; 3 * VIEWS], large: 0 }
     }
+}
 
+impl Tlb {
     /// What was found for this kind of access in this view.
     pub fn slots(&self, access: Access, view: usize) -> &[Slot; SLOTS] {
         &self.slots[access as usize * VIEWS + view]
@@ -69,6 +91,39 @@ impl Tlb {
             for slot in slots.iter_mut().filter(|slot| slot.target == target) {
                 slot.tag |= INDIRECT;
             }
+        }
+    }
+
+    /// From now on no store is for the fast path, until the page is found to be dirty.
+    pub fn watch_all(&mut self) {
+        for slots in &mut self.slots[Access::Store as usize * VIEWS..] {
+            slots.iter_mut().for_each(|slot| slot.tag |= INDIRECT);
+        }
+    }
+
+    /// Everything that was found, in order.
+    pub fn found(&self) -> Found {
+        let mut found = Found { pages: Vec::new(), large: self.large };
+        for (list, slots) in (0..).zip(&self.slots) {
+            let full = slots.iter().filter(|slot| slot.tag & EMPTY.tag == 0);
+            found.pages.extend(full.map(|slot| (list, slot.tag >> 12, slot.target >> 12)));
+        }
+        found
+    }
+
+    /// Forgets everything, and takes what was found by another.
+    pub fn take(&mut self, found: &Found, direct: impl Fn(u64, Access) -> bool) {
+        self.flush();
+        self.large = found.large;
+        for &(list, page, target) in &found.pages {
+            let access = [Access::Fetch, Access::Load, Access::Store][usize::from(list) / VIEWS];
+            self.insert(
+                page << 12,
+                access,
+                usize::from(list) % VIEWS,
+                target << 12,
+                direct(target << 12, access),
+            );
         }
     }
 
@@ -130,7 +185,7 @@ mod tests {
     #[test]
     fn a_fence_for_an_address_forgets_what_was_found_for_it_and_for_the_large_page_around_it() {
         let (page, beside) = (0x1_4000_1000, 0x1_4000_2000);
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::default();
         let fill = |tlb: &mut Tlb| {
             for address in [page, beside] {
                 tlb.insert(address, Access::Load, 1, 0x8000_3000, true);
@@ -153,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_watched_is_found_but_not_directly() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::default();
         tlb.insert(0x5000, Access::Store, 3, 0x8000_1000, true);
         let tag = |tlb: &Tlb| tlb.slots(Access::Store, 3)[5].tag;
         assert_eq!(tag(&tlb), 0x5000);

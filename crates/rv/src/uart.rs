@@ -1,12 +1,13 @@
 //! Owns the serial port: a 16550 that sends at once and receives from a queue.
 
 use alloc::collections::VecDeque;
+use serde::{Deserialize, Serialize};
 
 /// The interrupt that it raises, as a bit.
 const LINE: u32 = 1 << 10;
 
 /// The serial port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Uart {
     received: VecDeque<u8>,
     enabled: u8,

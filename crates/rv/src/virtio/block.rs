@@ -4,9 +4,10 @@
 //! machine can be saved and restored with requests under way.
 
 use super::queue::{Broken, Piece, gather, length, scatter};
-use super::{Queues, Surroundings};
+use super::{Queues, Surroundings, numbered, pieces};
 use crate::machine::{Answer, Output, Request};
 use alloc::{collections::BTreeMap, vec::Vec};
+use serde::{Deserialize, Serialize};
 
 /// Bytes in a sector.
 pub(crate) const SECTOR: u64 = 512;
@@ -23,7 +24,7 @@ const FAILED: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 
 /// A request under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Flight {
     head: u16,
     /// Where what was read goes.
@@ -32,7 +33,7 @@ struct Flight {
 }
 
 /// The disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Block {
     disk: u8,
     sectors: u64,
@@ -126,6 +127,11 @@ impl Block {
             }
             Answer::Data(_) | Answer::Failed => answer(queues, all, &flight, FAILED, 0),
         }
+    }
+
+    /// Whether it can be what it is here.
+    pub fn is_possible(&self) -> bool {
+        numbered(self.next, &self.flights) && self.flights.values().all(|flight| pieces(&flight.target))
     }
 
     pub fn words(&self, word: &mut dyn FnMut(u64)) {

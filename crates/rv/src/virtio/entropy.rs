@@ -1,15 +1,16 @@
 //! Owns the source of entropy: what the guest asks for becomes an output, the bytes come back as an input.
 
 use super::queue::{Broken, Piece, length, scatter};
-use super::{Queues, Surroundings};
+use super::{Queues, Surroundings, numbered, pieces};
 use crate::machine::Output;
 use alloc::{collections::BTreeMap, vec::Vec};
+use serde::{Deserialize, Serialize};
 
 /// The most that is given at once.
 const MOST: u64 = 4096;
 
 /// The source.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Entropy {
     /// The number of the next request; never used twice.
     next: u64,
@@ -46,6 +47,11 @@ impl Entropy {
         let count = length(&target).min(MOST).min(bytes.len() as u64);
         scatter(&mut all.memory, &target, &bytes[..count as usize])?;
         queues.finish(0, &mut all.memory, head, count as u32)
+    }
+
+    /// Whether it can be what it is here.
+    pub fn is_possible(&self) -> bool {
+        numbered(self.next, &self.flights) && self.flights.values().all(|(_, target)| pieces(target))
     }
 
     pub fn words(&self, word: &mut dyn FnMut(u64)) {

@@ -12,6 +12,7 @@ use crate::dma::Memory;
 use crate::machine::Output;
 use alloc::vec::Vec;
 use queue::{Broken, LONGEST, Queue, gather};
+use serde::{Deserialize, Serialize};
 
 /// "virt"
 const MAGIC: u32 = 0x7472_6976;
@@ -34,7 +35,7 @@ pub(crate) const RECEIVE: usize = 0;
 pub(crate) const SEND: usize = 1;
 
 /// A device's rings, and whether it has something to tell.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Queues {
     list: Vec<Queue>,
     /// Bits of `InterruptStatus`.
@@ -78,7 +79,7 @@ impl Queues {
 }
 
 /// What a device is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Block(block::Block),
     Net(net::Net),
@@ -149,7 +150,7 @@ impl Kind {
 }
 
 /// A device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Virtio {
     pub kind: Kind,
     queues: Queues,
@@ -298,6 +299,19 @@ impl Virtio {
         }
     }
 
+    /// Whether it can be what it is here.
+    pub fn is_possible(&self) -> bool {
+        let queues = &self.queues.list;
+        queues.len() == self.kind.queues()
+            && queues.iter().all(Queue::is_possible)
+            && match &self.kind {
+                Kind::Block(block) => block.is_possible(),
+                Kind::Net(net) => net.is_possible(),
+                Kind::Terminal(terminal) => terminal.is_possible(),
+                Kind::Entropy(entropy) => entropy.is_possible(),
+            }
+    }
+
     /// The state, word by word.
     pub fn words(&self, word: &mut dyn FnMut(u64)) {
         let [shown, set] = self.halves.map(u64::from);
@@ -313,4 +327,14 @@ impl Virtio {
 fn hash_bytes(bytes: impl ExactSizeIterator<Item = u8>, word: &mut dyn FnMut(u64)) {
     word(bytes.len() as u64);
     bytes.for_each(|byte| word(byte.into()));
+}
+
+/// Whether requests under way have numbers that were used already, and so few that none is ever used twice.
+fn numbered<T>(next: u64, flights: &alloc::collections::BTreeMap<u64, T>) -> bool {
+    next < u64::MAX / 2 && flights.last_key_value().is_none_or(|(&last, _)| last < next)
+}
+
+/// Whether a chain can have so many pieces.
+fn pieces(pieces: &[queue::Piece]) -> bool {
+    pieces.len() <= LONGEST.into()
 }

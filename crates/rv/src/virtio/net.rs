@@ -4,6 +4,7 @@ use super::queue::{Broken, length, scatter};
 use super::{Queues, RECEIVE, Surroundings, hash_bytes};
 use crate::machine::Output;
 use alloc::{collections::VecDeque, vec::Vec};
+use serde::{Deserialize, Serialize};
 
 /// The card has an address of its own.
 pub(crate) const FEATURES: u64 = 1 << 5;
@@ -17,7 +18,7 @@ const MOST: u64 = 65_536 + HEADER as u64;
 const WAITING: usize = 256;
 
 /// The card.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Net {
     card: u8,
     address: [u8; 6],
@@ -82,6 +83,11 @@ impl Net {
             queues.finish(RECEIVE, &mut all.memory, chain.head, bytes.len() as u32)?;
         }
         Ok(())
+    }
+
+    /// Whether it can be what it is here.
+    pub fn is_possible(&self) -> bool {
+        self.waiting.len() <= WAITING && self.waiting.iter().all(|frame| frame.len() <= LONGEST)
     }
 
     pub fn words(&self, word: &mut dyn FnMut(u64)) {

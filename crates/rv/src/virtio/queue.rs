@@ -5,6 +5,7 @@
 
 use crate::dma::Memory;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 /// The longest ring.
 pub(crate) const LONGEST: u16 = 256;
@@ -55,7 +56,7 @@ pub(crate) fn scatter(memory: &mut Memory<'_>, pieces: &[Piece], mut bytes: &[u8
 }
 
 /// One ring.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Queue {
     pub size: u16,
     pub ready: bool,
@@ -72,6 +73,11 @@ impl Queue {
     /// Whether a ring may have this length.
     pub fn allows(size: u16) -> bool {
         size.is_power_of_two() && size <= LONGEST
+    }
+
+    /// Whether a guest can have brought it here.
+    pub fn is_possible(&self) -> bool {
+        (!self.ready || Queue::allows(self.size)) && self.outstanding <= LONGEST
     }
 
     /// The next chain that the guest offers.

@@ -4,12 +4,13 @@ use super::queue::{Broken, length, scatter};
 use super::{Queues, RECEIVE, Surroundings, hash_bytes};
 use crate::machine::Output;
 use alloc::{collections::VecDeque, vec::Vec};
+use serde::{Deserialize, Serialize};
 
 /// The most that is taken from the guest at once, and that waits for it; what is typed beyond that is lost.
 const MOST: u64 = 64 << 10;
 
 /// The console.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Terminal {
     waiting: VecDeque<u8>,
 }
@@ -52,6 +53,11 @@ impl Terminal {
             queues.finish(RECEIVE, &mut all.memory, chain.head, count as u32)?;
         }
         Ok(())
+    }
+
+    /// Whether it can be what it is here.
+    pub fn is_possible(&self) -> bool {
+        self.waiting.len() as u64 <= MOST
     }
 
     pub fn words(&self, word: &mut dyn FnMut(u64)) {

@@ -3,6 +3,7 @@
 use crate::bus::VIRTIO;
 use crate::devices::{Disk, Hardware};
 use crate::machine::{Answer, Input, Machine, Output, RAM, Request};
+use crate::snapshot::Snapshot;
 use alloc::{vec, vec::Vec};
 use proptest::prelude::*;
 
@@ -297,6 +298,26 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
+fn do_it(machine: &mut Machine, deed: Deed) {
+    match deed {
+        Deed::Begin(device) => {
+            set(machine, device, 0x70, 0);
+            begin(machine, device);
+        }
+        Deed::Register(device, register, value) => {
+            let _ = machine.write(VIRTIO + device * 0x1000 + register, 4, value.into());
+        }
+        Deed::Look(device, register, size) => {
+            let _ = machine.read(VIRTIO + device * 0x1000 + register, size);
+        }
+        Deed::Scribble(place, bytes) => {
+            let _ = machine.put(place, &bytes);
+        }
+        Deed::Notify(device, queue) => set(machine, device, 0x50, queue),
+        Deed::Input(input) => machine.input(input),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     /// Nothing panics, and what leaves at once is bounded: by what fits the rings, not by what a guest claims.
@@ -304,27 +325,31 @@ proptest! {
     fn no_ring_and_no_register_harms_the_machine(deeds in prop::collection::vec(deed(), 1..120)) {
         let mut machine = machine();
         for deed in deeds {
-            match deed {
-                Deed::Begin(device) => {
-                    set(&mut machine, device, 0x70, 0);
-                    begin(&mut machine, device);
-                }
-                Deed::Register(device, register, value) => {
-                    let _ = machine.write(VIRTIO + device * 0x1000 + register, 4, value.into());
-                }
-                Deed::Look(device, register, size) => {
-                    let _ = machine.read(VIRTIO + device * 0x1000 + register, size);
-                }
-                Deed::Scribble(place, bytes) => {
-                    let _ = machine.put(place, &bytes);
-                }
-                Deed::Notify(device, queue) => set(&mut machine, device, 0x50, queue),
-                Deed::Input(input) => machine.input(input),
-            }
+            do_it(&mut machine, deed);
             prop_assert!(machine.outputs().len() <= 256);
             let raised = machine.raised();
             prop_assert_eq!(raised & !0x3e, 0);
         }
         machine.hash();
+    }
+
+    /// Saved with requests under way and frames that wait, and restored, the devices do what they would have done.
+    #[test]
+    fn a_restored_machine_goes_on_in_the_middle_of_traffic(
+        deeds in prop::collection::vec((deed(), any::<bool>()), 1..80),
+    ) {
+        let (mut never, mut saved) = (machine(), machine());
+        let mut whole = saved.save();
+        for (deed, save) in deeds {
+            do_it(&mut never, deed.clone());
+            do_it(&mut saved, deed);
+            prop_assert_eq!(never.outputs(), saved.outputs());
+            prop_assert_eq!(never.hash(), saved.hash());
+            if save {
+                let told = Snapshot::from_bytes(&saved.save_changes().to_bytes()).expect("what was written");
+                whole.follow(&told).expect("the next one");
+                saved = Snapshot::from_bytes(&whole.to_bytes()).expect("what was written").machine().expect("memory");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod draw;
 mod instructions;
 mod layout;
 mod qemu;
+mod snapshots;
 mod units;
 
 use draw::Draw;

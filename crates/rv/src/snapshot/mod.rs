@@ -1,0 +1,213 @@
+//! Owns snapshots: the whole machine at an instruction count, or what changed of it since the snapshot before.
+//!
+//! Taking one changes nothing that the guest could see, and nothing of what it does later: the cache of translations is
+//! a part of it, that of decoded instructions is made anew. What left the machine and was not taken with
+//! [`Machine::outputs`] is no part of it: whoever takes snapshots takes that first.
+
+mod bytes;
+mod history;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use bytes::SnapshotError;
+pub use history::History;
+
+use crate::dirty::PAGE;
+use crate::machine::Machine;
+use alloc::vec::Vec;
+use state::State;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A machine at an instruction count: all of it, or what changed since another snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    id: u64,
+    base: Option<u64>,
+    /// Bytes of RAM.
+    ram: u64,
+    /// Everything but RAM.
+    state: Vec<u8>,
+    instructions: u64,
+    /// The numbers of the pages that it holds, in order.
+    pages: Vec<u32>,
+    /// The pages, one behind the other.
+    data: Vec<u8>,
+}
+
+impl Snapshot {
+    /// What it is called: made of all registers and devices, and of its base.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The snapshot to which this one tells the changes; none if it is whole.
+    pub fn base(&self) -> Option<u64> {
+        self.base
+    }
+
+    /// Instructions since reset.
+    pub fn instructions(&self) -> u64 {
+        self.instructions
+    }
+
+    /// Bytes of RAM of its machine.
+    pub fn ram(&self) -> u64 {
+        self.ram
+    }
+
+    /// The numbers of the pages of RAM that it holds, in order.
+    pub fn pages(&self) -> &[u32] {
+        &self.pages
+    }
+
+    /// A new machine that goes on from a whole snapshot.
+    ///
+    /// # Errors
+    /// It tells changes only, or there is not enough memory.
+    pub fn machine(&self) -> Result<Machine, SnapshotError> {
+        if self.base.is_some() {
+            return Err(SnapshotError::NotNext);
+        }
+        let ram = usize::try_from(self.ram).map_err(|_| SnapshotError::Memory)?;
+        // Asked for once before: what is not there then is an error, not the end of the program.
+        Vec::<u8>::new().try_reserve_exact(ram).map_err(|_| SnapshotError::Memory)?;
+        let mut machine = Machine::new(ram);
+        machine.take_state(State::decode(&self.state)?, self.id);
+        for (page, bytes) in self.each() {
+            machine.put_page(page, bytes);
+        }
+        Ok(machine)
+    }
+
+    /// Takes in the changes that the next snapshot tells.
+    ///
+    /// # Errors
+    /// That one does not follow this one.
+    pub fn follow(&mut self, next: &Snapshot) -> Result<(), SnapshotError> {
+        if next.base != Some(self.id) || next.ram != self.ram {
+            return Err(SnapshotError::NotNext);
+        }
+        *self = self.overlaid(next);
+        Ok(())
+    }
+
+    /// This one's pages with those of a later one over them, and all else of that one.
+    fn overlaid(&self, next: &Snapshot) -> Snapshot {
+        let (mut pages, mut data) = (Vec::new(), Vec::new());
+        let mut add = |page: u32, bytes: &[u8]| {
+            pages.push(page);
+            data.extend_from_slice(bytes);
+        };
+        let mut old = self.each().peekable();
+        for (page, bytes) in next.each() {
+            while let Some((before, bytes)) = old.next_if(|(before, _)| *before < page) {
+                add(before, bytes);
+            }
+            old.next_if(|(before, _)| *before == page);
+            // A whole one leaves out what is zero.
+            if self.base.is_some() || !is_zero(bytes) {
+                add(page, bytes);
+            }
+        }
+        old.for_each(|(page, bytes)| add(page, bytes));
+        Snapshot {
+            id: next.id,
+            base: self.base,
+            state: next.state.clone(),
+            instructions: next.instructions,
+            ram: self.ram,
+            pages,
+            data,
+        }
+    }
+
+    /// The page of this number, if it is in here.
+    fn page(&self, number: u32) -> Option<&[u8]> {
+        let place = self.pages.binary_search(&number).ok()?;
+        Some(&self.data[place * PAGE..(place + 1) * PAGE])
+    }
+
+    /// Each page with its number.
+    fn each(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.pages.iter().copied().zip(self.data.chunks_exact(PAGE))
+    }
+}
+
+impl Machine {
+    /// Takes a whole snapshot. Pages that are all zero are not in it.
+    pub fn save(&mut self) -> Snapshot {
+        let full = (0..).zip(self.ram.chunks(PAGE)).filter(|(_, page)| !is_zero(page));
+        let pages = full.map(|(number, _)| number).collect();
+        self.snapshot(None, pages)
+    }
+
+    /// Takes a snapshot of what changed since the last one, or since the one that this machine was made from; a whole one if
+    /// there is none.
+    pub fn save_changes(&mut self) -> Snapshot {
+        match self.saved {
+            Some(base) => {
+                let pages = self.dirty.pages().collect();
+                self.snapshot(Some(base), pages)
+            }
+            None => self.save(),
+        }
+    }
+
+    /// Makes of a machine that stands at a snapshot one that stands at the next, which tells the changes.
+    ///
+    /// # Errors
+    /// It does not follow that one, or the machine wrote to RAM since.
+    pub fn follow(&mut self, next: &Snapshot) -> Result<(), SnapshotError> {
+        let stands = self.saved.is_some() && self.dirty.pages().next().is_none();
+        if !stands || next.base != self.saved || next.ram != self.ram.len() as u64 {
+            return Err(SnapshotError::NotNext);
+        }
+        self.take_state(State::decode(&next.state)?, next.id);
+        for (page, bytes) in next.each() {
+            self.put_page(page, bytes);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, base: Option<u64>, pages: Vec<u32>) -> Snapshot {
+        let state = State::of(self).encode();
+        let id = xxh3_64_with_seed(&state, base.unwrap_or(0));
+        let mut data = Vec::with_capacity(pages.len() * PAGE);
+        for &page in &pages {
+            let start = page as usize * PAGE;
+            let end = self.ram.len().min(start + PAGE);
+            data.extend_from_slice(&self.ram[start..end]);
+        }
+        // RAM may end within a page.
+        data.resize(pages.len() * PAGE, 0);
+        self.stand_at(id);
+        let (ram, instructions) = (self.ram.len() as u64, self.instructions);
+        Snapshot { id, base, ram, state, instructions, pages, data }
+    }
+
+    /// From now on pages are dirty if they are written.
+    fn stand_at(&mut self, id: u64) {
+        self.dirty.clear();
+        self.tlb.watch_all();
+        self.saved = Some(id);
+    }
+
+    fn take_state(&mut self, state: State, id: u64) {
+        state.put_into(self);
+        self.outputs.clear();
+        self.stand_at(id);
+    }
+
+    /// Puts a page into RAM, as it was saved.
+    fn put_page(&mut self, page: u32, bytes: &[u8]) {
+        let start = page as usize * PAGE;
+        let end = self.ram.len().min(start + PAGE);
+        self.code.wrote_range(start, end - start);
+        self.ram[start..end].copy_from_slice(&bytes[..end - start]);
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(64).all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
+}

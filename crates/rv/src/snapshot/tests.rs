@@ -1,0 +1,242 @@
+use super::*;
+use crate::machine::{Input, Mode, RAM};
+use alloc::vec;
+use proptest::prelude::*;
+
+const LARGE: u64 = 2 << 20;
+
+/// A machine in supervisor mode whose address 0 is the large page of this number.
+fn mapped() -> Machine {
+    let mut machine = Machine::new(8 << 20);
+    map(&mut machine, 1);
+    machine.ram_write(RAM + 0x1000, 8, ((RAM + 0x2000) >> 12) << 10 | 1).expect("in RAM");
+    for page in 1..3 {
+        machine.ram_write(RAM + page * LARGE, 8, 100 + page).expect("in RAM");
+    }
+    machine.csr.satp = 8 << 60 | (RAM + 0x1000) >> 12;
+    machine.mode = Mode::Supervisor;
+    machine
+}
+
+fn map(machine: &mut Machine, page: u64) {
+    let entry = ((RAM + page * LARGE) >> 12) << 10 | 0xcf;
+    machine.ram_write(RAM + 0x2000, 8, entry).expect("in RAM");
+}
+
+#[test]
+fn a_translation_that_the_guest_did_not_forget_is_not_forgotten() {
+    let mut machine = mapped();
+    assert_eq!(machine.load(0, 8), Ok(101));
+    map(&mut machine, 2);
+    let mut again = machine.save().machine().expect("memory");
+    for machine in [&mut machine, &mut again] {
+        assert_eq!(machine.load(8, 8), Ok(0));
+        assert_eq!(machine.load(0, 8), Ok(101), "no fence was carried out");
+        machine.store(0x18, 8, 5).expect("a store");
+    }
+    assert!(machine.save() == again.save());
+    for machine in [&mut machine, &mut again] {
+        machine.flush();
+        assert_eq!((machine.load(0, 8), machine.load(0x18, 8)), (Ok(102), Ok(5)));
+    }
+}
+
+#[test]
+fn pages_are_dirty_if_and_only_if_they_were_written_since() {
+    let mut machine = Machine::new(0x5800);
+    machine.save();
+    let changes = |machine: &mut Machine| machine.save_changes().pages;
+    assert_eq!(changes(&mut machine), []);
+    machine.store(RAM + 0x1ffe, 4, 7).expect("a store over two pages");
+    assert!(machine.put(RAM + 0x5700, &[1, 2]));
+    assert_eq!(changes(&mut machine), [1, 2, 5]);
+    // The fast path may store there no more, until it was marked again.
+    assert!(!machine.is_direct(RAM + 0x1000, crate::mmu::Access::Store));
+    machine.store(RAM + 0x1000, 8, 7).expect("a store");
+    assert!(machine.is_direct(RAM + 0x1000, crate::mmu::Access::Store));
+    assert_eq!(changes(&mut machine), [1]);
+    assert!(machine.store(RAM + 0x57fc, 8, 7).is_err());
+    assert_eq!(machine.save().pages, [1, 2, 5]);
+}
+
+#[test]
+fn only_the_next_changes_are_taken() {
+    let mut machine = Machine::new(0x4000);
+    let first = machine.save();
+    let mut standby = first.machine().expect("memory");
+    assert!(machine.put(RAM, &[1]));
+    let second = machine.save_changes();
+    assert!(machine.put(RAM, &[2]));
+    machine.input(Input::Console(vec![7]));
+    let third = machine.save_changes();
+    assert_eq!(second.machine().err(), Some(SnapshotError::NotNext));
+    assert_eq!(standby.follow(&third), Err(SnapshotError::NotNext));
+    standby.follow(&second).expect("the next one");
+    let _ = standby.put(RAM, &[3]);
+    assert_eq!(standby.follow(&third), Err(SnapshotError::NotNext));
+    let mut whole = first.clone();
+    assert_eq!(whole.follow(&third), Err(SnapshotError::NotNext));
+    whole.follow(&second).expect("the next one");
+    whole.follow(&third).expect("the next one");
+    let mut again = whole.machine().expect("memory");
+    assert_eq!(again.hash(), machine.hash());
+    // Changes of both together are changes to the first.
+    let mut both = second.clone();
+    both.follow(&third).expect("the next one");
+    assert_eq!((both.base(), both.id()), (Some(first.id()), third.id()));
+    let mut standby = first.machine().expect("memory");
+    standby.follow(&both).expect("the next one");
+    assert!(standby.save() == again.save());
+}
+
+#[test]
+fn a_history_goes_back_and_forth_and_over_a_reboot() {
+    let mut machine = Machine::new(0x8000);
+    let write = |machine: &mut Machine, page: u64, value: u8| {
+        assert!(machine.put(RAM + page * 0x1000, &[value]));
+        machine.x[5] = value.into();
+    };
+    write(&mut machine, 1, 1);
+    let mut history = History::begin(&mut machine);
+    let mut hashes = vec![machine.hash()];
+    for value in 2..5 {
+        write(&mut machine, value.into(), value);
+        write(&mut machine, 1, value);
+        assert_eq!(history.keep(&mut machine), Ok(usize::from(value) - 1));
+        hashes.push(machine.hash());
+    }
+    // The guest began anew.
+    machine = Machine::new(0x8000);
+    write(&mut machine, 6, 9);
+    assert_eq!(history.keep(&mut machine), Ok(4));
+    hashes.push(machine.hash());
+    for number in [3, 4, 0, 2, 1, 4, 4, 3, 2, 3, 0] {
+        write(&mut machine, 7, 77);
+        write(&mut machine, 1, 78);
+        history.go(&mut machine, number).expect("it is there");
+        assert_eq!((machine.hash(), history.at()), (hashes[number], number));
+    }
+    // One more in the middle, and one that is forgotten: the others stay what they are.
+    history.go(&mut machine, 1).expect("it is there");
+    write(&mut machine, 3, 3);
+    assert_eq!(history.keep(&mut machine), Ok(2));
+    hashes.insert(2, machine.hash());
+    assert!(history.forget(1) && !history.forget(0) && !history.forget(history.at()));
+    hashes.remove(1);
+    for number in [2, 0, 3, 1, 4, 0] {
+        history.go(&mut machine, number).expect("it is there");
+        assert_eq!(machine.hash(), hashes[number], "{number}");
+    }
+    assert_eq!(history.go(&mut machine, 5), Err(SnapshotError::NotNext));
+    machine.save();
+    assert_eq!(history.keep(&mut machine), Err(SnapshotError::NotNext));
+}
+
+/// A small snapshot of changes, and a whole one.
+fn two() -> [Vec<u8>; 2] {
+    let mut machine = mapped();
+    machine.load(0, 8).expect("a load");
+    let whole = machine.save();
+    machine.store(0x18, 8, 5).expect("a store");
+    machine.ram_write(RAM + 0x2000, 8, 0).expect("in RAM");
+    [whole.to_bytes(), machine.save_changes().to_bytes()]
+}
+
+#[test]
+fn the_bytes_are_a_contract() {
+    let digests = two().map(|bytes| (bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes)));
+    assert_eq!(digests, [(0, 0), (0, 0)]);
+    let later = [b"UDRVSNP\0".as_slice(), &[2, 0, 0, 0]].concat();
+    assert_eq!(Snapshot::from_bytes(&later), Err(SnapshotError::Version(2)));
+    // More RAM than any host has.
+    let mut large = Machine::new(0x1000).save();
+    large.ram = 1 << 60;
+    let read = Snapshot::from_bytes(&large.to_bytes()).expect("a snapshot");
+    assert_eq!(read.machine().err(), Some(SnapshotError::Memory));
+}
+
+/// Blocks of bytes as a snapshot's, with right checksums.
+fn seal(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let mut all = [b"UDRVSNP\0".as_slice(), &[1, 0, 0, 0]].concat();
+    for (number, block) in (0..).zip(blocks) {
+        all.extend((block.len() as u32).to_le_bytes());
+        all.extend(xxh3_64_with_seed(block, number).to_le_bytes());
+        all.extend(block);
+    }
+    all
+}
+
+/// The blocks of a snapshot.
+fn blocks(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut rest, mut blocks) = (&bytes[12..], Vec::new());
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let (block, behind) = behind[8..].split_at(u32::from_le_bytes(*length) as usize);
+        blocks.push(block.to_vec());
+        rest = behind;
+    }
+    blocks
+}
+
+/// What a reader makes of bytes: nothing, or a machine that can run, and be told of what happens.
+fn use_it(bytes: &[u8]) -> bool {
+    let Ok(snapshot) = Snapshot::from_bytes(bytes) else { return false };
+    assert!(snapshot.to_bytes() == bytes, "a snapshot has one form");
+    if snapshot.ram() > 64 << 20 {
+        return true;
+    }
+    let mut machine = match snapshot.base() {
+        None => snapshot.machine().expect("memory"),
+        Some(_) => {
+            let mut machine = Machine::new(snapshot.ram() as usize);
+            machine.saved = snapshot.base();
+            machine.follow(&snapshot).expect("what was read can be taken");
+            machine
+        }
+    };
+    assert!(machine.save().machine().expect("memory").hash() == machine.hash());
+    for input in
+        [Input::Console(vec![1; 9]), Input::Wall(u64::MAX), Input::Frame { card: 0, frame: vec![5; 60] }]
+    {
+        machine.input(input);
+        machine.run(machine.instructions() + 300);
+        machine.hash();
+    }
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    /// A changed or cut snapshot is refused.
+    #[test]
+    fn what_is_damaged_is_found(which in 0_usize..2, place in any::<prop::sample::Index>(), bit in 0_u8..8, cut in any::<bool>()) {
+        let mut bytes = two()[which].clone();
+        let place = place.index(bytes.len());
+        if cut { bytes.truncate(place) } else { bytes[place] ^= 1 << bit }
+        prop_assert!(Snapshot::from_bytes(&bytes).is_err());
+    }
+
+    /// Bytes with right checksums that say anything: refused, or a machine that can run.
+    #[test]
+    fn no_state_makes_the_machine_panic(
+        which in 0_usize..2,
+        changes in prop::collection::vec((0_usize..2, any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut blocks = blocks(&two()[which]);
+        for (block, place, value) in changes {
+            let place = place.index(blocks[block].len());
+            blocks[block][place] = value;
+        }
+        use_it(&seal(&blocks));
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..4)) {
+        use_it(&blocks.concat());
+        use_it(&seal(&blocks));
+    }
+}
+
+#[test]
+fn what_can_be_read_is_used() {
+    assert!(two().iter().all(|bytes| use_it(bytes)));
+}
