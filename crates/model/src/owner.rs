@@ -9,6 +9,7 @@ use crate::judge::Snapshot;
 use crate::network::{Connection, Item};
 use crate::world::{HostId, Role, World};
 use protocol::notice::{LinkLoss, Notice};
+use protocol::pacing::Taken;
 use protocol::primary::{Action, Command, Event, Primary};
 use protocol::wire::{Commit, Kind, ToBackup, ToPrimary};
 use protocol::{Epoch, Instant, Micros, Session};
@@ -210,7 +211,8 @@ impl World {
         *gathered = Some((epoch, Snapshot { life: vm.life, step: vm.step }, cut_at));
         vm.gate.cut(epoch);
         vm.runs = !last;
-        self.drive_primary(host, Event::CheckpointTaken { session, epoch, cut_at, pause: Micros(0) });
+        let taken = Taken { cut_at, pause: Micros(0), busy: None };
+        self.drive_primary(host, Event::CheckpointTaken { session, epoch, taken });
     }
 
     pub(crate) fn fail_checkpoint(&mut self, host: HostId) {

@@ -87,6 +87,11 @@ pub enum GateEvent {
         /// Why.
         reason: PortFailure,
     },
-    /// The first frame of this epoch, which is still open, waits.
-    OutputWaits(Epoch),
+    /// An answer waits in an epoch that is still open.
+    OutputWaits {
+        /// The epoch.
+        epoch: Epoch,
+        /// When its first frame arrived, on [`os::clock`], in microseconds.
+        since_us: u64,
+    },
 }

@@ -11,6 +11,7 @@ use crate::framing::QEMU_MAX_FRAME;
 use crate::nic::NicPort;
 use crate::state::{CutReport, InputObserver, Kind, Port, State, Watch};
 use crate::stats::GateStats;
+use crossbeam_channel::{Receiver, unbounded};
 use os::clock::now_us;
 use protocol::Epoch;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
@@ -18,7 +19,6 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -110,8 +110,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Starts a gate that holds (see [`hold`](Self::hold)), and its thread. Deaths of ports come out of the
-    /// receiver.
+    /// Starts a gate that holds (see [`hold`](Self::hold)), and its thread. Deaths of ports, and that output waits, come out
+    /// of the receiver.
     ///
     /// # Errors
     /// If a port is refused, or the system gives no eventfd or thread.
@@ -121,7 +121,7 @@ impl Gate {
         limits: GateLimits,
     ) -> Result<(Self, Receiver<GateEvent>), GateError> {
         let io = |what| move |source| GateError::Io { gate: name.to_owned(), what, source };
-        let (sender, events) = channel();
+        let (sender, events) = unbounded();
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = wake.map_err(|errno| io("create an eventfd")(errno.into()))?;
         let shared = Arc::new(Shared {
@@ -169,7 +169,7 @@ impl Gate {
     /// # Errors
     /// If the gate is fenced.
     pub fn hold(&self) -> Result<(), GateError> {
-        self.shared().lock().hold()
+        self.shared().lock().hold(now_us())
     }
 
     /// Closes the open epoch. Called while the guest is stopped: reads QEMU's sockets until they are empty, on
@@ -360,7 +360,7 @@ impl Shared {
             state.serve(watches[at].port, watches[at].side, got, now_us());
             generation = state.generation;
         }
-        self.lock().announce_due(now_us());
+        self.lock().do_due(now_us());
     }
 
     fn write_consoles(&self, work: &mut Vec<crate::console::SinkWork>) {

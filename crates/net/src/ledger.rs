@@ -29,8 +29,26 @@ pub enum Mode {
     Fenced,
 }
 
+/// An answer is often several packets: the owner hears of it when so long none came, in microseconds.
+const QUIET_US: u64 = 200;
+/// And of one that does not end when its first packet has waited for so long.
+const LONGEST_LINGER_US: u64 = 2_000;
+
 /// Closed epochs that are not released yet are bounded by the protocol's window; this is far above any.
 const MAX_CUTS: usize = 1 << 16;
+
+/// Frames that wait in the open epoch, of which nobody was told yet.
+#[derive(Debug, Clone, Copy)]
+struct Untold {
+    first_us: u64,
+    last_us: u64,
+}
+
+impl Untold {
+    fn due_us(self) -> u64 {
+        (self.last_us + QUIET_US).min(self.first_us + LONGEST_LINGER_US)
+    }
+}
 
 #[derive(Debug)]
 struct Cut {
@@ -50,8 +68,7 @@ pub(crate) struct Ledger {
     queued: Volume,
     high_water: Volume,
     open_epoch: Volume,
-    /// Frames wait in the open epoch, and nobody was told yet.
-    untold: bool,
+    untold: Option<Untold>,
     pub(crate) hold_times: Histogram,
 }
 
@@ -74,7 +91,7 @@ impl Ledger {
             queued: Volume::default(),
             high_water: Volume::default(),
             open_epoch: Volume::default(),
-            untold: false,
+            untold: None,
             hold_times: Histogram::default(),
         }
     }
@@ -115,8 +132,8 @@ impl Ledger {
         number
     }
 
-    /// A sequence number for a frame of `bytes`, or `None` if the bounds are reached and it must be dropped.
-    pub(crate) fn admit(&mut self, bytes: usize) -> Option<u64> {
+    /// A sequence number for a frame of `bytes` that arrives now, or `None` if the bounds are reached and it must be dropped.
+    pub(crate) fn admit(&mut self, bytes: usize, now_us: u64) -> Option<u64> {
         let after = Volume { frames: self.queued.frames + 1, bytes: self.queued.bytes + bytes };
         if after.frames > self.limits.max_frames || after.bytes > self.limits.max_bytes {
             return None;
@@ -124,7 +141,11 @@ impl Ledger {
         self.queued = after;
         self.high_water.frames = self.high_water.frames.max(after.frames);
         self.high_water.bytes = self.high_water.bytes.max(after.bytes);
-        self.untold |= self.open_epoch.frames == 0 && self.mode == Mode::Holding;
+        if let Some(untold) = &mut self.untold {
+            untold.last_us = now_us;
+        } else if self.open_epoch.frames == 0 && self.mode == Mode::Holding {
+            self.untold = Some(Untold { first_us: now_us, last_us: now_us });
+        }
         self.open_epoch.frames += 1;
         self.open_epoch.bytes += bytes;
         Some(self.number())
@@ -137,22 +158,34 @@ impl Ledger {
         self.queued.bytes -= bytes;
     }
 
-    /// The open epoch, if frames wait in it and that was not told before.
-    pub(crate) fn tell_waiting(&mut self) -> Option<Epoch> {
-        std::mem::take(&mut self.untold).then(|| self.last_cut.map_or(Epoch(1), Epoch::next))
+    /// When [`Ledger::tell_waiting`] will have something to tell.
+    pub(crate) fn tells_at_us(&self) -> Option<u64> {
+        self.untold.map(Untold::due_us)
+    }
+
+    /// The open epoch, and when its first frame arrived, if an answer waits in it and that was not told before.
+    pub(crate) fn tell_waiting(&mut self, now_us: u64) -> Option<(Epoch, u64)> {
+        let untold = self.untold.take_if(|untold| untold.due_us() <= now_us)?;
+        Some((self.last_cut.map_or(Epoch(1), Epoch::next), untold.first_us))
     }
 
     /// Begins to hold, or begins a new numbering of epochs: what was cut and not released belongs to the open
     /// epoch again, the safe direction.
-    pub(crate) fn hold(&mut self) -> Result<(), GateError> {
+    pub(crate) fn hold(&mut self, now_us: u64) -> Result<(), GateError> {
         self.not_fenced("hold output")?;
         self.mode = Mode::Holding;
+        self.number_anew();
+        self.open_epoch = self.queued;
+        self.untold = (self.queued.frames > 0).then_some(Untold { first_us: now_us, last_us: now_us });
+        Ok(())
+    }
+
+    fn number_anew(&mut self) {
         self.cuts.clear();
         self.last_cut = None;
         self.last_released = None;
-        self.open_epoch = self.queued;
-        self.untold = self.queued.frames > 0;
-        Ok(())
+        self.open_epoch = Volume::default();
+        self.untold = None;
     }
 
     /// Whether `cut(epoch)` would be taken.
@@ -175,7 +208,7 @@ impl Ledger {
         self.may_cut(epoch)?;
         self.cuts.push_back(Cut { epoch, end: self.next });
         self.last_cut = Some(epoch);
-        self.untold = false;
+        self.untold = None;
         Ok(std::mem::take(&mut self.open_epoch))
     }
 
@@ -195,9 +228,7 @@ impl Ledger {
     /// From now on output passes.
     pub(crate) fn open(&mut self) -> Result<(), GateError> {
         self.not_fenced("open the gate")?;
-        self.hold()?;
-        self.open_epoch = Volume::default();
-        self.untold = false;
+        self.number_anew();
         self.mode = Mode::Open;
         Ok(())
     }
@@ -207,9 +238,45 @@ impl Ledger {
         self.mode = Mode::Fenced;
         self.cuts.clear();
         self.open_epoch = Volume::default();
+        self.untold = None;
     }
 
     pub(crate) fn not_fenced(&self, wish: &'static str) -> Result<(), GateError> {
         if self.mode == Mode::Fenced { Err(GateError::Fenced { wish }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(ledger: &mut Ledger, now_us: u64) -> Option<(Epoch, u64)> {
+        ledger.tell_waiting(now_us)
+    }
+
+    #[test]
+    fn an_answer_is_told_of_once_it_is_whole_or_has_waited_for_long() {
+        let mut ledger = Ledger::new(GateLimits::default());
+        assert_eq!(ledger.tells_at_us(), None);
+        ledger.admit(60, 1_000);
+        ledger.admit(60, 1_150);
+        assert_eq!((ledger.tells_at_us(), told(&mut ledger, 1_349)), (Some(1_350), None));
+        assert_eq!(told(&mut ledger, 1_350), Some((Epoch(1), 1_000)), "since its first packet");
+        ledger.admit(60, 1_400);
+        assert_eq!(told(&mut ledger, 9_000), None, "once an epoch");
+        ledger.cut(Epoch(3)).unwrap();
+        for at in (10_000..13_000).step_by(100) {
+            ledger.admit(60, at);
+        }
+        assert_eq!(ledger.tells_at_us(), Some(12_000), "the guest goes on and on");
+        ledger.cut(Epoch(4)).unwrap();
+        assert_eq!(ledger.tells_at_us(), None, "a cut closes what it would have told");
+        ledger.admit(60, 20_000);
+        ledger.hold(21_000).unwrap();
+        assert_eq!(told(&mut ledger, 22_000), Some((Epoch(1), 21_000)), "in a new numbering it waits still");
+        ledger.admit(60, 23_000);
+        ledger.open().unwrap();
+        ledger.admit(60, 24_000);
+        assert_eq!(ledger.tells_at_us(), None, "nothing is held");
     }
 }

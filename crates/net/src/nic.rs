@@ -162,7 +162,7 @@ impl NicPort {
     }
 
     fn queue(&mut self, frame: &[u8], ledger: &mut Ledger, arrived_us: u64, held: bool) {
-        let Some(sequence) = ledger.admit(frame.len()) else {
+        let Some(sequence) = ledger.admit(frame.len(), arrived_us) else {
             self.counts.dropped_full += 1;
             return;
         };

@@ -8,11 +8,11 @@ use crate::gate::GateLimits;
 use crate::ledger::{Ledger, Mode};
 use crate::nic::{Failed, NicPort};
 use crate::stats::{GateStats, PortStats};
+use crossbeam_channel::Sender;
 use protocol::Epoch;
 use rustix::event::PollFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// Most ports of a gate.
@@ -179,8 +179,8 @@ impl State {
         self.nic_result(port, result);
     }
 
-    pub(crate) fn hold(&mut self) -> Result<(), GateError> {
-        self.ledger.hold()?;
+    pub(crate) fn hold(&mut self, now_us: u64) -> Result<(), GateError> {
+        self.ledger.hold(now_us)?;
         for console in self.consoles_mut() {
             console.forget_cuts();
         }
@@ -291,8 +291,16 @@ impl State {
         Ok(())
     }
 
+    /// Does what no descriptor tells, if its time has come.
+    pub(crate) fn do_due(&mut self, now_us: u64) {
+        if let Some((epoch, since_us)) = self.ledger.tell_waiting(now_us) {
+            let _ = self.events.send(GateEvent::OutputWaits { epoch, since_us });
+        }
+        self.announce_due(now_us);
+    }
+
     /// Sends the announcements whose time has come; several that are late go as one.
-    pub(crate) fn announce_due(&mut self, now_us: u64) {
+    fn announce_due(&mut self, now_us: u64) {
         let late = self.due_us.iter().take_while(|&&due| due <= now_us).count();
         if late == 0 {
             return;
@@ -310,7 +318,8 @@ impl State {
 
     /// Microseconds until the gate's thread has something to do that no descriptor tells.
     pub(crate) fn idle_us(&self, now_us: u64) -> Option<u64> {
-        self.due_us.first().map(|due| due.saturating_sub(now_us))
+        let due = [self.due_us.first().copied(), self.ledger.tells_at_us()].into_iter().flatten().min();
+        due.map(|due| due.saturating_sub(now_us))
     }
 
     /// What the gate's thread must wait for. A descriptor without a wish is left out: poll would report its
@@ -345,9 +354,6 @@ impl State {
         match side {
             Side::Guest => {
                 self.drain(port, now_us, false);
-                if let Some(epoch) = self.ledger.tell_waiting() {
-                    let _ = self.events.send(GateEvent::OutputWaits(epoch));
-                }
                 if got.contains(PollFlags::OUT) && !paused {
                     self.forward_input(port);
                 }
@@ -471,7 +477,7 @@ mod tests {
 
     #[test]
     fn announcements_come_due_in_order_and_end_with_a_fence() {
-        let (sender, _events) = std::sync::mpsc::channel();
+        let (sender, _events) = crossbeam_channel::unbounded();
         let mut state = State::new(GateLimits::default(), sender);
         assert_eq!(state.idle_us(0), None);
         state.announce(&[Duration::from_millis(5), Duration::ZERO, Duration::from_millis(2)], 100).unwrap();

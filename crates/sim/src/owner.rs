@@ -496,8 +496,9 @@ impl World {
         if !agent_frozen {
             self.flush_open_gate(host);
         }
+        let since = self.clock(host);
         for epoch in waits {
-            self.post(host, Posted::ToPrimary(id, PrimaryEvent::OutputWaits(epoch)));
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::OutputWaits(epoch, since)));
         }
         self.resume_steps(host);
     }

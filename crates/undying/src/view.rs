@@ -196,9 +196,11 @@ fn pacing(vm: &VmStatus) -> String {
     match vm.pacing {
         None => format!("one every {} ms", vm.interval_us as f64 / 1e3),
         Some(pacing) => format!(
-            "as the output wants: {} apart at least, {} while none waits",
+            "as the output wants: {} apart at least, {} while none waits; each stops it for {}, of which it would use {}",
             ms(pacing.rest_us),
-            ms(pacing.stretch_us)
+            ms(pacing.stretch_us),
+            ms(pacing.pause_us),
+            ms(pacing.loss_us)
         ),
     }
 }

@@ -115,8 +115,11 @@ pub struct PacingStatus {
     /// The bounds.
     #[serde(flatten)]
     pub bounds: FollowOutput,
-    /// What a checkpoint takes from the VM at present, in microseconds.
+    /// How long a checkpoint stops the VM at present, in microseconds.
     pub pause_us: u64,
+    /// What the guest would have done in that time, as busy as it is, in microseconds.
+    #[serde(default)]
+    pub loss_us: u64,
     /// Checkpoints are at least so far apart while output waits, in microseconds.
     pub rest_us: u64,
     /// And so far while none does.
@@ -127,8 +130,8 @@ impl PacingStatus {
     /// Of these bounds and what is decided.
     #[must_use]
     pub fn of(bounds: FollowOutput, view: PacingView) -> Self {
-        let PacingView { pause, rest, stretch } = view;
-        Self { bounds, pause_us: pause.0, rest_us: rest.0, stretch_us: stretch.0 }
+        let PacingView { pause, loss, rest, stretch } = view;
+        Self { bounds, pause_us: pause.0, loss_us: loss.0, rest_us: rest.0, stretch_us: stretch.0 }
     }
 }
 

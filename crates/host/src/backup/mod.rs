@@ -349,7 +349,7 @@ impl Loop<'_> {
         match event {
             Some(MachineEvent::Warning(text)) => self.handle.warn(text),
             // A standby says nothing: its guest does not run.
-            Some(MachineEvent::GuestShutdown | MachineEvent::OutputWaits(_)) => {}
+            Some(MachineEvent::GuestShutdown) => {}
             Some(MachineEvent::Died(why)) => self.feed(Event::StandbyDied(why)),
             None => self.feed(Event::StandbyDied("its control connection is gone".into())),
         }

@@ -1,8 +1,6 @@
 //! Owns what a VM's process does by itself, as events for its loop.
 
 use crossbeam_channel::Sender;
-use net::GateEvent;
-use protocol::Epoch;
 use qemu::Qemu;
 
 /// Something that a VM's process does by itself.
@@ -14,8 +12,6 @@ pub enum MachineEvent {
     Died(String),
     /// Something that an operator should know.
     Warning(String),
-    /// The first frame of this epoch waits in the gate.
-    OutputWaits(Epoch),
 }
 
 /// Turns QEMU's events into the machine's, on a thread that ends with the process.
@@ -37,26 +33,5 @@ pub fn watch(qemu: &Qemu, events: Sender<MachineEvent>) {
     });
     if let Err(error) = spawned {
         tracing::error!(%error, "QEMU's events are not watched");
-    }
-}
-
-/// Turns the gate's events into the machine's, on a thread that ends with the gate.
-pub fn forward(gate: std::sync::mpsc::Receiver<GateEvent>, events: Sender<MachineEvent>) {
-    let spawned = std::thread::Builder::new().name("ud-gate-events".into()).spawn(move || {
-        crate::loops::prefer_this_thread();
-        for event in gate {
-            let event = match event {
-                GateEvent::PortClosed { port, side, reason } => MachineEvent::Warning(format!(
-                    "the gate's port {port} is closed on its {side:?} side: {reason}"
-                )),
-                GateEvent::OutputWaits(epoch) => MachineEvent::OutputWaits(epoch),
-            };
-            if events.send(event).is_err() {
-                return;
-            }
-        }
-    });
-    if let Err(error) = spawned {
-        tracing::error!(%error, "the gate's events are not watched");
     }
 }

@@ -16,8 +16,8 @@ use crate::plan::Plan;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
-use events::{forward, watch};
-use net::{ConsoleLog, Gate, GateLimits, PortConfig};
+use events::watch;
+use net::{ConsoleLog, Gate, GateEvent, GateLimits, PortConfig};
 use os::Memory;
 use protocol::{RunPermit, VmName};
 use qemu::fingerprint::Fingerprint;
@@ -65,6 +65,8 @@ pub struct Machine {
     pub disks: Arc<Disks>,
     /// Its way out.
     pub gate: Gate,
+    /// What that says.
+    pub gate_events: Receiver<GateEvent>,
     /// What it does by itself.
     pub events: Receiver<MachineEvent>,
     installation: Installation,
@@ -100,7 +102,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let names = taps.iter().map(|(name, _)| name.clone()).collect();
         let (events_tx, events) = unbounded();
-        watch(&qemu, events_tx.clone());
+        watch(&qemu, events_tx);
         let start = log.end();
         let sink = Arc::new(Mutex::new(log));
         let write = move |offset: u64, bytes: &[u8]| {
@@ -113,9 +115,8 @@ impl Machine {
         }
         let (gate, gate_events) = Gate::spawn(name.as_str(), ports, GateLimits::default())?;
         gate.pause_input();
-        forward(gate_events, events_tx);
         let ram = GuestRam::of(&qemu)?;
-        Ok(Self { qemu: Arc::new(qemu), ram, disks, gate, events, installation, taps: names })
+        Ok(Self { qemu: Arc::new(qemu), ram, disks, gate, gate_events, events, installation, taps: names })
     }
 
     /// Lets the VM run and speak, in the term of the permit: the only way in which a VM begins to run at a host.

@@ -8,6 +8,7 @@
 
 use super::ahead::{Ahead, Policy};
 use super::brake::Brake;
+use super::busy::Busy;
 use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
@@ -27,7 +28,7 @@ use os::tracker::{Tracker, TrackerError};
 use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};
 use protocol::wire::compare::Hashes;
-use protocol::{Epoch, Instant, RunPermit, Session};
+use protocol::{Epoch, Instant, Micros, RunPermit, Session};
 use qemu::qmp::QmpError;
 use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
 use std::collections::VecDeque;
@@ -118,6 +119,8 @@ pub struct Staged {
     pub cut_at: Instant,
     /// What was measured.
     pub record: EpochRecord,
+    /// How busy the guest was in it.
+    pub busy: Option<Micros>,
     parts: Vec<Part>,
     changes: Vec<KeptChange>,
     device: Vec<u8>,
@@ -208,6 +211,7 @@ struct Active {
     pages: Vec<(u8, u64)>,
     ahead: Ahead,
     policy: Policy,
+    busy: Busy,
     /// What was written to the disks in the epoch that is being taken.
     changes: Vec<KeptChange>,
     /// None under TCG, whose clocks cannot be corrected.
@@ -372,8 +376,8 @@ impl Worker {
         }
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
-        let (ahead, policy) = (Ahead::default(), Policy::default());
-        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, changes, clock })
+        let (ahead, policy, busy) = (Ahead::default(), Policy::default(), Busy::of(&self.qemu));
+        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, busy, changes, clock })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
@@ -457,6 +461,8 @@ impl Worker {
         let (ahead, again) = active.ahead.take(&active.dirty);
         // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
         let parts = gather(&self.ram, active, ahead, epoch, last && epoch == Epoch(1))?;
+        // While QEMU is still busy with its devices, and the guest's processors surely stand still.
+        let busy = active.busy.since_last();
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
         self.tap.stop_ends();
@@ -485,7 +491,7 @@ impl Worker {
         };
         let gate = self.addresses(cut.addresses_version);
         let (changes, device) = (std::mem::take(&mut active.changes), device.as_bytes().to_vec());
-        Ok(Staged { epoch, cut_at, record, parts, changes, device, cut, gate })
+        Ok(Staged { epoch, cut_at, record, busy, parts, changes, device, cut, gate })
     }
 
     /// By QEMU's own timestamps of its STOP and RESUME events.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod brake;
+mod busy;
 mod checkpointer;
 mod clock;
 mod copied;
@@ -29,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::{LinkLoss, Notice};
-use protocol::pacing::Pacing;
+use protocol::pacing::{Pacing, Taken};
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
 use protocol::repair::Repair;
 use protocol::resync::{Base, Offer};
@@ -152,11 +153,13 @@ impl Engine {
             let (incoming, claims, done) =
                 (self.incoming.1.clone(), self.claims.1.clone(), self.done.clone());
             let (events, moves) = (self.machine.events.clone(), self.moves.1.clone());
+            let gate = self.machine.gate_events.clone();
             crossbeam_channel::select! {
                 recv(incoming) -> message => if let Ok((session, message)) = message { self.on_incoming(session, message) },
                 recv(done) -> done => if let Ok(done) = done { self.on_done(done) },
                 recv(claims) -> answer => if let Ok((claim, answer)) = answer { self.feed(Event::Claimed(claim, answer)) },
                 recv(moves) -> _ => self.move_to_backup(),
+                recv(gate) -> event => if let Ok(event) = event { self.on_gate_event(event) },
                 recv(events) -> event => self.on_machine_event(event.ok()),
                 recv(requests) -> request => match request {
                     Ok(request) => self.on_request(request),
@@ -374,14 +377,15 @@ impl Engine {
                 self.feed(Event::Copied(session));
             }
             Done::Checkpoint(session, staged) => {
-                let (epoch, cut_at) = (staged.epoch, staged.cut_at);
+                let epoch = staged.epoch;
                 let pause = protocol::Micros(staged.record.pause_us);
+                let taken = Taken { cut_at: staged.cut_at, pause, busy: staged.busy };
                 let mut record = staged.record;
                 self.stopped_for_migration(record.at_us);
                 record.term = self.protocol.term().0;
                 lock(&self.measurements).cut(record);
                 self.staged = Some(*staged);
-                self.feed(Event::CheckpointTaken { session, epoch, cut_at, pause });
+                self.feed(Event::CheckpointTaken { session, epoch, taken });
             }
             Done::Failed { session, why, resumable } => {
                 let event = if resumable {
@@ -415,8 +419,18 @@ impl Engine {
             Some(MachineEvent::GuestShutdown) => self.feed(Event::GuestShutdown),
             Some(MachineEvent::Died(why)) => self.feed(Event::VmDied(why)),
             Some(MachineEvent::Warning(text)) => self.handle.warn(text),
-            Some(MachineEvent::OutputWaits(epoch)) => self.feed(Event::OutputWaits(epoch)),
             None => self.feed(Event::VmDied("its control connection is gone".into())),
+        }
+    }
+
+    fn on_gate_event(&mut self, event: net::GateEvent) {
+        match event {
+            net::GateEvent::PortClosed { port, side, reason } => {
+                self.handle.warn(format!("the gate's port {port} is closed on its {side:?} side: {reason}"))
+            }
+            net::GateEvent::OutputWaits { epoch, since_us } => {
+                self.feed(Event::OutputWaits(epoch, protocol::Instant(since_us)));
+            }
         }
     }
 

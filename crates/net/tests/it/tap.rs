@@ -1,6 +1,7 @@
 //! The gate on a real TAP, on a bridge in a network namespace of its own. Needs root and /dev/net/tun.
 
 use crate::bench::{PATIENCE, framed};
+use crossbeam_channel::Receiver;
 use net::{Gate, GateEvent, GateLimits, PortConfig, PortFailure, Side};
 use os::netns::{self, Netns};
 use os::tap::{self, Tap};
@@ -10,7 +11,6 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::sync::mpsc::Receiver;
 
 /// A namespace with a bridge that has two TAPs: the gate's and the test's.
 struct Lan {
@@ -128,7 +128,7 @@ fn an_interface_that_is_down_loses_frames_and_no_more() {
     lan.gate.cut(Epoch(2)).unwrap();
     lan.gate.release(Epoch(2)).unwrap();
     assert_eq!(lan.neighbour_gets(), frame(1, b"found"));
-    assert!(lan.events.try_iter().all(|event| matches!(event, GateEvent::OutputWaits(_))));
+    assert!(lan.events.try_iter().all(|event| matches!(event, GateEvent::OutputWaits { .. })));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use super::{Action, Aim, Event, Phase, Pipeline, Primary};
 use crate::ids::{Epoch, Session};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
-use crate::pacing::Pacer;
-use crate::time::{Instant, Micros};
+use crate::pacing::{Pacer, Taken};
+use crate::time::Instant;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -88,7 +88,7 @@ impl Primary {
         now: Instant,
         session: Session,
         epoch: Epoch,
-        (cut_at, pause): (Instant, Micros),
+        taken: Taken,
         out: &mut Vec<Action>,
     ) {
         if !self.is_current(session) {
@@ -97,8 +97,8 @@ impl Primary {
         let Some(pipeline) = self.pipeline_mut() else { return };
         let Some((_, last)) = pipeline.running.take_if(|(running, _)| *running == epoch) else { return };
         pipeline.failures = 0;
-        pipeline.pacer.taken(now, epoch, cut_at, pause);
-        pipeline.ledger.send(epoch, cut_at);
+        pipeline.pacer.taken(now, epoch, taken);
+        pipeline.ledger.send(epoch, taken.cut_at);
         // The checkpoint itself let the VM go on, or left it paused if it was the last.
         let waited = pipeline.throttled.take();
         self.paused = last;
@@ -110,11 +110,11 @@ impl Primary {
     }
 
     /// Only what no checkpoint has closed pulls the next one forward.
-    pub(super) fn on_output_waits(&mut self, now: Instant, epoch: Epoch) {
+    pub(super) fn on_output_waits(&mut self, epoch: Epoch, since: Instant) {
         let Some(pipeline) = self.pipeline_mut() else { return };
         let closing = pipeline.running.map_or(Epoch(0), |(running, _)| running);
         if epoch > closing.max(pipeline.ledger.sent()) {
-            pipeline.pacer.output(now, epoch);
+            pipeline.pacer.output(epoch, since);
         }
     }
 

@@ -38,7 +38,7 @@ use crate::ids::{Epoch, HostName, Session, Term};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
 use crate::ownership::{Claim, Grant, RunPermit};
-use crate::pacing::{Pacer, PacingView};
+use crate::pacing::{Pacer, PacingView, Taken};
 use crate::resync::Offer;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
@@ -117,13 +117,11 @@ pub enum Event {
         session: Session,
         /// The epoch that it closed.
         epoch: Epoch,
-        /// When the VM was stopped.
-        cut_at: Instant,
-        /// How long it stood still.
-        pause: Micros,
+        /// What it took.
+        taken: Taken,
     },
-    /// A packet of this epoch waits in the gate, the first of it.
-    OutputWaits(Epoch),
+    /// An answer of this epoch waits in the gate, its first packet since then.
+    OutputWaits(Epoch, Instant),
     /// A checkpoint failed; its dirty pages are owed to the next, the gate was not cut.
     CheckpointFailed {
         /// The session.
@@ -411,10 +409,10 @@ impl Primary {
                 }
             }
             Event::Copied(session) => self.on_copied(now, session, out),
-            Event::CheckpointTaken { session, epoch, cut_at, pause } => {
-                self.on_checkpoint_taken(now, session, epoch, (cut_at, pause), out);
+            Event::CheckpointTaken { session, epoch, taken } => {
+                self.on_checkpoint_taken(now, session, epoch, taken, out);
             }
-            Event::OutputWaits(epoch) => self.on_output_waits(now, epoch),
+            Event::OutputWaits(epoch, since) => self.on_output_waits(epoch, since),
             Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
             Event::GuestShutdown => self.guest_down = true,

@@ -4,6 +4,7 @@
 
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{self, Backup, Conn};
+use protocol::pacing::Taken;
 use protocol::primary::{self, Action, Command, CommandError, PhaseName, Primary};
 use protocol::resync::Offer;
 use protocol::wire::{AckBody, Beat, Commit, Hello, Kind, ToBackup, ToPrimary};
@@ -93,13 +94,8 @@ impl Owner {
 
     /// A checkpoint that was asked for is taken, without taking time.
     pub fn takes(&mut self, epoch: u64) -> Vec<Action> {
-        let cut_at = self.now;
-        self.feed(primary::Event::CheckpointTaken {
-            session: S1,
-            epoch: Epoch(epoch),
-            cut_at,
-            pause: Micros(0),
-        })
+        let taken = Taken { cut_at: self.now, pause: Micros(0), busy: None };
+        self.feed(primary::Event::CheckpointTaken { session: S1, epoch: Epoch(epoch), taken })
     }
 
     /// The VM was handed over with epoch 2, in order; the arbiter has not been asked.

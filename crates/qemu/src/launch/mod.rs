@@ -223,6 +223,16 @@ impl Qemu {
         Ok(answer["status"].as_str().unwrap_or("unknown").to_string())
     }
 
+    /// The ids of the threads that run the guest's processors.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub fn processor_threads(&self) -> Result<Vec<u32>, QmpError> {
+        let answer = self.qmp.execute(Command::new("query-cpus-fast"))?;
+        let id = |cpu: &serde_json::Value| u32::try_from(cpu["thread-id"].as_u64()?).ok();
+        Ok(answer.as_array().into_iter().flatten().filter_map(id).collect())
+    }
+
     /// Presses the reset button.
     ///
     /// # Errors

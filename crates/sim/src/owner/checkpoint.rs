@@ -8,9 +8,10 @@ use crate::guest_disk::Tapped;
 use crate::host::{Host, Posted, Role};
 use crate::network::ConnId;
 use crate::world::World;
+use protocol::pacing::Taken;
 use protocol::primary::Event as PrimaryEvent;
 use protocol::wire::{Commit, Kind, ToBackup};
-use protocol::{Epoch, Session};
+use protocol::{Epoch, Micros, Session};
 
 impl World {
     pub(super) fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
@@ -73,7 +74,10 @@ impl World {
             self.resume(host);
         }
         let pause = self.clock(host).since(cut_at);
-        let taken = PrimaryEvent::CheckpointTaken { session, epoch, cut_at, pause };
+        // As busy as can be, or less than a guest of this kind ever is, or nothing can be known.
+        let busy = self.rng.pick(&[None, Some(Micros(0)), Some(Micros(2_000)), Some(Micros(u64::MAX))]);
+        let taken = Taken { cut_at, pause, busy };
+        let taken = PrimaryEvent::CheckpointTaken { session, epoch, taken };
         self.post(host, Posted::ToPrimary(id, taken));
     }
 

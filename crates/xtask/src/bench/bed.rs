@@ -160,11 +160,23 @@ impl Reach {
 
     /// Starts 8 pipelined writers that each keep `depth` writes waiting, on lists of their own.
     pub fn writers(self, client: &Namespace, depth: usize) -> Result<Writers> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("bench{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        let config = WriterConfig { depth, prefix, keep_samples: false, ..WriterConfig::new(self.redis()) };
+        let usual = WriterConfig::new(self.redis());
+        let config = WriterConfig { depth, prefix: new_prefix(), keep_samples: false, ..usual };
         Writers::start(client, &config).context("the writers cannot begin")
     }
+
+    /// Starts so many writers that each send a write when the last is answered, and keep its time.
+    pub fn closed_loops(self, client: &Namespace, connections: usize) -> Result<Writers> {
+        let usual = WriterConfig::new(self.redis());
+        let config = WriterConfig { connections, depth: 1, prefix: new_prefix(), ..usual };
+        Writers::start(client, &config).context("the clients cannot begin")
+    }
+}
+
+/// A name that no writers of this run had before.
+fn new_prefix() -> String {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    format!("bench{}", RUNS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Waits until it is so.

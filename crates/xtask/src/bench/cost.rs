@@ -2,7 +2,8 @@
 
 use super::Run;
 use super::bed::{Bed, Reach, until};
-use super::figures::{Cell, Findings, Table};
+use super::closed::{self, Closed};
+use super::figures::{Cell, Findings, Table, Target};
 use crate::stage::HOSTS;
 use anyhow::{Context, Result};
 use lab::Lab;
@@ -25,6 +26,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 struct Seen {
     latency_us: Vec<u64>,
+    closed: Closed,
     /// Writes a second, for each of [`DEPTHS`].
     writes: [f64; 2],
     /// Turns of the guest's counting loop, a second.
@@ -76,17 +78,37 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     let mut rows = vec![("plain QEMU, no agent (TAP in the kernel)".to_owned(), &alone)];
     rows.push(("unprotected, before and after the others".to_owned(), &unprotected));
     rows.extend(protected.iter().map(|(what, seen)| (what.clone(), seen)));
+    let mut closed = closed::table();
     for (what, seen) in rows {
         latency.row(what.clone(), latency_cells(seen, median));
+        closed.row(what.clone(), seen.closed.cells(&unprotected.closed));
         throughput.row(what, throughput_cells(seen, &unprotected));
     }
-    found.tables.extend([latency, throughput]);
+    found.tables.extend([latency, closed, throughput]);
     found.notes = notes(&before, &after);
+    if let Some((_, auto)) = protected.last() {
+        found.targets = targets(auto, &unprotected, median);
+    }
     Ok(())
 }
 
-const HOW: &str = "The same guest and clients throughout, one load at a time: a closed-loop Redis client, then 8 writers that \
-    append to lists of their own with 4 and with 64 writes waiting each, then a loop of arithmetic in the guest without \
+/// What is aimed at with checkpoints that follow the output.
+fn targets(auto: &Seen, unprotected: &Seen, unprotected_median_ms: f64) -> Vec<Target> {
+    let lone = Summary::of_us_in_ms(auto.latency_us.iter().copied());
+    let added = lone.map(|lone| lone.median - unprotected_median_ms);
+    let lone =
+        added.map(|added| Target::at_most("auto: added latency of 1 connection, median", "ms", 3.0, added));
+    let loop_in_guest = Target::at_least(
+        "auto: a loop in the guest, of unprotected",
+        "",
+        0.93,
+        auto.turns / unprotected.turns,
+    );
+    lone.into_iter().chain(auto.closed.targets(&unprotected.closed)).chain([loop_in_guest]).collect()
+}
+
+const HOW: &str = "The same guest and clients throughout, one load at a time: a closed-loop Redis client, then 8 and 50 \
+    of them that write, then 8 writers that append to lists of their own with 4 and with 64 writes waiting each, then a loop of arithmetic in the guest without \
     any client. Added latency is each latency under protection less the median without. A reply waits for the \
     acknowledgement of the epoch it was made in, so a closed loop waits half an interval on average, and more if it is \
     synchronised with the checkpoints, as a client that asks again at once is: then nearly a whole one.";
@@ -124,6 +146,7 @@ fn pooled(one: &Seen, other: &Seen) -> Seen {
     let mean = |a: f64, b: f64| f64::midpoint(a, b);
     Seen {
         latency_us: [one.latency_us.as_slice(), &other.latency_us].concat(),
+        closed: one.closed.pooled(&other.closed),
         writes: [mean(one.writes[0], other.writes[0]), mean(one.writes[1], other.writes[1])],
         turns: mean(one.turns, other.turns),
     }
@@ -159,12 +182,14 @@ fn see(run: &mut Run<'_>, client: &Namespace, reach: Reach, label: &str) -> Resu
     run.pass(&format!("{label}: request and response"), time);
     let report = pinger.stop()?;
     anyhow::ensure!(report.broken.is_none(), "the client's connection broke: {:?}", report.broken);
+    let closed = Closed::see(run, client, reach, label)?;
     let mut writes = [0.0; 2];
     for (index, depth) in DEPTHS.into_iter().enumerate() {
         writes[index] = written(run, client, reach, label, depth)?;
     }
     let turns = counted(run, client, reach, label)?;
-    Ok(Seen { latency_us: report.samples.iter().map(|sample| sample.latency_us).collect(), writes, turns })
+    let latency_us = report.samples.iter().map(|sample| sample.latency_us).collect();
+    Ok(Seen { latency_us, closed, writes, turns })
 }
 
 fn written(run: &mut Run<'_>, client: &Namespace, reach: Reach, label: &str, depth: usize) -> Result<f64> {
@@ -203,6 +228,7 @@ mod tests {
     fn ratios_are_to_the_mean_of_before_and_after() {
         let seen = |latency_us, writes, turns| Seen {
             latency_us: vec![latency_us],
+            closed: Closed::default(),
             writes: [writes, 2.0 * writes],
             turns,
         };

@@ -6,6 +6,7 @@
 mod bare;
 mod bed;
 mod clock;
+mod closed;
 mod copies;
 mod cost;
 mod cpu;

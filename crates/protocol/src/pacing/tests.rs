@@ -1,0 +1,184 @@
+use super::*;
+use proptest::prelude::*;
+
+const MS: u64 = 1_000;
+const FOLLOW: Follow = Follow { max_overhead: 20, max_latency: Micros(50 * MS) };
+
+fn follower() -> Pacer {
+    Pacer::new(Pacing::Follow(FOLLOW), Micros(250 * MS), Instant(1_000 * MS))
+}
+
+/// Takes the checkpoint that is due, with this pause, of a guest that was so busy; gives its cut.
+fn take_of(pacer: &mut Pacer, epoch: u64, pause: u64, busy: Option<Micros>) -> Instant {
+    let cut_at = pacer.due();
+    pacer.taken(cut_at + Micros(pause), Epoch(epoch), Taken { cut_at, pause: Micros(pause), busy });
+    cut_at
+}
+
+/// The same where nothing is known of the guest: it counts as busy throughout.
+fn take(pacer: &mut Pacer, epoch: u64, pause: u64) -> Instant {
+    take_of(pacer, epoch, pause, None)
+}
+
+#[test]
+fn even_checkpoints_are_an_interval_apart_whatever_waits() {
+    let mut pacer = Pacer::new(Pacing::Even, Micros(25 * MS), Instant(500 * MS));
+    assert_eq!(take(&mut pacer, 1, 2 * MS), Instant(500 * MS));
+    pacer.output(Epoch(2), Instant(503 * MS));
+    assert_eq!(take(&mut pacer, 2, 40 * MS), Instant(525 * MS));
+    assert_eq!(pacer.due(), Instant(565 * MS), "not before the last one is over");
+    assert_eq!(pacer.overdue(), pacer.due());
+}
+
+#[test]
+fn a_lone_answer_is_followed_at_once_and_many_share_a_checkpoint() {
+    let mut pacer = follower();
+    for epoch in 1..30 {
+        take(&mut pacer, epoch, 2 * MS);
+    }
+    let cut_at = take(&mut pacer, 30, 2 * MS);
+    assert_eq!(pacer.due(), cut_at + Micros(250 * MS), "nobody waits");
+    let said = cut_at + Micros(100 * MS);
+    pacer.output(Epoch(31), said);
+    assert_eq!(pacer.due(), said);
+    pacer.output(Epoch(31), said + Micros(500));
+    assert_eq!(pacer.due(), said, "the oldest counts");
+    let cut_at = take(&mut pacer, 31, 2 * MS);
+    pacer.output(Epoch(32), cut_at + Micros(2 * MS));
+    assert_eq!(pacer.due(), cut_at + Micros(10 * MS), "2 ms of 10 are a fifth");
+}
+
+#[test]
+fn a_guest_that_mostly_waits_is_copied_more_often_but_not_all_the_time() {
+    let mut pacer = follower();
+    let mut rests = |percent: u64| {
+        for epoch in 1..100 {
+            let ran = pacer.due().since(pacer.runs_since).0;
+            take_of(&mut pacer, epoch, 2 * MS, Some(Micros(ran * percent / 100)));
+        }
+        pacer.view().rest
+    };
+    assert_eq!(rests(100), Micros(10 * MS), "a busy guest keeps its share");
+    assert_eq!(rests(60), Micros(6 * MS));
+    assert_eq!(rests(10), Micros(4 * MS), "half of the time is the host's bound");
+    assert_eq!(rests(0), Micros(4 * MS));
+    assert_eq!(rests(100), Micros(10 * MS));
+}
+
+#[test]
+fn a_guest_that_becomes_busy_is_spared_behind_its_next_checkpoint() {
+    let mut pacer = follower();
+    for epoch in 1..20 {
+        take_of(&mut pacer, epoch, 2 * MS, Some(Micros(0)));
+    }
+    take_of(&mut pacer, 20, 2 * MS, Some(Micros(10_000 * MS)));
+    assert_eq!(pacer.view().loss, Micros(2 * MS), "no more than the pause");
+    assert_eq!(pacer.view().rest, Micros(10 * MS));
+}
+
+#[test]
+fn a_packet_of_the_closed_epoch_pulls_nothing_and_one_of_the_open_is_kept() {
+    let mut pacer = follower();
+    let cut_at = pacer.due();
+    pacer.output(Epoch(1), cut_at);
+    take(&mut pacer, 1, 2 * MS);
+    assert!(pacer.due() > cut_at + Micros(20 * MS));
+    let next = pacer.due();
+    pacer.output(Epoch(2), next);
+    pacer.output(Epoch(3), next);
+    assert_eq!(take(&mut pacer, 2, 2 * MS), next);
+    assert_eq!(pacer.due(), next + Micros(10 * MS), "it came behind the cut");
+}
+
+#[test]
+fn nobody_waits_longer_than_allowed_however_long_the_pauses_are() {
+    let mut pacer = follower();
+    let cut_at = take(&mut pacer, 1, 40 * MS);
+    let said = cut_at + Micros(41 * MS);
+    pacer.output(Epoch(2), said);
+    assert_eq!(pacer.due(), said + FOLLOW.max_latency, "not 200 ms behind the cut");
+}
+
+#[test]
+fn long_pauses_shorten_epochs_within_the_share() {
+    let mut pacer = follower();
+    for epoch in 1..40 {
+        take(&mut pacer, epoch, MS);
+    }
+    assert_eq!(pacer.view().stretch, Micros(250 * MS));
+    take(&mut pacer, 40, 20 * MS);
+    let view = pacer.view();
+    assert_eq!((view.rest, view.stretch), (Micros(100 * MS), Micros(100 * MS)), "the share still counts");
+}
+
+#[test]
+fn pauses_that_are_always_long_do_not_shorten_epochs() {
+    let mut pacer = follower();
+    for epoch in 1..40 {
+        take(&mut pacer, epoch, 6 * MS);
+    }
+    assert_eq!(pacer.view().stretch, Micros(250 * MS), "a large memory, not many dirty pages");
+    take(&mut pacer, 40, 20 * MS);
+    assert!(pacer.view().stretch < Micros(101 * MS));
+}
+
+#[test]
+fn a_vm_whose_backup_is_slow_runs_on_for_a_while() {
+    let pacer = follower();
+    assert_eq!(pacer.overdue(), pacer.due() + FOLLOW.max_latency);
+}
+
+proptest! {
+    /// Whatever happens: never before the last checkpoint is over, never later than the interval or the share,
+    /// and never more than the latency behind output.
+    #[test]
+    fn due_times_stay_within_their_bounds(
+        steps in prop::collection::vec((0u64..300 * MS, 0u64..60 * MS, any::<bool>(), prop::option::of(0u64..300 * MS)), 1..60),
+    ) {
+        let mut pacer = follower();
+        let mut epoch = 0;
+        for (wait, pause, says, busy) in steps {
+            epoch += 1;
+            let cut_at = take_of(&mut pacer, epoch, pause, busy.map(Micros));
+            let after = cut_at + Micros(pause);
+            let rest = pacer.view().rest.max(Micros(pause));
+            prop_assert!(pacer.due() >= after);
+            prop_assert!(pacer.due() <= cut_at + Micros(250 * MS).max(rest));
+            if says {
+                let said = after + Micros(wait.min(pacer.due().since(after).0));
+                pacer.output(Epoch(epoch + 1), said);
+                prop_assert!(pacer.due() <= said + FOLLOW.max_latency);
+                prop_assert!(pacer.due() >= after);
+            }
+        }
+    }
+
+    /// Output always waits, and may wait for ever: pauses take from the guest no more than their share of what it would
+    /// have done, and no more than half of the time, beyond the newest.
+    #[test]
+    fn pauses_keep_to_their_shares(
+        max_overhead in 1u8..=90,
+        steps in prop::collection::vec((0u64..=100, 0u64..20 * MS), 1..200),
+    ) {
+        let follow = Follow { max_overhead, max_latency: Micros(u64::MAX >> 1) };
+        let mut pacer = Pacer::new(Pacing::Follow(follow), Micros(250 * MS), Instant(1_000 * MS));
+        let (mut lost, mut paused, mut newest, began) = (0, 0, (0, 0), pacer.due());
+        let mut end = began;
+        for (epoch, (percent, pause)) in (1..).zip(steps) {
+            pacer.output(Epoch(epoch), end);
+            let ran = pacer.due().since(pacer.runs_since).0;
+            (lost, paused) = (lost + newest.0, paused + newest.1);
+            // The first epoch is measured from the session's beginning, which lies behind its cut.
+            let loss = if ran == 0 { pause } else { pause * (ran * percent / 100) / ran };
+            newest = (loss, pause);
+            let cut_at = take_of(&mut pacer, epoch, pause, Some(Micros(ran * percent / 100)));
+            end = cut_at + Micros(pause);
+            let time = cut_at.since(began).0;
+            // Each rest is rounded down to a microsecond.
+            let rounding = 2 * epoch;
+            prop_assert!(lost * 100 <= (time + rounding) * u64::from(max_overhead), "lost {} of {}", lost, time);
+            let most = u64::from(max_overhead.max(MOST_OF_TIME));
+            prop_assert!(paused * 100 <= (time + rounding) * most, "paused {} of {}", paused, time);
+        }
+    }
+}
