@@ -79,6 +79,7 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
         follow: None,
         max_in_flight: Some(3),
         copy_rate: Some(1 << 20),
+        input_replay: false,
         repair: RepairRequest::default(),
     };
     client.protect(&web, &request).unwrap();
