@@ -19,7 +19,7 @@ use arbiter::Arbiter;
 use arbiter::memory::Remembering;
 use crossbeam_channel::{Sender, bounded};
 use protocol::VmName;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Why an agent could not start.
@@ -99,7 +99,8 @@ impl Agent {
         let from = if has.configured { "as configured" } else { "what is available now without a reserve" };
         tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);
         let events = Arc::clone(door.events());
-        let context = Arc::new(Context { config, arbiter, events, door, room, drain });
+        let context =
+            Arc::new(Context { config, arbiter, events, door, room, links: Mutex::default(), drain });
         crate::listener::start(&context, &table)
             .map_err(|(address, source)| AgentError::Listen { address, source })?;
         Ok(Self { context, table, watch })

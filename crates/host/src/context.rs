@@ -5,11 +5,13 @@ use crate::config::HostConfig;
 use crate::door::Door;
 use crate::drain::Drain;
 use crate::events::EventLog;
+use crate::loops::now;
 use crate::room::Room;
 use arbiter::Arbiter;
-use protocol::VmName;
+use protocol::detector::{Gaps, Links};
 use protocol::notice::Notice;
-use std::sync::Arc;
+use protocol::{HostName, VmName};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What all loops of an agent share.
 pub struct Context {
@@ -23,11 +25,30 @@ pub struct Context {
     pub door: Arc<Door>,
     /// What there is for standbys.
     pub room: Arc<Room>,
+    /// What is known of the links to other hosts.
+    pub links: Mutex<Links>,
     /// Whether this host is being drained.
     pub drain: Drain,
 }
 
 impl Context {
+    /// What a session has learnt of its link.
+    pub fn note_link(&self, learnt: Option<(&HostName, &Gaps)>) {
+        if let Some((host, gaps)) = learnt {
+            self.lock_links().note(now(), host, gaps);
+        }
+    }
+
+    /// What is known of the link to this host.
+    #[must_use]
+    pub fn known_link(&self, host: &HostName) -> Option<Gaps> {
+        self.lock_links().of(host)
+    }
+
+    fn lock_links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Logs what the protocol tells.
     pub fn notice(&self, vm: &VmName, notice: &Notice) {
         self.events.log(vm, notice, crate::words::of(vm, notice));

@@ -2,6 +2,7 @@
 
 use crossbeam_channel::{Receiver, Sender};
 use protocol::{Epoch, Instant};
+use std::time::Duration;
 
 /// Both ends: threads beside a loop get clones of the first.
 pub type Channel<T> = (Sender<T>, Receiver<T>);
@@ -11,6 +12,9 @@ pub type Channel<T> = (Sender<T>, Receiver<T>);
 pub fn now() -> Instant {
     Instant(os::clock::now_us())
 }
+
+/// So often a VM's loop tells the host what it has learnt of its link.
+pub const NOTE_LINK: Duration = Duration::from_secs(1);
 
 /// The name of a phase as the API says it.
 #[must_use]

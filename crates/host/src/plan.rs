@@ -18,6 +18,8 @@ pub struct Plan {
     hosts: Vec<HostName>,
     /// How often the preferred host died soon after the VM had come there.
     relapses: u32,
+    /// How often in a row the link between the two hosts of a session was lost, when it began.
+    losses: u32,
 }
 
 impl Plan {
@@ -30,12 +32,18 @@ impl Plan {
                 hosts.push(host.clone());
             }
         }
-        Self { request, hosts, relapses: 0 }
+        Self { request, hosts, relapses: 0, losses: 0 }
     }
 
     /// The hosts other than `here`.
     pub fn others<'a>(&'a self, here: &'a HostName) -> impl Iterator<Item = &'a HostName> {
         self.hosts.iter().filter(move |host| *host != here)
+    }
+
+    /// As it goes to a host whose link was lost so often in a row.
+    #[must_use]
+    pub fn after_losses(self, losses: u32) -> Self {
+        Self { losses, ..self }
     }
 
     /// What the policy must know of it.
@@ -47,6 +55,7 @@ impl Plan {
             prefer: self.request.repair.prefer.clone(),
             settle: Micros(self.request.repair.settle_us),
             relapses: self.relapses,
+            losses: self.losses,
             pauses: Pauses::default(),
         }
     }
@@ -72,6 +81,9 @@ impl Inheritance {
         let Self { mut plan, from, arrival, stood_by } = self;
         if arrival == Arrival::Loss && plan.request.repair.prefer.as_ref() == Some(&from) {
             plan.relapses = if stood_by >= STAYED { 0 } else { plan.relapses.saturating_add(1) };
+        }
+        if stood_by >= Pauses::default().steady {
+            plan.losses = 0;
         }
         let policy = Repair::inherit(now, here.clone(), plan.wish(), &from, arrival);
         (plan, policy)
@@ -100,6 +112,16 @@ mod tests {
         assert_eq!(plan.others(&beta).cloned().collect::<Vec<_>>(), ["alpha", "gamma"].map(host));
         let text = serde_json::to_string(&plan).expect("JSON");
         assert_eq!(serde_json::from_str::<Plan>(&text).expect("a plan"), plan);
+    }
+
+    #[test]
+    fn a_backup_that_was_kept_for_long_begins_to_count_anew() {
+        let failures = |stood_by| {
+            let plan = plan().after_losses(3);
+            let inheritance = Inheritance { plan, from: host("alpha"), arrival: Arrival::Loss, stood_by };
+            inheritance.take(Instant(0), &host("beta")).1.losses(&host("alpha"))
+        };
+        assert_eq!((failures(Micros(1)), failures(Pauses::default().steady)), (4, 1));
     }
 
     #[test]

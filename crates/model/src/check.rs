@@ -112,9 +112,10 @@ impl Model for Ownership {
             Property::sometimes("an old owner is fenced", |_, world: &World| world.judge.fenced),
         ];
         if self.bounds.begin == Begin::Migration {
-            promises.push(Property::sometimes("a migration ends, and the VM was never away", |_, world: &World| {
-                stayed(world)
-            }));
+            promises.push(Property::sometimes(
+                "a migration ends, and the VM was never away",
+                |_, world: &World| stayed(world),
+            ));
         }
         if self.bounds.clocks == Clocks::Shared {
             promises.push(Property::always(

@@ -47,6 +47,8 @@ pub struct Wish {
     pub settle: Micros,
     /// How often the preferred host died soon after the VM had moved there.
     pub relapses: u32,
+    /// Failures and losses in a row of the link between this host and the one it got the VM from, as that one counted them.
+    pub losses: u32,
     /// The times between tries.
     pub pauses: Pauses,
 }
@@ -138,7 +140,12 @@ impl Repair {
         this.will = if wish.repair || arrival == Arrival::Moved { Will::On } else { Will::Off };
         this.take(wish);
         match arrival {
-            Arrival::Loss => this.lost(now, from, "the VM ran there and was lost there"),
+            // It counts on where its old primary stopped: a link that flaps moves the VM to and fro ever more seldom.
+            Arrival::Loss => {
+                let losses = this.wish.as_ref().map_or(0, |wish| wish.losses);
+                this.candidate(from).into_iter().for_each(|candidate| candidate.failures = losses);
+                this.lost(now, from, "the VM ran there and was lost there");
+            }
             Arrival::Planned | Arrival::Moved => this.head_start = Some((from.clone(), now + HEAD_START)),
         }
         this
@@ -202,6 +209,12 @@ impl Repair {
     #[must_use]
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
+    }
+
+    /// Failures and losses in a row of this host, which the next owner must know if the VM goes on there.
+    #[must_use]
+    pub fn losses(&self, host: &HostName) -> u32 {
+        self.candidates.iter().find(|candidate| candidate.host == *host).map_or(0, |found| found.failures)
     }
 
     fn candidate(&mut self, host: &HostName) -> Option<&mut Candidate> {

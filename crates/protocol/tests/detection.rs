@@ -167,6 +167,38 @@ fn what_was_learnt_of_a_link_is_known_in_the_next_session_with_that_backup_only(
     }
 }
 
+#[test]
+fn a_link_is_known_to_the_next_session_on_it_whoever_listened_before() {
+    // A backup learns, and takes over.
+    let mut standby = Standby::armed();
+    beats(&mut standby, &[30, 200, 30]);
+    let claiming = standby.pass(short().timeout_max);
+    standby.decided(&claiming, "beta");
+    standby.feed(BackupEvent::Promoted);
+    let (peer, gaps) = standby.machine.learnt().map(|(peer, gaps)| (peer.clone(), gaps.clone())).unwrap();
+    assert!(peer == host("alpha") && gaps.needs() >= MS(400), "{gaps:?}");
+    // The owner that it becomes, and another VM's standby at this host, begin with it.
+    let mut owner = Owner::unprotected();
+    owner.machine.recall(&host("beta"), gaps.clone());
+    owner
+        .command(protocol::primary::Command::Protect {
+            peer: host("beta"),
+            timing: short(),
+            machine: vec![1],
+        })
+        .unwrap();
+    owner.feed(Event::Connected(S1));
+    owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    assert_eq!(owner.machine.learnt().map(|(_, gaps)| gaps.needs()), Some(gaps.needs()));
+    for (from, patient) in [("alpha", true), ("gamma", false)] {
+        let mut other = Standby::empty();
+        other.machine.recall(&host(from), gaps.clone());
+        other.feed(BackupEvent::Hello(C1, Term(1), hello()));
+        other.feed(BackupEvent::StandbyReady(C1, Offer::NoDisks));
+        assert_eq!(listening(&other).timeout >= MS(400), patient, "known of {from}");
+    }
+}
+
 /// Whatever was learnt, and however the connection ended: the promoted VM is silent for as long as the old owner may hold
 /// a lease from the newest echo.
 #[test]

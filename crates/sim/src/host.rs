@@ -16,6 +16,7 @@ use crate::standby::Standby;
 use crate::storage::{DISK_SIZES, Storage};
 use crate::world::World;
 use protocol::asking::{ClaimAnswer, Claimant};
+use protocol::detector::Links;
 use protocol::notice::LinkLoss;
 use protocol::primary;
 use protocol::wire::{
@@ -72,6 +73,8 @@ pub(crate) struct Host {
     pub(crate) guest_frozen: bool,
     pub(crate) role: Role,
     pub(crate) storage: Storage,
+    /// What the agent knows of its links.
+    pub(crate) links: Links,
     pub(crate) kernel: VecDeque<(ConnId, Item)>,
     pub(crate) posted: VecDeque<Posted>,
     pub(crate) sockets: BTreeMap<ConnId, Socket>,
@@ -95,6 +98,7 @@ impl Host {
             guest_frozen: false,
             role: Role::Idle,
             storage: Storage::default(),
+            links: Links::default(),
             kernel: VecDeque::new(),
             posted: VecDeque::new(),
             sockets: BTreeMap::new(),

@@ -162,6 +162,7 @@ impl World {
             prefer: None,
             settle: Micros(0),
             relapses: 0,
+            losses: 0,
             pauses: Pauses {
                 first: Micros::from_millis(20),
                 longest: Micros::from_millis(500),

@@ -150,6 +150,13 @@ impl World {
         let (throttled, cutting) = (owner.machine.throttled().1, owner.takes_checkpoint());
         let leaves = matches!(command, Command::Unprotect | Command::Stop);
         let fails_over = command == Command::Failover;
+        if let Command::Protect { peer, .. } | Command::Migrate { peer, .. } = &command
+            && let Some(gaps) = self.hosts[host.0].links.of(peer)
+            && let Some(owner) = self.owner(host)
+        {
+            owner.machine.recall(peer, gaps);
+        }
+        let Some(owner) = self.owner(host) else { return };
         let result = owner.machine.command(now, command.clone(), &mut out);
         if result.is_ok() {
             let cancelled = core::mem::take(&mut owner.migrates) && command == Command::Unprotect;
@@ -188,12 +195,25 @@ impl World {
             self.trace.line(self.now, || format!("{host:?} primary <- {line:.150}"));
         }
         if before != after {
+            self.note_link(host);
             self.trace.fold(after as u64);
             self.trace.line(self.now, || format!("{host:?} primary {before:?} -> {after:?}"));
             self.count_transition(host, before, after);
         }
         self.carry_out(host, out);
         self.check_deadline(host);
+    }
+
+    /// The host hears what was learnt of the link, in whichever role.
+    pub(crate) fn note_link(&mut self, id: HostId) {
+        let now = self.clock(id);
+        let Host { role, links, .. } = self.host(id);
+        let learnt = match role {
+            Role::Owner(owner) => owner.machine.learnt(),
+            Role::Standby(standby) => standby.machine.learnt(),
+            Role::Idle => None,
+        };
+        learnt.into_iter().for_each(|(peer, gaps)| links.note(now, peer, gaps));
     }
 
     fn count_transition(&mut self, host: HostId, before: PhaseName, after: PhaseName) {

@@ -159,6 +159,11 @@ impl World {
             machine.plant(self.planted);
             self.host(host).role = Role::Standby(Box::new(Standby::new(id, machine)));
         }
+        if let Some(gaps) = self.hosts[host.0].links.of(&hello.primary)
+            && let Some(standby) = self.standby(host)
+        {
+            standby.machine.recall(&hello.primary, gaps);
+        }
         let machine = self.standby(host).map(|standby| standby.id);
         if let Some(standby) = self.standby(host) {
             standby.asked = (Conn(conn.0), term, session);
@@ -218,6 +223,7 @@ impl World {
             self.trace.line(self.now, || format!("{host:?} backup <- {line:.150}"));
         }
         if before != after {
+            self.note_link(host);
             self.trace.fold(64 + after as u64);
             self.trace.line(self.now, || format!("{host:?} backup {before:?} -> {after:?}"));
         }

@@ -15,7 +15,7 @@ use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::disks::Label;
 use crate::link::{Frame, Outbox};
-use crate::loops::{Channel, Haste, name_of, now};
+use crate::loops::{Channel, Haste, NOTE_LINK, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::plan::Inheritance;
 use crate::primary::{Engine, Request};
@@ -116,6 +116,8 @@ struct Loop<'a> {
     story: Story,
     /// The primary was last told that this host leaves.
     told_leaving: Option<Instant>,
+    /// What was learnt of the link was last told to the host.
+    noted: Instant,
     over: bool,
 }
 
@@ -147,6 +149,7 @@ pub fn run(
         promoted: None,
         story: Story::default(),
         told_leaving: None,
+        noted: Instant::now(),
         over: false,
     };
     let promoted = this.serve(inputs);
@@ -202,9 +205,18 @@ impl Loop<'_> {
                 self.feed(Event::StandbyDied(error));
             }
             self.say_leaving();
+            self.note_link();
             if self.promoted.is_some() || self.over {
                 return self.promoted.take();
             }
+        }
+    }
+
+    /// Once a second, and at the end, the host hears what was learnt of the link: others listen on it, or will.
+    fn note_link(&mut self) {
+        if self.noted.elapsed() >= NOTE_LINK || self.promoted.is_some() || self.over {
+            self.context.note_link(self.protocol.learnt());
+            self.noted = Instant::now();
         }
     }
 
@@ -236,6 +248,9 @@ impl Loop<'_> {
 
     fn on_input(&mut self, input: BackupInput) {
         let BackupInput::Opened { conn, term, session, hello, outbox, frames } = input;
+        if let Some(gaps) = self.context.known_link(&hello.primary) {
+            self.protocol.recall(&hello.primary, gaps);
+        }
         self.candidate = Some(Connection { conn, session, outbox, frames, devices: DeviceStates::default() });
         match self.admit(term, &hello) {
             Ok(admitted) => {

@@ -49,7 +49,15 @@ pub(super) fn bed() -> Bed {
     let events = Arc::new(EventLog::open(config.name.clone(), &config.state_dir).expect("a log"));
     let door = Door::start(beta, Arc::clone(&events)).expect("a door");
     let (room, drain) = (Room::of(&config), Drain::open(&config.state_dir));
-    let context = Arc::new(Context { config, arbiter: Arc::new(arbiter), events, door, room, drain });
+    let context = Arc::new(Context {
+        config,
+        arbiter: Arc::new(arbiter),
+        events,
+        door,
+        room,
+        links: std::sync::Mutex::default(),
+        drain,
+    });
     let table = Arc::new(Table::default());
     let address = start(&context, &table).expect("a port")[0];
     let bed = Bed { place, context, table, address };

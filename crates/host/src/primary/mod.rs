@@ -20,7 +20,7 @@ use crate::api::migration::{MigrateRequest, RoundsEnd};
 use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
 use crate::disks::{self, Label};
-use crate::loops::{Channel, name_of, now};
+use crate::loops::{Channel, NOTE_LINK, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::plan::{Inheritance, Plan};
@@ -82,6 +82,8 @@ pub struct Engine {
     /// The arbiter answers: the VM may move.
     moves: Channel<()>,
     actions: Vec<Action>,
+    /// What was learnt of the link was last told to the host.
+    noted: std::time::Instant,
     ended: Option<Ended>,
 }
 
@@ -140,6 +142,7 @@ impl Engine {
             repair,
             moves: unbounded(),
             actions: Vec::new(),
+            noted: std::time::Instant::now(),
             ended: None,
         }
     }
@@ -173,6 +176,7 @@ impl Engine {
                 self.feed(Event::Tick);
             }
             self.mend();
+            self.note_link();
             if let Some(ended) = self.ended.take() {
                 return self.finish(ended);
             }
@@ -201,6 +205,14 @@ impl Engine {
             label_disks(&self.context, &self.handle, content, self.protocol.term());
         }
         ended
+    }
+
+    /// Once a second, and at the end, the host hears what was learnt of the link: others listen on it, or will.
+    fn note_link(&mut self) {
+        if self.noted.elapsed() >= NOTE_LINK || self.ended.is_some() {
+            self.context.note_link(self.protocol.learnt());
+            self.noted = std::time::Instant::now();
+        }
     }
 
     fn until_deadline(&self) -> Duration {
@@ -463,7 +475,7 @@ impl Engine {
     /// What a session with a host begins with: its times, by the request if there is one, and the VM's description with
     /// the plan for the next owner.
     fn approach(
-        &self,
+        &mut self,
         to: &protocol::HostName,
         plan: Option<&Plan>,
         request: Option<&ProtectRequest>,
@@ -472,13 +484,18 @@ impl Engine {
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
         let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
-        let machine = self.machine.describe(&identity, plan).map_err(|error| refused(error.to_string()))?;
+        let plan = plan.map(|plan| plan.clone().after_losses(self.repair.losses(to)));
+        let machine =
+            self.machine.describe(&identity, plan.as_ref()).map_err(|error| refused(error.to_string()))?;
         let interval =
             request.map_or(Timing::default().interval, |request| protocol::Micros(request.interval_us));
         let mut timing =
             self.context.config.timing(interval, request.and_then(|request| request.max_in_flight));
         let follow = request.and_then(|request| request.follow);
         timing.pacing = follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
+        if let Some(gaps) = self.context.known_link(to) {
+            self.protocol.recall(to, gaps);
+        }
         match timing.check() {
             Ok(()) => Ok((timing, machine)),
             Err(error) => Err(ApiError::new(ErrorCode::Invalid, error.to_string())),

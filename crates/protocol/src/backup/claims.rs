@@ -112,6 +112,7 @@ impl Backup {
         let Phase::Promoting(primary, term) = core::mem::replace(&mut self.phase, Phase::Done) else {
             return;
         };
+        self.known = primary.gaps.clone().map(|gaps| (primary.host.clone(), gaps)).or(self.known.take());
         out.push(Action::Notice(Notice::PromotionFailed { term, why }));
         if let Some(conn) = primary.conn {
             out.push(Action::Send(conn, ToPrimary::Declined(term)));

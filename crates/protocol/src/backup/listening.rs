@@ -2,6 +2,7 @@
 
 use super::{Backup, Phase, Primary};
 use crate::detector::{Gaps, Listening, overslept};
+use crate::ids::HostName;
 use crate::time::{Instant, Micros};
 use crate::wire::AckBody;
 
@@ -24,6 +25,25 @@ impl Backup {
         let primary = self.primary().filter(|primary| primary.conn.is_some())?;
         let learnt = primary.gaps.as_ref().map(Gaps::view);
         Some(Listening { timeout: primary.detector.timeout(), learnt })
+    }
+
+    /// What was learnt of the link to the primary, or to the last one, if time-outs follow it.
+    #[must_use]
+    pub fn learnt(&self) -> Option<(&HostName, &Gaps)> {
+        let present = self.primary().and_then(|primary| Some((&primary.host, primary.gaps.as_ref()?)));
+        present.or(self.known.as_ref().map(|(host, gaps)| (host, gaps)))
+    }
+
+    /// What this host knows of the link to a primary, from wherever: a session with it that is not accepted yet begins with
+    /// that.
+    pub fn recall(&mut self, host: &HostName, gaps: Gaps) {
+        self.known = Some((host.clone(), gaps));
+    }
+
+    /// The session is over; the link is what it was.
+    pub(super) fn remember(&mut self) {
+        let learnt = self.learnt().map(|(host, gaps)| (host.clone(), gaps.clone()));
+        self.known = learnt;
     }
 
     /// This host does not read on now. What it does not hear for that reason is no silence of the primary: claiming
@@ -65,7 +85,7 @@ impl Primary {
         self.detector.hear(now);
     }
 
-    fn adapt(&mut self) {
+    pub(super) fn adapt(&mut self) {
         if let Some(gaps) = &self.gaps {
             self.detector.set_timeout(self.timing.bounded(gaps.needs().max(self.wish)));
         }

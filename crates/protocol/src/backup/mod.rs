@@ -219,6 +219,8 @@ pub struct Backup {
     /// Only an owner of this term or a later one may overwrite the copy of the disks that this host has.
     least: Term,
     phase: Phase,
+    /// What is known of the link to a primary from earlier sessions, or from wherever.
+    known: Option<(HostName, Gaps)>,
     #[cfg(feature = "planted")]
     planted: crate::Planted,
 }
@@ -232,6 +234,7 @@ impl Backup {
             claimant,
             least,
             phase: Phase::Empty,
+            known: None,
             #[cfg(feature = "planted")]
             planted: crate::Planted::default(),
         }
@@ -286,7 +289,10 @@ impl Backup {
             Event::CompareFailed(conn, why) => self.on_compare_failed(conn, why, out),
             Event::Persisted(conn, epoch) => self.on_persisted(now, conn, epoch, out),
             Event::PersistFailed(conn, epoch, why) => self.on_persist_failed(conn, epoch, why, out),
-            Event::Promoted => self.phase = Phase::Done,
+            Event::Promoted => {
+                self.remember();
+                self.phase = Phase::Done;
+            }
             Event::PromotionFailed(why) => self.on_promotion_failed(why, out),
             Event::Discard => self.discard(Discard::Operator, out),
             Event::Tick => {}
@@ -425,7 +431,12 @@ impl Backup {
                 primary.copies_disks = offer != Offer::NoDisks;
                 let timing = &primary.timing;
                 primary.detector = Detector::new(now, timing.timeout);
-                primary.gaps = timing.adapts().then(|| Gaps::new(now, timing.heartbeat));
+                let known = self.known.as_ref().filter(|(host, _)| *host == primary.host);
+                primary.gaps = timing.adapts().then(|| match known {
+                    Some((_, gaps)) => gaps.clone().resume(now, timing.heartbeat),
+                    None => Gaps::new(now, timing.heartbeat),
+                });
+                primary.adapt();
                 out.push(Action::Send(conn, ToPrimary::Accept(offer)));
                 Phase::Copying(primary)
             }
@@ -512,6 +523,7 @@ impl Backup {
     }
 
     fn discard(&mut self, why: Discard, out: &mut Vec<Action>) {
+        self.remember();
         if let Some(conn) = self.primary().and_then(|p| p.conn) {
             out.push(Action::Close(conn));
         }

@@ -3,8 +3,10 @@
 //! A detector only raises a suspicion. What follows from it the arbiter decides.
 
 mod gaps;
+mod links;
 
 pub use gaps::{Gaps, GapsView};
+pub use links::Links;
 
 use crate::time::{Instant, Micros};
 

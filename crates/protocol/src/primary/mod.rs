@@ -387,6 +387,20 @@ impl Primary {
         Some(Listening { timeout: link.detector.timeout(), learnt })
     }
 
+    /// What was learnt of the link to the last backup, if time-outs follow it.
+    #[must_use]
+    pub fn learnt(&self) -> Option<(&HostName, &Gaps)> {
+        self.learnt.as_ref().filter(|_| self.timing.adapts()).map(|(host, gaps)| (host, gaps))
+    }
+
+    /// What this host knows of the link to a backup, from wherever: the next session with it begins with that. Says nothing
+    /// while a session is there.
+    pub fn recall(&mut self, host: &HostName, gaps: Gaps) {
+        if self.link().is_none() {
+            self.learnt = Some((host.clone(), gaps));
+        }
+    }
+
     /// To be called before anything else when this host's loop runs again: if it slept beyond its deadline, what came
     /// meanwhile waits to be read, and what it did not hear, or was not heard of it, is its own doing. What may leave
     /// is not touched by this: that goes by the clock.

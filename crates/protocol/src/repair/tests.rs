@@ -16,6 +16,7 @@ fn wish(repair: bool, prefer: Option<&str>) -> Wish {
         prefer: prefer.map(host),
         settle: Micros::from_millis(60_000),
         relapses: 0,
+        losses: 0,
         pauses: Pauses::default(),
     }
 }
@@ -36,6 +37,31 @@ fn armed(repair: bool, prefer: Option<&str>) -> Repair {
     policy.ask(wish(repair, prefer), &host("beta"));
     policy.protected(at(0), &host("beta"));
     policy
+}
+
+#[test]
+fn a_link_that_flaps_moves_the_vm_to_and_fro_ever_more_seldom() {
+    let (mut at, mut by, mut losses) = (host("alpha"), host("beta"), 0);
+    let mut now = Instant(0);
+    for pause in [500, 1_000, 2_000, 4_000] {
+        // Each time it is the backup that wins the next term.
+        let wish = Wish { losses, ..wish(true, None) };
+        (at, by) = (by, at);
+        let mut policy = Repair::inherit(now, at.clone(), wish, &by, Arrival::Loss);
+        let lost_at = now;
+        let tried = loop {
+            let situation = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+            match policy.next(now, situation) {
+                Some(Step::Protect(to)) if to == by => break now,
+                Some(Step::Protect(other)) => policy.failed(now, &other, "is not there", false),
+                _ => now = now + Micros::from_millis(100),
+            }
+        };
+        assert_eq!(tried, lost_at + Micros::from_millis(pause));
+        // What goes to the backup with the next session.
+        losses = policy.losses(&by);
+        policy.protected(now, &by);
+    }
 }
 
 #[test]

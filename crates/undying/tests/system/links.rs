@@ -1,7 +1,7 @@
 //! Bad links while both hosts live - cut, one-way, too narrow, flapping: exactly one of them goes on.
 
 use crate::kit::{Setup, look, possible, wait_for};
-use host::api::types::{ProtectRequest, RepairRequest};
+use host::api::types::{EventRecord, ProtectRequest, RepairRequest};
 use lab::topology::Link;
 use protocol::HostName;
 use std::time::Duration;
@@ -139,4 +139,44 @@ fn a_flapping_link_does_not_end_the_vm_which_is_protected_again_behind_it() {
     println!("{} terms", status.term);
     loaded.progress();
     loaded.verdict();
+}
+
+#[test]
+fn the_more_often_a_link_is_lost_the_longer_it_is_not_tried() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("damped").boot().load("log");
+    let request = ProtectRequest {
+        repair: RepairRequest::default(),
+        ..ProtectRequest::even(HostName::new("beta").expect("a name"), 25_000)
+    };
+    loaded.cluster.protect_as(&loaded.vm, "alpha", &request).expect("it is protected");
+    // Whoever wins, and however long it takes, counts on: a pause is never shorter than it should be on a busy machine.
+    for pause_ms in [500, 1_000, 2_000, 4_000] {
+        let marks = ["alpha", "beta"].map(|host| look::mark(&loaded.cluster, host));
+        loaded.cluster.lab.cut_link(Link::Replication("beta")).expect("cut");
+        let (winner, _) = loaded.winner();
+        loaded.cluster.lab.heal_link(Link::Replication("beta")).expect("healed");
+        let mark = marks[usize::from(winner == "beta")];
+        let again = look::event(&loaded.cluster, winner, "protecting_again", mark);
+        let events = loaded.cluster.ask(winner, |api| api.events(mark)).expect("the agent answers");
+        let loss = events.iter().find(|event| is_loss(event)).expect("the loss was told");
+        let waited_ms = (again.at_us - loss.at_us) / 1_000;
+        println!("{winner}: {waited_ms} ms from `{}` to `{}`", loss.text, again.text);
+        // The clock of events may be set while the test runs, not by half.
+        assert!(waited_ms >= pause_ms / 2, "{waited_ms} ms, {pause_ms} were due: {events:#?}");
+        let protected = || {
+            let status = look::status(&loaded.cluster, winner, &loaded.vm)?;
+            (status.phase == "protected").then_some(())
+        };
+        wait_for("protection", protected, || look::logs(&loaded.cluster));
+    }
+    loaded.progress();
+    loaded.verdict();
+}
+
+/// The backup, or the primary, is lost: the next try waits from here on.
+fn is_loss(event: &EventRecord) -> bool {
+    event.what["event"] == "backup_lost" || event.what["event"] == "promoting"
 }
