@@ -265,6 +265,11 @@ impl ConsolePort {
         }
     }
 
+    /// Whether [`take_work`](Self::take_work) has something to take.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
     /// Takes what may be written now. The caller writes it and then calls [`wrote`](Self::wrote).
     pub(crate) fn take_work(&mut self, port: &str) -> Option<SinkWork> {
         if self.outgoing.is_empty() {

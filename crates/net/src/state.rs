@@ -221,6 +221,14 @@ impl State {
         Ok(())
     }
 
+    /// Whether anything that may leave is still here.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        self.ports.iter().any(|port| match &port.kind {
+            Kind::Nic(nic) => nic.has_outgoing(),
+            Kind::Console(console) => console.has_outgoing(),
+        })
+    }
+
     fn let_go(&mut self, end: u64, now_us: u64) {
         for port in 0..self.ports.len() {
             match &mut self.ports[port].kind {

@@ -121,15 +121,24 @@ impl Pending<'_> {
         self.saver.qmp.last_event_us("STOP").ok_or(DeviceStateError::NoEvent("stop"))
     }
 
+    /// Waits until the device state is saved: the guest may go on.
+    ///
+    /// # Errors
+    /// If QEMU refuses, hangs or is gone.
+    pub fn wait_written(&mut self) -> Result<(), DeviceStateError> {
+        self.wait_stopped()?;
+        if let Some(save) = self.save.take() {
+            save.wait()?;
+        }
+        Ok(())
+    }
+
     /// Waits until the device state is saved, and puts it in `state`, whose room is used again.
     ///
     /// # Errors
     /// If QEMU refuses, hangs or is gone; what was saved is not a device state.
     pub fn wait_saved(&mut self, state: &mut DeviceState) -> Result<(), DeviceStateError> {
-        self.wait_stopped()?;
-        if let Some(save) = self.save.take() {
-            save.wait()?;
-        }
+        self.wait_written()?;
         // QEMU writes from the start to the end, so the shared position is the length. What an earlier, longer
         // state left behind it is not read; truncating would only make the next save fault its pages in again.
         let end =

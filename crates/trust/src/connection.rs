@@ -246,12 +246,29 @@ impl Sender {
     /// # Errors
     /// If the connection is gone.
     pub fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        let (first, rest) = body.split_at(body.len().min(WRITE.saturating_sub(head.len())));
-        self.send_piece(&[IoSlice::new(head), IoSlice::new(first)])?;
-        rest.chunks(WRITE).try_for_each(|piece| self.send_piece(&[IoSlice::new(piece)]))
+        self.put(head, body)?;
+        self.flush()
     }
 
-    fn send_piece(&mut self, piece: &[IoSlice<'_>]) -> io::Result<()> {
+    /// The same, but the last of it may stay here until [`Sender::flush`]: what is sent behind it goes with it.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn put(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let (first, rest) = body.split_at(body.len().min(WRITE.saturating_sub(head.len())));
+        self.put_piece(&[IoSlice::new(head), IoSlice::new(first)])?;
+        rest.chunks(WRITE).try_for_each(|piece| self.put_piece(&[IoSlice::new(piece)]))
+    }
+
+    /// Sends what was put.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.ciphertext.is_empty() { Ok(()) } else { self.write_out() }
+    }
+
+    fn put_piece(&mut self, piece: &[IoSlice<'_>]) -> io::Result<()> {
         {
             let mut tls = self.shared.tls();
             let len: usize = piece.iter().map(|part| part.len()).sum();
@@ -259,7 +276,7 @@ impl Sender {
             assert_eq!(taken, len, "the buffer has no limit");
             encrypted(&mut tls, &mut self.ciphertext)?;
         }
-        self.write_out()
+        if self.ciphertext.len() >= WRITE { self.write_out() } else { Ok(()) }
     }
 
     fn write_out(&mut self) -> io::Result<()> {

@@ -304,15 +304,30 @@ struct Writer {
 impl Writer {
     fn run(&mut self, items: &Receiver<Item>) -> std::io::Result<()> {
         loop {
-            let item = crossbeam_channel::select! {
-                recv(self.urgent) -> item => item,
-                recv(items) -> item => item,
+            // What is queued behind a frame goes with it: a small checkpoint is one write.
+            let item = match self.urgent.try_recv().or_else(|_| items.try_recv()) {
+                Ok(item) => Ok(item),
+                Err(_) => {
+                    self.flush()?;
+                    let item = crossbeam_channel::select! {
+                        recv(self.urgent) -> item => item,
+                        recv(items) -> item => item,
+                    };
+                    // Without an outbox left, what was queued is still written.
+                    item.or_else(|_| items.recv())
+                }
             };
-            // Without an outbox left, what was queued is still written.
-            match item.or_else(|_| items.recv()) {
+            match item {
                 Ok(Item::Close) | Err(_) => return Ok(()),
                 Ok(item) => self.item(item)?,
             }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.wire {
+            Wire::One(sender) => sender.flush(),
+            Wire::Several(_) => Ok(()),
         }
     }
 
@@ -448,7 +463,7 @@ impl Writer {
         self.copied.count(kind, epoch, body.len());
         let header = self.outbound.seal(kind, epoch, &body);
         match &mut self.wire {
-            Wire::One(sender) => sender.send(&header.encode(), &body),
+            Wire::One(sender) => sender.put(&header.encode(), &body),
             Wire::Several(bundle) => bundle.send(header, body.into_owned()),
         }
     }

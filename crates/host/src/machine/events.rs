@@ -16,7 +16,7 @@ pub enum MachineEvent {
 
 /// Turns QEMU's events into the machine's, on a thread that ends with the process.
 pub fn watch(qemu: &Qemu, events: Sender<MachineEvent>) {
-    let incoming = qemu.qmp().subscribe();
+    let incoming = qemu.qmp().subscribe_to(&["SHUTDOWN", "GUEST_PANICKED"]);
     let spawned = std::thread::Builder::new().name("ud-qmp-events".into()).spawn(move || {
         for event in incoming {
             let by_guest = event.data["guest"].as_bool() == Some(true);

@@ -30,7 +30,13 @@ impl Link {
         stream.set_write_timeout(Some(super::ANSWER_TIMEOUT))?;
         let pendings = Arc::new(Pendings::default());
         let shared = Arc::clone(&pendings);
-        std::thread::Builder::new().name("qmp".into()).spawn(move || read_all(reader, rest, &shared))?;
+        std::thread::Builder::new().name("qmp".into()).spawn(move || {
+            // A guest stands still until the answer is here that it may go on.
+            if let Err(error) = os::sched::raise_current_thread() {
+                tracing::debug!(%error, "QEMU's answers are read at ordinary priority");
+            }
+            read_all(reader, rest, &shared);
+        })?;
         Ok((Self { writer: Mutex::new(stream) }, pendings))
     }
 
@@ -138,10 +144,17 @@ fn read_all(stream: UnixStream, mut lines: Lines, pendings: &Pendings) {
     pendings.end(&why);
 }
 
+#[derive(Debug)]
+struct Subscriber {
+    /// Nothing else wakes it; none: everything does.
+    names: Option<&'static [&'static str]>,
+    events: mpsc::Sender<Event>,
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     answers: HashMap<u64, (&'static str, mpsc::SyncSender<Answer>)>,
-    subscribers: Vec<mpsc::Sender<Event>>,
+    subscribers: Vec<Subscriber>,
     last_events: HashMap<String, u64>,
     ended: Option<String>,
 }
@@ -183,7 +196,9 @@ impl Pendings {
     fn announce(&self, event: Event) {
         let mut waiting = locked(&self.0);
         waiting.last_events.insert(event.name.clone(), event.at_us);
-        waiting.subscribers.retain(|s| s.send(event.clone()).is_ok());
+        let wanted =
+            |subscriber: &Subscriber| subscriber.names.is_none_or(|names| names.contains(&&*event.name));
+        waiting.subscribers.retain(|s| !wanted(s) || s.events.send(event.clone()).is_ok());
     }
 
     fn end(&self, why: &str) {
@@ -195,11 +210,11 @@ impl Pendings {
         }
     }
 
-    pub(super) fn subscribe(&self) -> mpsc::Receiver<Event> {
+    pub(super) fn subscribe(&self, names: Option<&'static [&'static str]>) -> mpsc::Receiver<Event> {
         let (sender, receiver) = mpsc::channel();
         let mut waiting = locked(&self.0);
         if waiting.ended.is_none() {
-            waiting.subscribers.push(sender);
+            waiting.subscribers.push(Subscriber { names, events: sender });
         }
         receiver
     }

@@ -257,7 +257,13 @@ impl Qmp {
     /// the channel before that answer is returned.
     #[must_use]
     pub fn subscribe(&self) -> mpsc::Receiver<Event> {
-        self.pendings.subscribe()
+        self.pendings.subscribe(None)
+    }
+
+    /// The same, of events with these names only: each checkpoint makes two events, and need not wake who is not concerned.
+    #[must_use]
+    pub fn subscribe_to(&self, names: &'static [&'static str]) -> mpsc::Receiver<Event> {
+        self.pendings.subscribe(Some(names))
     }
 
     /// When the last event of this name happened, by QEMU's clock in microseconds since 1970. Like subscriptions,
