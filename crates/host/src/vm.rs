@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub throttled: bool,
     /// For so long in all.
     pub throttled_total: Micros,
+    /// The guest loses so many percent of its time because it writes faster than the link carries.
+    pub slowed: u8,
     /// What the times of checkpoints are decided by.
     pub pacing: PacingView,
     /// Memory of the agent for this VM.
@@ -275,6 +277,7 @@ impl VmHandle {
             interval_us: state.interval.0,
             pacing: state.follow.map(|follow| PacingStatus::of(follow, snapshot.pacing)),
             throttled: snapshot.throttled,
+            slowed_percent: snapshot.slowed,
             throttled_ms: snapshot.throttled_total.as_millis_f64(),
             pid: state.facts.pid,
             machine: state.facts.machine.clone(),
@@ -315,10 +318,14 @@ fn warnings(state: &State) -> Vec<String> {
     if let (Some(why), "unprotected") = (&state.not_protected, state.snapshot.phase.as_str()) {
         all.insert(1, why.clone());
     }
+    if state.snapshot.slowed > 0 {
+        all.push(format!(
+            "the guest loses {} % of its time: it writes faster than its backup can follow",
+            state.snapshot.slowed
+        ));
+    }
     if state.snapshot.throttled {
-        all.push(
-            "the guest is slowed down: checkpoints are not acknowledged as fast as they are taken".into(),
-        );
+        all.push("the guest stands still: checkpoints are not acknowledged as fast as they are taken".into());
     }
     all
 }

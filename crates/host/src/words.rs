@@ -40,8 +40,12 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
             format!("VM {vm}: FENCED: {owner} owns it in term {term}; this copy is ended")
         }
         Notice::Throttled { in_flight } => {
-            format!("VM {vm}: slowed down, {in_flight} checkpoints wait for their acknowledgement")
+            format!("VM {vm}: stands still, {in_flight} checkpoints wait for their acknowledgement")
         }
+        Notice::Slowed { percent, most } => format!(
+            "VM {vm}: writes faster than its backup can follow: it loses {percent} % of its time, and {most} % at most"
+        ),
+        Notice::FullSpeed => format!("VM {vm}: has all of its time again"),
         Notice::HandedOver { epoch, reason } => {
             format!("VM {vm}: given up at epoch {epoch} ({})", yielded(*reason))
         }

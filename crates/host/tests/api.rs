@@ -78,6 +78,7 @@ fn every_route_reaches_the_engine_and_its_answer_comes_back() {
         interval_us: 25_000,
         follow: None,
         max_in_flight: Some(3),
+        max_slowdown: Some(50),
         copy_rate: Some(1 << 20),
         input_replay: false,
         repair: RepairRequest::default(),

@@ -83,6 +83,8 @@ pub(crate) fn timing() -> Timing {
         stall: Micros(1_000 * HEARTBEAT.0),
         claim_retry: UNIT,
         max_in_flight: 2,
+        // What is known of the link would be a part of every state.
+        max_slowdown: 0,
     }
 }
 

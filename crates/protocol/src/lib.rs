@@ -26,6 +26,7 @@ pub mod paths;
 pub mod primary;
 pub mod repair;
 pub mod resync;
+pub mod slowing;
 pub mod time;
 pub mod timing;
 pub mod wire;

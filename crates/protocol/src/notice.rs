@@ -129,6 +129,16 @@ pub enum Notice {
         /// Checkpoints in flight.
         in_flight: u32,
     },
+    /// The guest writes faster than its writes are carried away: from now on it loses a part of its time. The part changes
+    /// with what it writes.
+    Slowed {
+        /// Of its time, at first.
+        percent: u8,
+        /// No more than this.
+        most: u8,
+    },
+    /// The guest has all of its time again.
+    FullSpeed,
     /// The last checkpoint of a planned failover was acknowledged; the backup takes over.
     HandedOver {
         /// The last epoch.

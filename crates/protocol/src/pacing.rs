@@ -56,6 +56,8 @@ pub struct Taken {
     pub pause: Micros,
     /// For so long the guest's busiest processor ran, or wanted to, in the epoch; none if that is not known.
     pub busy: Option<Micros>,
+    /// Pages that it wrote in it.
+    pub pages: u64,
 }
 
 /// Decides when the next checkpoint of a session is due.
@@ -68,7 +70,7 @@ pub struct Pacer {
     after: Instant,
     /// The VM runs since, as far as checkpoints stopped it.
     runs_since: Instant,
-    /// How long a checkpoint stops the VM: rises at once, falls slowly.
+    /// How long a checkpoint stops the VM: rises at once, falls by half each time.
     pause: Micros,
     /// What the guest would have done in that time, likewise.
     loss: Micros,
@@ -115,10 +117,11 @@ impl Pacer {
 
     /// A checkpoint closed this epoch.
     pub fn taken(&mut self, now: Instant, epoch: Epoch, taken: Taken) {
-        let Taken { cut_at, pause, busy } = taken;
+        let Taken { cut_at, pause, busy, .. } = taken;
         let lost = busy.map_or(pause, |busy| self.lost(cut_at, pause, busy));
         (self.cut_at, self.after, self.runs_since) = (cut_at, now, cut_at + pause);
-        let slowly = |old: Micros, new: Micros| new.max(Micros((old.0 * 3 + new.0) / 4));
+        // The first pauses of a session are long: nobody shall wait for them for long.
+        let slowly = |old: Micros, new: Micros| new.max(Micros((old.0 + new.0) / 2));
         (self.pause, self.loss) = (slowly(self.pause, pause), slowly(self.loss, lost));
         let open = |waits: &(Epoch, Instant)| waits.0 > epoch;
         self.waits = self.waits.filter(open).or(self.behind.take().filter(open));

@@ -1,6 +1,7 @@
 //! Owns the times and bounds of a session, and their defaults.
 
 use crate::pacing::Pacing;
+use crate::slowing;
 use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,10 @@ pub struct Timing {
     pub claim_retry: Micros,
     /// Checkpoints taken and not yet acknowledged; past it the VM is paused until one is.
     pub max_in_flight: u32,
+    /// Most of its time that a guest may lose that writes faster than the link carries, in percent. The owner's business:
+    /// it does not travel.
+    #[serde(skip, default = "usual_slowdown")]
+    pub max_slowdown: u8,
 }
 
 /// Why times do not fit together.
@@ -62,9 +67,16 @@ pub enum TimingError {
     /// A latency that makes no sense.
     #[error("output may wait between 1 ms and 10 s for a checkpoint, not {0} µs")]
     Latency(u64),
+    /// The guest would hardly run.
+    #[error("a guest may be slowed by at most 90 % of its time, not {0} %")]
+    Slowdown(u8),
     /// No checkpoint could ever be in flight.
     #[error("at least one checkpoint must be allowed in flight, at most 64, not {0}")]
     InFlight(u32),
+}
+
+const fn usual_slowdown() -> u8 {
+    80
 }
 
 /// Nobody waits longer for a sign of life.
@@ -82,6 +94,7 @@ impl Default for Timing {
             stall: Micros::from_millis(10_000),
             claim_retry: Micros::from_millis(200),
             max_in_flight: 4,
+            max_slowdown: usual_slowdown(),
         }
     }
 }
@@ -111,6 +124,9 @@ impl Timing {
         }
         if !(1..=64).contains(&self.max_in_flight) {
             return Err(TimingError::InFlight(self.max_in_flight));
+        }
+        if self.max_slowdown > slowing::MOST {
+            return Err(TimingError::Slowdown(self.max_slowdown));
         }
         Ok(())
     }

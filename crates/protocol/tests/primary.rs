@@ -55,8 +55,7 @@ fn output_that_waits_pulls_the_next_checkpoint_forward() {
     assert!(!asks_for_checkpoint(&owner.pass(Micros::from_millis(5)), 2, false), "nobody waits");
     owner.feed(Event::OutputWaits(Epoch(1), owner.now));
     assert!(!asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 2, false), "that is closed already");
-    owner.feed(Event::OutputWaits(Epoch(2), owner.now));
-    assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 2, false));
+    assert!(asks_for_checkpoint(&owner.feed(Event::OutputWaits(Epoch(2), owner.now)), 2, false));
     // Behind the cut, before the owner hears that it was made.
     owner.feed(Event::OutputWaits(Epoch(3), owner.now));
     owner.takes(2);
@@ -68,8 +67,7 @@ fn a_slow_backup_slows_a_vm_that_is_followed_only_after_a_while() {
     let timing = follows();
     let mut owner = Owner::protected(timing);
     for epoch in [2, 3] {
-        owner.feed(Event::OutputWaits(Epoch(epoch), owner.now));
-        assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), epoch, false));
+        assert!(asks_for_checkpoint(&owner.feed(Event::OutputWaits(Epoch(epoch), owner.now)), epoch, false));
         owner.takes(epoch);
     }
     owner.feed(Event::OutputWaits(Epoch(4), owner.now));
@@ -408,7 +406,7 @@ fn what_an_old_session_still_posts_is_not_taken_for_the_new_one_even_in_another_
     owner.hears_in(session, ToPrimary::Accept(Offer::NoDisks));
     owner.feed(Event::Copied(session));
     let cut_at = owner.now;
-    let taken = Taken { cut_at, pause: Micros(0), busy: None };
+    let taken = Taken { cut_at, pause: Micros(0), busy: None, pages: 0 };
     owner.feed(Event::CheckpointTaken { session, epoch: Epoch(1), taken });
     let late = owner.hears_ack(1);
     assert_eq!(late, [], "an acknowledgement of the old session");

@@ -38,6 +38,8 @@ pub(crate) struct Vm {
     pub(crate) input: Vec<u64>,
     /// Changes of the disk that no checkpoint has taken yet, from the first copy on.
     pub(crate) tap: Option<Vec<Tapped>>,
+    /// It loses so many percent of its time.
+    slowed: u8,
     /// A step is on the queue.
     stepping: bool,
 }
@@ -45,7 +47,16 @@ pub(crate) struct Vm {
 impl Vm {
     pub(crate) fn new(guest: Guest, mode: Mode) -> Self {
         let gate = Gate::new(mode);
-        Self { guest, gate, runs: false, stopped_at: 0, input: Vec::new(), tap: None, stepping: false }
+        Self {
+            guest,
+            gate,
+            runs: false,
+            stopped_at: 0,
+            input: Vec::new(),
+            tap: None,
+            slowed: 0,
+            stepping: false,
+        }
     }
 }
 
@@ -290,6 +301,13 @@ impl World {
                 let passed = self.owner_vm(host).map(|vm| vm.gate.open());
                 self.emit(host, passed.unwrap_or_default(), Mode::Open);
             }
+            Action::Slow(session, percent) => {
+                assert!(percent <= self.plan.timing.max_slowdown, "slowed by {percent} %");
+                let owner = self.owner(host).filter(|owner| owner.in_session(session));
+                if let Some(vm) = owner.and_then(|owner| owner.vm.as_mut()) {
+                    vm.slowed = percent;
+                }
+            }
             Action::Pause => self.pause(host),
             Action::Resume(permit) => {
                 self.check_owner(host, permit.term(), "resumed the VM");
@@ -344,6 +362,7 @@ impl World {
             Notice::ArbiterUnreachable { .. } => Count::ArbiterSilent,
             Notice::Fenced { .. } => Count::Fences,
             Notice::Throttled { .. } => Count::Throttled,
+            Notice::Slowed { .. } => Count::Slowed,
             Notice::HandoverFailed { .. } => Count::HandoversFailed,
             _ => return,
         };
@@ -415,7 +434,7 @@ impl World {
         owner.link = None;
         owner.gathered.clear();
         if let Some(vm) = &mut owner.vm {
-            vm.tap = None;
+            (vm.tap, vm.slowed) = (None, 0);
         }
         if let Some(cut) = owner.cut.take()
             && cut.cut_at.is_some()
@@ -481,7 +500,8 @@ impl World {
     }
 
     pub(crate) fn resume_steps(&mut self, host: HostId) {
-        let at = self.now + self.rng.between(1, self.plan.step);
+        let step = self.rng.between(1, self.plan.step);
+        let now = self.now;
         let frozen = self.hosts[host.0].guest_frozen;
         let Some(owner) = self.owner(host) else { return };
         let id = owner.id;
@@ -491,6 +511,7 @@ impl World {
             && !frozen
         {
             vm.stepping = true;
+            let at = now + step * 100 / u64::from(100 - vm.slowed);
             self.queue.put(at, Event::Step(host, id));
         }
     }

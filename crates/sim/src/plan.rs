@@ -121,6 +121,7 @@ impl Plan {
             stall: Micros(rng.between(300, 2_500) * 1_000),
             claim_retry: Micros(rng.between(5, 150) * 1_000),
             max_in_flight: u32::try_from(rng.between(1, 6)).unwrap_or(1),
+            max_slowdown: rng.pick(&[0, 50, 90]),
         };
         let mut plan = Self {
             timing,

@@ -132,6 +132,8 @@ counts! {
     TornEpochs,
     /// Times the VM waited because its backup was slow.
     Throttled,
+    /// Times the VM was slowed because its backup was.
+    Slowed,
     /// Planned failovers asked for while throttled.
     FailoversWhileThrottled,
     /// Planned failovers asked for while a checkpoint was taken.

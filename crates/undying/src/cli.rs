@@ -2,7 +2,7 @@
 
 use crate::deterministic::RvCommand;
 use crate::duration::parse_micros;
-use crate::interval::{Interval, parse_interval, parse_percent};
+use crate::interval::{Interval, parse_interval, parse_percent, parse_slowdown};
 use crate::maintenance::MaintenanceCommand;
 use crate::migration::MigrateArgs;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -295,7 +295,10 @@ pub enum VmCommand {
         /// With --interval auto: output waits no longer than this for a checkpoint to begin, whatever that takes
         #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_micros)]
         max_latency: Micros,
-        /// Checkpoints under way at a time, 1 to 64; past it the guest is slowed [default: the agent's]
+        /// Most of its time that a guest may lose that writes faster than the backup can follow, 0% to 90%
+        #[arg(long, value_name = "PERCENT", default_value = "80%", value_parser = parse_slowdown)]
+        max_slowdown: u8,
+        /// Checkpoints under way at a time, 1 to 64; past it the guest stands still [default: the agent's]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
         max_in_flight: Option<u32>,
         /// Most bytes a second of the first copy or resynchronisation, such as 200M; 0 for no limit; checkpoints are

@@ -43,11 +43,15 @@ pub fn parse_percent(text: &str) -> Result<u8, String> {
     parse_share(text, 1, "20%")
 }
 
-/// Reads a share of the time, from `least` on.
+/// Reads a share such as `60%`, or none.
 ///
 /// # Errors
 /// What is wrong with it and how it should look.
-pub fn parse_share(text: &str, least: u8, example: &str) -> Result<u8, String> {
+pub fn parse_slowdown(text: &str) -> Result<u8, String> {
+    parse_share(text, 0, "60%")
+}
+
+fn parse_share(text: &str, least: u8, example: &str) -> Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
     number
         .filter(|percent| (least..=90).contains(percent))

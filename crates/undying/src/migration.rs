@@ -1,7 +1,7 @@
 //! Owns the grammar of `undying vm migrate`.
 
 use crate::duration::parse_micros;
-use crate::interval::parse_share;
+use crate::interval::parse_slowdown;
 use clap::{Args, ValueEnum};
 use host::api::migration::{MigrateRequest, Strategy};
 use protocol::migration::Limits;
@@ -69,9 +69,4 @@ impl MigrateArgs {
         };
         Some(MigrateRequest { to, strategy, limits })
     }
-}
-
-/// Reads a share such as `60%`, or none.
-fn parse_slowdown(text: &str) -> Result<u8, String> {
-    parse_share(text, 0, "60%")
 }

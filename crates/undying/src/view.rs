@@ -315,7 +315,7 @@ pub fn host(host: &HostStatus) -> String {
 
 fn slowed(vm: &VmStatus) -> String {
     let now = if vm.throttled { "STANDS STILL NOW: the backup is too slow; " } else { "" };
-    format!("{now}{:.1} ms in all", vm.throttled_ms)
+    format!("{now}by {} % of its time; stood still for {:.1} ms in all", vm.slowed_percent, vm.throttled_ms)
 }
 
 /// How a VM's migration goes.
@@ -391,7 +391,7 @@ fn role(role: Role) -> &'static str {
 }
 
 fn phase(vm: &VmStatus) -> String {
-    let slowed = if vm.throttled { " (slowed)" } else { "" };
+    let slowed = if vm.throttled || vm.slowed_percent > 0 { " (slowed)" } else { "" };
     format!("{}{slowed}", vm.phase.replace('_', " "))
 }
 

@@ -29,6 +29,9 @@ const METRICS: &[Metric] = &[
     counter("undying_vm_throttled_seconds_total", "The guest stood still so long for a slow backup", |vm| {
         vm.throttled_ms / 1e3
     }),
+    gauge("undying_vm_slowed_ratio", "The part of its time that the guest loses for a slow backup", |vm| {
+        f64::from(vm.slowed_percent) / 100.0
+    }),
     gauge("undying_vm_pause_seconds_median", "Median pause of a checkpoint", |vm| {
         vm.measured.pause_ms.median / 1e3
     }),

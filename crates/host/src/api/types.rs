@@ -33,9 +33,13 @@ pub struct ProtectRequest {
     /// Checkpoints follow the output, within these bounds. Without it they are even.
     #[serde(default)]
     pub follow: Option<FollowOutput>,
-    /// Checkpoints taken and not yet acknowledged; past it the guest is slowed. Default 4.
+    /// Checkpoints taken and not yet acknowledged; past it the guest stands still. Default 4.
     #[serde(default)]
     pub max_in_flight: Option<u32>,
+    /// Most of its time that a guest may lose that writes faster than the backup can follow, in percent, at most 90; 0: it is
+    /// only stopped when too many checkpoints are in flight. Default 80.
+    #[serde(default)]
+    pub max_slowdown: Option<u8>,
     /// Most bytes a second of the first copy, of disks and memory. Default: the host's configuration. Checkpoints are
     /// not limited.
     #[serde(default)]
@@ -62,6 +66,7 @@ impl ProtectRequest {
             interval_us,
             follow: None,
             max_in_flight: None,
+            max_slowdown: None,
             copy_rate: None,
             input_replay: usually(),
             repair: RepairRequest::by_hand(),
@@ -270,6 +275,9 @@ pub struct VmStatus {
     pub throttled: bool,
     /// It stood still for so long in all, ms.
     pub throttled_ms: f64,
+    /// It loses so many percent of its time because it writes faster than the backup can follow.
+    #[serde(default)]
+    pub slowed_percent: u8,
     /// Process id of its QEMU.
     pub pid: Option<u32>,
     /// Exact machine type.

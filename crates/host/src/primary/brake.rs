@@ -1,7 +1,8 @@
-//! Owns slowing a guest that writes faster than its migration carries: it stands still for a share of each short while.
+//! Owns slowing a guest that writes faster than it is carried: it stands still for a share of each short while.
 //!
-//! QEMU's own throttle (`cpu-throttle-*`) is a part of its own migration and starts with it only, so the guest is stopped
-//! and let go by the checkpointer's thread, which has the last word about both.
+//! For a migration `protocol::migration` says by how much, for a protected guest `protocol::slowing`. QEMU's own throttle
+//! (`cpu-throttle-*`) is a part of its own migration and starts with it only, so the guest is stopped and let go by the
+//! checkpointer's thread, which has the last word about both.
 
 use crate::disks::Tap;
 use disk::Image;
@@ -12,24 +13,41 @@ use std::time::{Duration, Instant};
 /// A guest that is slowed by a half stands still for half of each of these.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Stops a guest again and again. It must be let go of before anybody else stops or resumes the guest.
-pub struct Brake<'a> {
-    qemu: &'a Qemu,
-    tap: &'a Tap,
-    images: &'a [Arc<Image>],
+/// What the guest does, as far as a brake knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guest {
+    Runs,
+    /// This brake stopped it.
+    Stands(Instant),
+    /// Somebody else did, and will let it go.
+    IsHeld,
+}
+
+/// Stops a guest again and again.
+pub struct Brake {
+    qemu: Arc<Qemu>,
+    tap: Arc<Tap>,
+    images: Vec<Arc<Image>>,
     percent: u8,
-    /// The guest stands still since.
-    stopped: Option<Instant>,
+    guest: Guest,
     /// When that changes.
     next: Instant,
     total: Duration,
 }
 
-impl<'a> Brake<'a> {
-    /// A brake that is not pulled.
+impl Brake {
+    /// A brake that is not pulled, on a guest that runs.
     #[must_use]
-    pub fn new(qemu: &'a Qemu, tap: &'a Tap, images: &'a [Arc<Image>]) -> Self {
-        Self { qemu, tap, images, percent: 0, stopped: None, next: Instant::now(), total: Duration::ZERO }
+    pub fn new(qemu: &Arc<Qemu>, tap: &Arc<Tap>, images: &[Arc<Image>]) -> Self {
+        Self {
+            qemu: Arc::clone(qemu),
+            tap: Arc::clone(tap),
+            images: images.to_vec(),
+            percent: 0,
+            guest: Guest::Runs,
+            next: Instant::now(),
+            total: Duration::ZERO,
+        }
     }
 
     /// From now on the guest loses so many percent of its time.
@@ -40,13 +58,28 @@ impl<'a> Brake<'a> {
     /// For how long the guest stood still in all.
     #[must_use]
     pub fn total(&self) -> Duration {
-        self.total + self.stopped.map_or(Duration::ZERO, |since| since.elapsed())
+        let now = match self.guest {
+            Guest::Stands(since) => since.elapsed(),
+            Guest::Runs | Guest::IsHeld => Duration::ZERO,
+        };
+        self.total + now
+    }
+
+    /// Whether the guest stands still because of this brake.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        matches!(self.guest, Guest::Stands(_))
     }
 
     /// When it must be looked after again.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        (self.percent > 0 || self.stopped.is_some()).then_some(self.next)
+        let due = match self.guest {
+            Guest::Runs => self.percent > 0,
+            Guest::Stands(_) => true,
+            Guest::IsHeld => false,
+        };
+        due.then_some(self.next)
     }
 
     /// Looks after it.
@@ -58,7 +91,7 @@ impl<'a> Brake<'a> {
             return Ok(());
         }
         let share = f64::from(self.percent) / 100.0;
-        if self.stopped.is_some() {
+        if self.stands() {
             self.let_go()?;
             self.next = Instant::now() + PERIOD.mul_f64(1.0 - share);
         } else {
@@ -74,8 +107,8 @@ impl<'a> Brake<'a> {
         let stopped = self.qemu.stop().map_err(|error| error.to_string());
         self.tap.stop_ends();
         stopped?;
-        self.stopped = Some(Instant::now());
-        self.tap.make_good(self.images).map_err(|error| error.to_string())
+        self.guest = Guest::Stands(Instant::now());
+        self.tap.make_good(&self.images).map_err(|error| error.to_string())
     }
 
     /// The guest runs from here on, if this brake stopped it.
@@ -83,8 +116,22 @@ impl<'a> Brake<'a> {
     /// # Errors
     /// If QEMU does not go on.
     pub fn let_go(&mut self) -> Result<(), String> {
-        let Some(since) = self.stopped.take() else { return Ok(()) };
-        self.total += since.elapsed();
-        super::checkpointer::go_on(self.qemu).map_err(|error| error.to_string())
+        if !self.stands() {
+            return Ok(());
+        }
+        self.is_let_go();
+        super::checkpointer::go_on(&self.qemu).map_err(|error| error.to_string())
+    }
+
+    /// Somebody else stops the guest, for as long as it takes.
+    pub fn is_held(&mut self) {
+        self.total = self.total();
+        self.guest = Guest::IsHeld;
+    }
+
+    /// Somebody else let the guest go.
+    pub fn is_let_go(&mut self) {
+        self.total = self.total();
+        self.guest = Guest::Runs;
     }
 }

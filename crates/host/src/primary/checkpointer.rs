@@ -20,7 +20,7 @@ use crate::loops::Haste;
 use crate::machine::Machine;
 use crate::ram::GuestRam;
 use crate::staging::Pool;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use disk::Image;
 use net::{CutReport, Gate};
 use os::range::Range;
@@ -35,6 +35,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Pages of a buffer: 16 MiB. Most checkpoints fit one.
 const BUFFER_PAGES: usize = 4_096;
@@ -74,6 +75,8 @@ pub enum Job {
     },
     /// Forget the session.
     EndSession(Session),
+    /// From now on the guest loses so many percent of its time.
+    Slow(Session, u8),
     /// Stop the guest.
     Pause,
     /// Let it run.
@@ -166,6 +169,7 @@ impl Checkpointer {
             tap: Arc::clone(machine.disks.tap()),
             images: machine.disks.images(),
             saver: None,
+            brake: Brake::new(&machine.qemu, machine.disks.tap(), &machine.disks.images()),
             active: None,
             jobs: queue,
             later: VecDeque::new(),
@@ -212,6 +216,8 @@ struct Active {
     ahead: Ahead,
     policy: Policy,
     busy: Busy,
+    /// For so long its brake had stopped the guest in all, at the last checkpoint.
+    slowed: Duration,
     /// What was written to the disks in the epoch that is being taken.
     changes: Vec<KeptChange>,
     /// None under TCG, whose clocks cannot be corrected.
@@ -225,6 +231,7 @@ struct Worker {
     tap: Arc<Tap>,
     images: Vec<Arc<Image>>,
     saver: Option<DeviceSaver>,
+    brake: Brake,
     active: Option<Active>,
     jobs: Receiver<Job>,
     later: VecDeque<Job>,
@@ -251,7 +258,11 @@ impl Worker {
                 Job::Hashes(..) => {}
                 Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
-                Job::Pause => self.carried_out(self.qemu.stop()),
+                Job::Slow(session, percent) => self.slow(session, percent),
+                Job::Pause => {
+                    self.brake.is_held();
+                    self.carried_out(self.qemu.stop());
+                }
                 Job::Resume(permit) => self.resume(&permit),
                 Job::OpenOutput => self.open_output(),
                 Job::Quit => return,
@@ -260,7 +271,29 @@ impl Worker {
     }
 
     fn next(&mut self) -> Option<Job> {
-        self.later.pop_front().or_else(|| self.jobs.recv().ok())
+        if let Some(job) = self.later.pop_front() {
+            return Some(job);
+        }
+        while let Some(due) = self.brake.due() {
+            match self.jobs.recv_deadline(due) {
+                Err(RecvTimeoutError::Timeout) => self.look_after_brake(),
+                job => return job.ok(),
+            }
+        }
+        self.jobs.recv().ok()
+    }
+
+    fn slow(&mut self, session: Session, percent: u8) {
+        if self.active.as_ref().is_some_and(|active| active.session == session) {
+            self.brake.set(percent);
+        }
+    }
+
+    fn look_after_brake(&mut self) {
+        if let Err(why) = self.brake.tick() {
+            self.brake.set(0);
+            self.say(Done::VmLost(why));
+        }
     }
 
     fn say(&self, done: Done) {
@@ -274,8 +307,9 @@ impl Worker {
         }
     }
 
-    fn resume(&self, permit: &RunPermit) {
+    fn resume(&mut self, permit: &RunPermit) {
         tracing::debug!(term = %permit.term(), "the guest goes on");
+        self.brake.is_let_go();
         self.carried_out(self.go_on());
     }
 
@@ -297,6 +331,10 @@ impl Worker {
 
     fn forget(&mut self) {
         self.active = None;
+        self.brake.set(0);
+        if let Err(why) = self.brake.let_go() {
+            self.say(Done::VmLost(why));
+        }
         if let Some(marker) = self.tap.marker() {
             marker.map().end_session();
             // What was acknowledged until now need not be compared.
@@ -377,12 +415,32 @@ impl Worker {
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
         let (ahead, policy, busy) = (Ahead::default(), Policy::default(), Busy::of(&self.qemu));
-        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, busy, changes, clock })
+        let slowed = self.brake.total();
+        Ok(Active {
+            session,
+            tracker,
+            pool,
+            outbox,
+            dirty,
+            pages,
+            ahead,
+            policy,
+            busy,
+            slowed,
+            changes,
+            clock,
+        })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
         let Some(mut active) = self.active.take_if(|active| active.session == session) else { return };
-        let taken = self.go_ahead(&mut active).and_then(|()| self.take(&mut active, epoch, last));
+        let slowed = self.brake.total();
+        let mut saver = self.saver.take();
+        let taken = self.go_ahead(&mut active).and_then(|()| match &mut saver {
+            Some(saver) => self.take(&mut active, saver, epoch, last),
+            None => Err(Failure { why: "the session did not begin".into(), resumable: true }),
+        });
+        self.saver = saver;
         if taken.is_err() {
             active.tracker.give_back(&std::mem::take(&mut active.dirty));
             active.tracker.give_back(&std::mem::take(&mut active.ahead).addresses);
@@ -396,11 +454,13 @@ impl Worker {
                 tracing::debug!(%error, "the gate is closed");
             }
             // The guest ran before, under the same term. The session may be over: then nobody else lets it go on.
-            if !last && let Err(error) = self.go_on() {
+            if !last && let Err(error) = self.go_on_unless_slowed() {
                 tracing::debug!(%error, "QEMU does not go on");
             }
         }
-        let paused_us = taken.as_ref().map_or(0, |staged| staged.record.pause_us);
+        let slowed_us = u64::try_from((slowed - active.slowed).as_micros()).unwrap_or(0);
+        active.slowed = slowed;
+        let paused_us = slowed_us + taken.as_ref().map_or(0, |staged| staged.record.pause_us);
         let kept = active.clock.as_mut().filter(|_| !last).map_or(Ok(()), |clock| clock.keep(paused_us));
         self.active = Some(active);
         if let Err(error) = kept {
@@ -439,9 +499,19 @@ impl Worker {
         Ok(())
     }
 
-    fn take(&mut self, active: &mut Active, epoch: Epoch, last: bool) -> Result<Staged, Failure> {
+    fn take(
+        &mut self,
+        active: &mut Active,
+        saver: &mut DeviceSaver,
+        epoch: Epoch,
+        last: bool,
+    ) -> Result<Staged, Failure> {
         let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
-        let saver = self.saver.as_mut().ok_or_else(|| fail(&"the session did not begin"))?;
+        let began_us = os::clock::realtime_us();
+        if last {
+            // Nobody but an order lets the guest go on from here.
+            self.brake.is_held();
+        }
         self.tap.stop_begins();
         let mut pending = saver.begin().map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
@@ -463,18 +533,17 @@ impl Worker {
         let parts = gather(&self.ram, active, ahead, epoch, last && epoch == Epoch(1))?;
         // While QEMU is still busy with its devices, and the guest's processors surely stand still.
         let busy = active.busy.since_last();
+        pending.wait_written().map_err(|error| fail(&error))?;
+        self.tap.stop_ends();
+        let pause_us = if last { 0 } else { self.end_pause(began_us).map_err(|error| fail(&error))? };
+        // The guest runs already: what QEMU has written stays as it is until the next checkpoint.
         let mut device = DeviceState::default();
         pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
-        self.tap.stop_ends();
-        if !last {
-            self.go_on().map_err(|error| fail(&error))?;
-        }
         // A flush that the guest asked for may be among those that were answered at once, and the epoch's output may
         // tell of it.
         self.tap
             .make_good(&self.images)
             .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
-        let pause_us = self.pause_us(last);
         let ahead = active.ahead.addresses.len() as u64;
         let ahead_pages = ahead - again;
         let dirty_pages = active.pages.len() as u64 + ahead_pages;
@@ -494,13 +563,28 @@ impl Worker {
         Ok(Staged { epoch, cut_at, record, busy, parts, changes, device, cut, gate })
     }
 
-    /// By QEMU's own timestamps of its STOP and RESUME events.
-    fn pause_us(&self, last: bool) -> u64 {
-        let qmp = self.qemu.qmp();
-        match (qmp.last_event_us("STOP"), qmp.last_event_us("RESUME")) {
-            (Some(stop), Some(resume)) if !last => resume.saturating_sub(stop),
-            _ => 0,
+    /// Lets the guest go on, and says for how long it stood still for this checkpoint, which began at `began_us`: by QEMU's own
+    /// timestamps of its STOP and RESUME events. It may have stood still before for other reasons.
+    fn end_pause(&mut self, began_us: u64) -> Result<u64, QmpError> {
+        if self.brake.stands() {
+            // It would have done so all the same, and does until its brake lets it go.
+            return Ok(os::clock::realtime_us().saturating_sub(began_us));
         }
+        self.go_on_unless_slowed()?;
+        let qmp = self.qemu.qmp();
+        Ok(match (qmp.last_event_us("STOP"), qmp.last_event_us("RESUME")) {
+            (Some(stop), Some(resume)) => resume.saturating_sub(stop.max(began_us)),
+            _ => 0,
+        })
+    }
+
+    /// Ends a checkpoint's stop. A guest that its brake stopped before stands still until that lets it go.
+    fn go_on_unless_slowed(&mut self) -> Result<(), QmpError> {
+        if self.brake.stands() {
+            return Ok(());
+        }
+        self.brake.is_let_go();
+        self.go_on()
     }
 
     fn addresses(&mut self, version: u64) -> Vec<u8> {

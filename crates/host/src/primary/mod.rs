@@ -261,6 +261,7 @@ impl Engine {
             Action::HoldOutput => self.gate("hold output", net::Gate::hold),
             // Behind a checkpoint that is being taken: it must find the gate as it began.
             Action::OpenOutput => self.checkpointer.send(Job::OpenOutput),
+            Action::Slow(session, percent) => self.checkpointer.send(Job::Slow(session, percent)),
             Action::Pause => self.checkpointer.send(Job::Pause),
             Action::Resume(permit) => self.checkpointer.send(Job::Resume(permit)),
             Action::Claim(claim) => self.claim(claim),
@@ -391,7 +392,12 @@ impl Engine {
             Done::Checkpoint(session, staged) => {
                 let epoch = staged.epoch;
                 let pause = protocol::Micros(staged.record.pause_us);
-                let taken = Taken { cut_at: staged.cut_at, pause, busy: staged.busy };
+                let taken = Taken {
+                    cut_at: staged.cut_at,
+                    pause,
+                    busy: staged.busy,
+                    pages: staged.record.dirty_pages,
+                };
                 let mut record = staged.record;
                 self.stopped_for_migration(record.at_us);
                 record.term = self.protocol.term().0;
@@ -492,6 +498,7 @@ impl Engine {
         let mut timing =
             self.context.config.timing(interval, request.and_then(|request| request.max_in_flight));
         let follow = request.and_then(|request| request.follow);
+        timing.max_slowdown = request.and_then(|request| request.max_slowdown).unwrap_or(timing.max_slowdown);
         timing.pacing = follow.map_or(Pacing::Even, |follow| Pacing::Follow(follow.into()));
         if let Some(gaps) = self.context.known_link(to) {
             self.protocol.recall(to, gaps);
@@ -524,6 +531,7 @@ impl Engine {
             in_flight,
             throttled,
             throttled_total,
+            slowed: self.protocol.slowed(),
             pacing: self.protocol.pacing().unwrap_or_default(),
             agent_bytes: self.checkpointer.bytes(),
             listening: self.protocol.listening(),

@@ -57,7 +57,7 @@ impl From<String> for End {
 
 impl Copy<'_> {
     /// Copies until the policy wants the guest stopped, or left alone. The guest runs then if it ran before.
-    pub fn migrate(&mut self, mut policy: Migration, mut brake: Brake<'_>) -> Outcome {
+    pub fn migrate(&mut self, mut policy: Migration, mut brake: Brake) -> Outcome {
         match self.disks() {
             Ok(true) => {}
             Ok(false) => return Outcome::Ended,
@@ -72,7 +72,7 @@ impl Copy<'_> {
         }
     }
 
-    fn push(&mut self, policy: &mut Migration, brake: &mut Brake<'_>) -> Result<Outcome, End> {
+    fn push(&mut self, policy: &mut Migration, brake: &mut Brake) -> Result<Outcome, End> {
         let mut set = WorkingSet::new(&self.ram.page_counts());
         let mut send = Vec::new();
         self.ram.number(&self.ram.populated().map_err(|error| error.to_string())?, &mut send);
@@ -106,15 +106,7 @@ impl Copy<'_> {
         Ok(Outcome::Copied)
     }
 
-    fn tell_round(
-        &self,
-        view: View,
-        round: Round,
-        hot: u64,
-        rate: Option<u64>,
-        brake: &Brake<'_>,
-        step: Step,
-    ) {
+    fn tell_round(&self, view: View, round: Round, hot: u64, rate: Option<u64>, brake: &Brake, step: Step) {
         let wire_bytes = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
         let round = RoundStatus { number: view.rounds, round, hot, rate, wire_bytes };
         let slowed = Micros(u64::try_from(brake.total().as_micros()).unwrap_or(u64::MAX));
@@ -132,7 +124,7 @@ impl Copy<'_> {
         (round, pages): (u32, &[(u8, u64)]),
         chunk: usize,
         copied_bytes: &mut u64,
-        brake: &mut Brake<'_>,
+        brake: &mut Brake,
     ) -> Result<(), End> {
         let mut remaining_bytes = pages.len() as u64 * PAGE_SIZE;
         for part in pages.chunks(chunk) {
@@ -160,7 +152,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn free_buffer(&mut self, brake: &mut Brake<'_>) -> Result<PooledBuffer, End> {
+    fn free_buffer(&mut self, brake: &mut Brake) -> Result<PooledBuffer, End> {
         loop {
             if let Some(buffer) = self.pool.try_take() {
                 return Ok(buffer);
@@ -170,7 +162,7 @@ impl Copy<'_> {
     }
 
     /// Lets time pass, heeding orders and the brake.
-    fn rest(&mut self, time: Duration, brake: &mut Brake<'_>) -> Result<(), End> {
+    fn rest(&mut self, time: Duration, brake: &mut Brake) -> Result<(), End> {
         let until = Instant::now() + time;
         loop {
             brake.tick()?;

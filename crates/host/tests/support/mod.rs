@@ -111,6 +111,7 @@ pub fn status(name: &str) -> VmStatus {
         pacing: None,
         throttled: false,
         throttled_ms: 0.0,
+        slowed_percent: 0,
         pid: Some(4711),
         machine: "pc-q35-7.2".into(),
         accel: "tcg (no vmx or svm)".into(),

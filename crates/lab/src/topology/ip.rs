@@ -134,6 +134,21 @@ pub fn narrow(switch: &Namespace, cable: &Cable, bytes: u32) -> Result<(), LabEr
     batch(switch, &format!("link set {} mtu {bytes}\n", cable.port))
 }
 
+/// This machine sends at most so many bytes a second on the replication network; none: as fast as it goes.
+pub fn limit(host: &Namespace, rate: Option<u64>) -> Result<(), LabError> {
+    let mut order = Command::new("tc");
+    match rate {
+        Some(bytes) => {
+            let rate = format!("{}bit", bytes * 8);
+            order.args(["qdisc", "replace", "dev", "repl0", "root", "tbf", "rate", &rate]);
+            // A packet of the longest kind that the kernel hands on, and a queue of a switch's usual length.
+            order.args(["burst", "64kb", "latency", "50ms"])
+        }
+        None => order.args(["qdisc", "delete", "dev", "repl0", "root"]),
+    };
+    host.output(&mut order).map(drop)
+}
+
 fn set_lines(cables: &[Cable], state: &str) -> String {
     cables.iter().map(|cable| format!("link set {} {state}\n", cable.port)).collect()
 }

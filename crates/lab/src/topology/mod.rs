@@ -339,6 +339,14 @@ impl Lab {
         ip::narrow(&self.switch, &ip::Cable::replication(host), bytes)
     }
 
+    /// A host sends at most so many bytes a second to other hosts from now on; none: as fast as it goes again.
+    ///
+    /// # Errors
+    /// There is no such host, or `tc` fails.
+    pub fn limit_link(&self, host: &str, rate: Option<u64>) -> Result<(), LabError> {
+        ip::limit(&self.host(host)?, rate)
+    }
+
     fn cables(&self, link: Link<'_>) -> Result<(Namespace, Vec<ip::Cable>), LabError> {
         let (host, cables) = match link {
             Link::Replication(host) => (host, vec![ip::Cable::replication(host)]),

@@ -11,7 +11,7 @@
 //! The rules for the end of the push phase are those of live migration (Clark et al., NSDI'05, §3.2 and §5.3): nothing was
 //! changed; no more progress over several rounds; a maximum of rounds; and, instead of a number of pages, an estimated
 //! downtime below the limit that was set. Behind the limit nobody is stopped: a guest that writes faster than the link
-//! carries is slowed step by step, within a bound, and when that does not do the migration gives up.
+//! carries is slowed as far as it must be to write less, within a bound, and when that does not do the migration gives up.
 //!
 //! The rate follows the guest as there: what it dirtied in the last round and a little more, between floor and ceiling.
 //! Which pages are sent at all is decided by [`WorkingSet`].
@@ -20,6 +20,7 @@ mod working_set;
 
 pub use working_set::WorkingSet;
 
+use crate::slowing;
 use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,8 @@ const WORTH_A_ROUND: Micros = Micros::from_millis(4);
 const PATIENCE: u32 = 3;
 /// By so much, in percent, the least that was left must shrink within these rounds to be progress.
 const PROGRESS: u64 = 10;
-/// The guest is slowed by so much more each time, in percent of its time.
+/// The guest is slowed by so much more each time at least, in percent of its time: one that writes the same pages again and
+/// again writes hardly fewer for being slower.
 const BRAKE_STEP: u8 = 20;
 /// So few pages say nothing about the speed of the link.
 const TELLING: u64 = 256;
@@ -102,7 +104,7 @@ impl Limits {
         if floor == 0 || floor > ceiling {
             return Err(LimitsError::Rates);
         }
-        if self.max_slowdown > 90 {
+        if self.max_slowdown > slowing::MOST {
             return Err(LimitsError::Slowdown(self.max_slowdown));
         }
         Ok(())
@@ -256,7 +258,9 @@ impl Migration {
         if self.view.slowdown >= self.limits.max_slowdown {
             return self.give_up(Cause::NoProgress);
         }
-        self.view.slowdown = (self.view.slowdown + BRAKE_STEP).min(self.limits.max_slowdown);
+        let View { slowdown, written, carried, .. } = self.view;
+        let needed = slowing::slowdown(slowdown, written, carried);
+        self.view.slowdown = needed.max(slowdown + BRAKE_STEP).min(self.limits.max_slowdown);
         (self.least, self.since_least) = (round.left, 0);
         self.again()
     }

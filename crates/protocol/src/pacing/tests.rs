@@ -11,7 +11,7 @@ fn follower() -> Pacer {
 /// Takes the checkpoint that is due, with this pause, of a guest that was so busy; gives its cut.
 fn take_of(pacer: &mut Pacer, epoch: u64, pause: u64, busy: Option<Micros>) -> Instant {
     let cut_at = pacer.due();
-    pacer.taken(cut_at + Micros(pause), Epoch(epoch), Taken { cut_at, pause: Micros(pause), busy });
+    pacer.taken(cut_at + Micros(pause), Epoch(epoch), Taken { cut_at, pause: Micros(pause), busy, pages: 0 });
     cut_at
 }
 

@@ -5,12 +5,15 @@ use crate::ids::{Epoch, Session};
 use crate::ledger::Ledger;
 use crate::notice::{LinkLoss, Notice};
 use crate::pacing::{Pacer, Taken};
-use crate::time::Instant;
+use crate::slowing::Brake;
+use crate::time::{Instant, Micros};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 /// So many checkpoints in a row may fail before protection is given up.
 const MAX_FAILURES: u32 = 3;
+/// A slowed guest is given back its time in steps of so many percent.
+const BRAKE_STEP: u8 = 3;
 
 impl Primary {
     pub(super) fn on_copied(&mut self, now: Instant, session: Session, _out: &mut [Action]) {
@@ -24,6 +27,8 @@ impl Primary {
                 running: None,
                 failures: 0,
                 throttled: None,
+                brake: Brake::new(timing.max_slowdown, now),
+                slowed: 0,
             });
         }
     }
@@ -97,16 +102,38 @@ impl Primary {
         let Some(pipeline) = self.pipeline_mut() else { return };
         let Some((_, last)) = pipeline.running.take_if(|(running, _)| *running == epoch) else { return };
         pipeline.failures = 0;
-        pipeline.pacer.taken(now, epoch, taken);
-        pipeline.ledger.send(epoch, taken.cut_at);
         // The checkpoint itself let the VM go on, or left it paused if it was the last.
         let waited = pipeline.throttled.take();
+        let stood = waited.map_or(Micros(0), |since| taken.cut_at.since(since));
+        // A guest that is slowed, or stood still, would have done more than it could.
+        let busy = taken.busy.filter(|_| pipeline.slowed == 0 && waited.is_none());
+        pipeline.pacer.taken(now, epoch, Taken { busy, ..taken });
+        pipeline.brake.taken(now, epoch, taken.cut_at, (taken.pages, stood));
+        pipeline.ledger.send(epoch, taken.cut_at);
         self.paused = last;
         if let Some(since) = waited {
             self.throttle_total.0 += now.since(since).0;
         }
         out.push(Action::SendCheckpoint(session, epoch));
         self.arm(out);
+        self.heed_brake(out);
+    }
+
+    /// Slows the guest as the brake says. Small changes for the worse are made at once, those for the better by steps: each is
+    /// an order to the engine.
+    pub(super) fn heed_brake(&mut self, out: &mut Vec<Action>) {
+        let Phase::Protected(link, pipeline, _) = &mut self.phase else { return };
+        let (percent, before) = (pipeline.brake.percent(), pipeline.slowed);
+        if percent == before || (percent != 0 && percent < before && percent + BRAKE_STEP > before) {
+            return;
+        }
+        pipeline.slowed = percent;
+        out.push(Action::Slow(link.session, percent));
+        if before == 0 {
+            out.push(Action::Notice(Notice::Slowed { percent, most: self.timing.max_slowdown }));
+        } else if percent == 0 {
+            out.push(Action::Notice(Notice::FullSpeed));
+        }
     }
 
     /// Only what no checkpoint has closed pulls the next one forward.

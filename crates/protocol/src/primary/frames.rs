@@ -143,6 +143,10 @@ impl Primary {
         match taken {
             // What may leave is released, and a handover finished, when the machine is driven.
             Ok(()) => {
+                if let Some((pipeline, epoch)) = self.pipeline_mut().zip(ack) {
+                    pipeline.brake.acknowledged(now, epoch);
+                }
+                self.heed_brake(out);
                 let told = session.zip(ack).map(|(session, epoch)| Action::Acknowledged(session, epoch));
                 out.extend(told);
             }

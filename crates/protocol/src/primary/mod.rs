@@ -40,6 +40,7 @@ use crate::notice::{LinkLoss, Notice};
 use crate::ownership::{Claim, Grant, RunPermit};
 use crate::pacing::{Pacer, PacingView, Taken};
 use crate::resync::Offer;
+use crate::slowing::Brake;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use crate::wire::compare::Hashes;
@@ -172,6 +173,9 @@ pub enum Action {
     HoldOutput,
     /// Release everything and let output pass: the VM is unprotected.
     OpenOutput,
+    /// From now on the guest loses so many percent of its time, by short stops: it writes faster than the link carries. Ends
+    /// with the session.
+    Slow(Session, u8),
     /// Stop the VM's processors: the backup is too slow.
     Pause,
     /// Let the VM's processors run.
@@ -259,6 +263,9 @@ struct Pipeline {
     failures: u32,
     /// Paused until an acknowledgement makes room, since when.
     throttled: Option<Instant>,
+    brake: Brake,
+    /// What part of its time the guest loses, in percent, as the engine was told.
+    slowed: u8,
 }
 
 /// Why a protected VM leaves its protection on purpose.
@@ -371,6 +378,12 @@ impl Primary {
     #[must_use]
     pub fn throttled(&self) -> (Micros, bool) {
         (self.throttle_total, self.pipeline().is_some_and(|p| p.throttled.is_some()))
+    }
+
+    /// What part of its time the guest loses because it writes faster than the link carries, in percent.
+    #[must_use]
+    pub fn slowed(&self) -> u8 {
+        self.pipeline().map_or(0, |p| p.slowed)
     }
 
     /// What the times of checkpoints are decided by.

@@ -76,7 +76,10 @@ impl World {
         let pause = self.clock(host).since(cut_at);
         // As busy as can be, or less than a guest of this kind ever is, or nothing can be known.
         let busy = self.rng.pick(&[None, Some(Micros(0)), Some(Micros(2_000)), Some(Micros(u64::MAX))]);
-        let taken = Taken { cut_at, pause, busy };
+        // Pages of a guest so small stand for many.
+        let pages =
+            self.owner(host).and_then(|owner| owner.gathered.get(&epoch)).map_or(0, |g| g.pages.len());
+        let taken = Taken { cut_at, pause, busy, pages: 64 * pages as u64 };
         let taken = PrimaryEvent::CheckpointTaken { session, epoch, taken };
         self.post(host, Posted::ToPrimary(id, taken));
     }

@@ -36,6 +36,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
             max_overhead,
             max_latency,
             max_in_flight,
+            max_slowdown,
             copy_rate,
             no_input_replay,
             no_wait,
@@ -49,6 +50,7 @@ pub fn run(cli: &Cli, command: &VmCommand) -> Result<(), Failure> {
                 interval_us: interval.longest().0,
                 follow: (*interval == Interval::Auto).then_some(bounds),
                 max_in_flight: *max_in_flight,
+                max_slowdown: Some(*max_slowdown),
                 copy_rate: copy_rate.map(|rate| rate.0),
                 input_replay: !no_input_replay,
                 repair: RepairRequest {

@@ -1,7 +1,9 @@
 //! A link, and a staging memory, that are too small for what the guest writes: it is slowed down, nothing is lost.
 
 use crate::kit::proxy::Proxy;
-use crate::kit::{Setup, look, possible, wait_for};
+use crate::kit::{Loaded, Setup, look, possible, wait_for};
+use host::api::types::ProtectRequest;
+use protocol::HostName;
 use std::time::Duration;
 
 /// Times for a link on which a frame of 1 MiB takes a quarter of a second.
@@ -9,15 +11,61 @@ const PATIENT: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 3000\n";
 /// The agent's buffers are made with the session; what else it may take while it waits for a slow link.
 const BOUND: u64 = 48 << 20;
 
+/// The guest at alpha, under load, behind a relay; it may be slowed by so many percent.
+fn behind_a_relay(tag: &'static str, max_slowdown: u8) -> (Loaded, Proxy) {
+    let setup = Setup::new(tag).detection(PATIENT);
+    let cluster = setup.cluster();
+    let proxy = Proxy::between(&cluster, "alpha", "beta");
+    let loaded = setup.boot_on(cluster).load("log");
+    let request = ProtectRequest {
+        max_slowdown: Some(max_slowdown),
+        ..ProtectRequest::even(HostName::new("beta").expect("a name"), 25_000)
+    };
+    loaded.cluster.protect_as(&loaded.vm, "alpha", &request).expect("it is protected");
+    loaded.progress();
+    (loaded, proxy)
+}
+
 #[test]
-fn a_slow_link_slows_the_guest_and_not_more() {
+fn a_guest_that_writes_faster_than_the_link_carries_loses_a_part_of_its_time_as_long_as_it_does() {
     if !possible() {
         return;
     }
-    let setup = Setup::new("slow").detection(PATIENT);
-    let cluster = setup.cluster();
-    let proxy = Proxy::between(&cluster, "alpha", "beta");
-    let loaded = setup.start_on(cluster);
+    let (loaded, proxy) = behind_a_relay("brake", 80);
+    // 20 MB a second of pages that do not compress, over a link that carries 8.
+    loaded.pulse(|mut pulse| pulse.dirty(5_000, "5000", "random+page")).expect("an order");
+    let agent = look::agent(&loaded.cluster, "alpha");
+    loaded.progress();
+    let (before, mark) = (agent.resident(), look::mark(&loaded.cluster, "alpha"));
+    proxy.throttle(8 << 20);
+    let told = look::event(&loaded.cluster, "alpha", "slowed", mark);
+    assert!(told.text.contains("of its time"), "{}", told.text);
+    let (mut most, mut epochs) = (0, None);
+    let slowed = || {
+        most = most.max(agent.resident());
+        let status = loaded.status("alpha");
+        assert_eq!(status.phase, "protected", "{}", look::logs(&loaded.cluster));
+        assert!(status.slowed_percent <= 80, "{}", status.slowed_percent);
+        let began = *epochs.get_or_insert(status.epoch);
+        (status.slowed_percent > 0 && status.epoch > began + 100).then_some(())
+    };
+    wait_for("100 epochs of a guest that is slowed", slowed, || look::logs(&loaded.cluster));
+    assert!(most < before + BOUND, "the agent grew from {before} to {most} bytes");
+    loaded.progress();
+    loaded.pulse(|mut pulse| pulse.stop()).expect("an order");
+    proxy.throttle(0);
+    look::event(&loaded.cluster, "alpha", "full_speed", mark);
+    assert!(!look::has_event(&loaded.cluster, "alpha", "backup_lost", mark));
+    loaded.fails_over("alpha", "beta");
+    loaded.verdict();
+}
+
+#[test]
+fn a_slow_link_stops_a_guest_that_is_not_slowed_and_not_more() {
+    if !possible() {
+        return;
+    }
+    let (loaded, proxy) = behind_a_relay("slow", 0);
     // 20 MB a second of pages that do not compress, over a link that carries 4.
     loaded.pulse(|mut pulse| pulse.dirty(5_000, "5000", "random+page")).expect("an order");
     let agent = look::agent(&loaded.cluster, "alpha");
@@ -25,7 +73,7 @@ fn a_slow_link_slows_the_guest_and_not_more() {
     let (before, mark) = (agent.resident(), look::mark(&loaded.cluster, "alpha"));
     proxy.throttle(4 << 20);
     let told = look::event(&loaded.cluster, "alpha", "throttled", mark);
-    assert!(told.text.contains("slowed down"), "{}", told.text);
+    assert!(told.text.contains("stands still"), "{}", told.text);
     let mut most = 0;
     let mut seen = false;
     let slowed = || {

@@ -23,6 +23,7 @@ mod page;
 mod pause;
 mod rv;
 mod site;
+mod slow;
 
 use crate::demo::Output;
 use crate::stage::screen::Screen;
@@ -43,7 +44,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// What checkpoints cost: pause, latency, throughput, outage, memory, bytes, guest clock, idle VMs (14 minutes, as root).
-    /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock, 7 idle VMs by their memory
+    /// Parts: 1 pause, 2 latency and throughput, 3 outage, 4 memory and bytes, 5 machines, 6 clock, 7 idle VMs by their memory, 8 slow link
     Checkpoint(BenchArgs),
     /// What the agent's disks cost beside QEMU's own driver for files (30 minutes, as root).
     /// Parts: 1 in the guest, 2 from outside, 3 pause with a busy disk, 4 pgbench, 5 resynchronisation
@@ -102,6 +103,7 @@ const CHECKPOINT: Suite = Suite {
         ("Fixed part of the pause by machine and devices", machines::measure),
         ("The guest's clock", clock::measure),
         ("Idle VMs by their memory", idle::measure),
+        ("A link that is too slow", slow::measure),
     ],
     facts: || vec![site::detection()],
 };
