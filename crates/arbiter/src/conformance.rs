@@ -44,6 +44,7 @@ pub fn run(make: MakeClient<'_>) {
     vms_are_apart(make);
     one_identity(make);
     all_vms_are_listed(make);
+    tokens_are_found(make);
     for _ in 0..5 {
         one_winner(make);
     }
@@ -193,6 +194,24 @@ pub fn all_vms_are_listed(make: MakeClient<'_>) {
     let mine: Vec<_> = listed.iter().filter(|vm| vm.as_str().contains(&format!("{seed:016x}"))).collect();
     assert_eq!(mine, names.iter().collect::<Vec<_>>());
     assert!(listed.iter().all(|vm| !vm.as_str().contains("gap")), "a VM without an owner is listed");
+}
+
+/// Every client finds the token that a host left last, and VMs know nothing of it.
+///
+/// # Panics
+/// If the check fails.
+pub fn tokens_are_found(make: MakeClient<'_>) {
+    let (one, other) = (host(1), host(2));
+    for token in [crate::store::random(), u64::MAX, 0] {
+        make().leave_token(&one, token).expect("it is left");
+        make().leave_token(&other, !token).expect("it is left");
+        assert_eq!(make().token(&one).expect("answers"), Some(token));
+        assert_eq!(make().token(&other).expect("answers"), Some(!token), "each host has its own");
+    }
+    let nobody = HostName::new(&format!("nobody-{:016x}", crate::store::random())).expect("a short name");
+    assert_eq!(make().token(&nobody).expect("answers"), None);
+    let vms = make().vms().expect("vms answers");
+    assert!(vms.iter().all(|vm| !vm.as_str().contains("token")), "a token is no VM: {vms:?}");
 }
 
 /// [`CLAIMANTS`] clients claim the same term at once, term after term: one wins, and all are told the same.

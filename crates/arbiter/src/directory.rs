@@ -4,11 +4,12 @@
 //! DIR/.undying-arbiter              made by `init`; without it the directory is no arbiter (not mounted?)
 //! DIR/VM/term-00000000000000000042  the record of a term
 //! DIR/VM/stopped-00000000000000000042   the owner of that term stopped the VM cleanly
+//! DIR/.token-HOST                   what a host left last, to be found by others; of no VM
 //! ```
-//! Files are written once and never changed; see the store's steps. The directory is never created here: a missing
+//! Files of VMs are written once and never changed; see the store's steps. The directory is never created here: a missing
 //! mount would make two arbiters, and so two lives.
 
-use crate::record::{self, Marker, Stopped};
+use crate::record::{self, Marker, Stopped, Token};
 use crate::rules::{self, Ruling};
 use crate::store::{self, Failure};
 use crate::{Arbiter, ArbiterError, Standing, View};
@@ -36,6 +37,10 @@ fn term_file(term: Term) -> String {
 
 fn stopped_file(term: Term) -> String {
     format!("stopped-{:0DIGITS$}", term.0)
+}
+
+fn token_file(host: &HostName) -> String {
+    format!(".token-{host}")
 }
 
 /// Makes `path`, an existing directory, an arbiter, and returns it. One that is an arbiter already stays as it is.
@@ -200,6 +205,23 @@ impl Arbiter for DirectoryArbiter {
 
     fn identity(&self) -> Result<String, ArbiterError> {
         self.root().map(|(_, marker)| marker.identity)
+    }
+
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        let (root, _) = self.root()?;
+        let body = record::encode(&Token { host: host.clone(), token });
+        store::replace(&root, &token_file(host), &body).map_err(|f| self.unreachable(f))
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        let (root, _) = self.root()?;
+        let name = token_file(host);
+        let Some(bytes) = store::read(&root, &name).map_err(|f| self.unreachable(f))? else {
+            return Ok(None);
+        };
+        let corrupt = |why| ArbiterError::Corrupt { path: self.path.join(&name), why };
+        let found: Token = record::decode(&bytes).map_err(corrupt)?;
+        if found.host == *host { Ok(Some(found.token)) } else { Err(corrupt("it is of another host".into())) }
     }
 
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {

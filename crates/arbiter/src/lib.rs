@@ -87,6 +87,19 @@ pub trait Arbiter: Send + Sync {
     /// If the arbiter cannot be reached.
     fn identity(&self) -> Result<String, ArbiterError>;
 
+    /// Leaves a host's token, in place of its last one: a write that says nothing of any VM. A host that reads the token
+    /// which another one just left reaches the very same records, and not a copy of them.
+    ///
+    /// # Errors
+    /// If the arbiter cannot be reached or written.
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError>;
+
+    /// The token that a host left last.
+    ///
+    /// # Errors
+    /// If the arbiter cannot be reached, or the token cannot be read.
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError>;
+
     /// The VMs that were ever owned, in the order of their names.
     ///
     /// # Errors

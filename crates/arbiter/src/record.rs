@@ -34,6 +34,14 @@ pub(crate) struct Marker {
     pub(crate) identity: String,
 }
 
+/// A host was here: what it left to be found by others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Token {
+    pub(crate) host: HostName,
+    pub(crate) token: u64,
+}
+
 #[derive(Deserialize)]
 struct VersionOnly {
     version: u32,

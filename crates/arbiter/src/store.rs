@@ -105,6 +105,19 @@ pub(crate) fn write_once(directory: impl AsFd, name: &str, bytes: &[u8]) -> Resu
     synced
 }
 
+/// Writes `bytes` to `name`, in place of what it was.
+pub(crate) fn replace(directory: impl AsFd, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let staged = Staged::create(&directory)?;
+    let filled = staged.fill(bytes);
+    let renamed = filled.and_then(|()| {
+        rustix::fs::renameat(&directory, &*staged.name, &directory, name)
+            .map_err(failed(format!("cannot replace {name}")))
+    });
+    let synced = renamed.and_then(|()| sync(&directory));
+    staged.remove(&directory);
+    synced
+}
+
 /// A temporary file on its way to become a record. Its methods are the steps between which a crash may come.
 pub(crate) struct Staged {
     name: String,

@@ -23,6 +23,8 @@ enum Bug {
     StopOutlivesTerm,
     ForgetsNonce,
     HidesVms,
+    /// Keeps one token for all hosts.
+    MixesTokens,
 }
 
 #[derive(Default)]
@@ -35,6 +37,7 @@ struct Row {
 struct Memory {
     rows: Arc<Mutex<HashMap<VmName, Row>>>,
     lookers: Arc<AtomicU64>,
+    tokens: Arc<Mutex<HashMap<Option<HostName>, u64>>>,
     bug: Bug,
 }
 
@@ -112,6 +115,17 @@ impl Arbiter for Memory {
         Ok("memory".to_owned())
     }
 
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        let of = (self.bug != Bug::MixesTokens).then(|| host.clone());
+        self.tokens.lock().unwrap().insert(of, token);
+        Ok(())
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        let of = (self.bug != Bug::MixesTokens).then(|| host.clone());
+        Ok(self.tokens.lock().unwrap().get(&of).copied())
+    }
+
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
         let rows = self.rows.lock().unwrap();
         let mut vms: Vec<_> =
@@ -129,7 +143,7 @@ impl Arbiter for Memory {
 }
 
 fn conforms(bug: Bug) -> bool {
-    let memory = Memory { rows: Arc::default(), lookers: Arc::default(), bug };
+    let memory = Memory { rows: Arc::default(), lookers: Arc::default(), tokens: Arc::default(), bug };
     let run = || conformance::run(&|| Box::new(memory.clone()));
     catch_unwind(AssertUnwindSafe(run)).is_ok()
 }
@@ -151,6 +165,7 @@ fn every_planted_bug_is_found() {
         StopOutlivesTerm,
         ForgetsNonce,
         HidesVms,
+        MixesTokens,
     ] {
         assert!(!conforms(bug), "{bug:?} was not found");
     }

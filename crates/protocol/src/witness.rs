@@ -59,6 +59,18 @@ pub enum Question {
         /// The last one of the answer before.
         after: Option<VmName>,
     },
+    /// That a host's token be kept, in place of its last one: a write that says nothing of any VM.
+    LeaveToken {
+        /// The host that asks.
+        host: HostName,
+        /// What others shall find.
+        token: u64,
+    },
+    /// For the token that a host left last.
+    Token {
+        /// The host.
+        host: HostName,
+    },
 }
 
 /// What a witness answers.
@@ -107,6 +119,8 @@ pub enum Answer {
     Failed(String),
     /// The host may not ask that.
     Refused(String),
+    /// The token, if the host left one.
+    Token(Option<u64>),
 }
 
 impl Answer {
@@ -284,6 +298,8 @@ mod tests {
             Question::Stopped { vm: vm("web"), term: Term(1), host: claim().host },
             Question::Identity,
             Question::Vms { after: Some(vm("x")) },
+            Question::LeaveToken { host: claim().host, token: 7 },
+            Question::Token { host: claim().host },
         ] {
             assert_eq!(decode(&encode(&question)), Ok(question));
         }
@@ -300,6 +316,7 @@ mod tests {
             Answer::Corrupt { record: why.clone(), why: why.clone() },
             Answer::Failed(why.clone()),
             Answer::Refused(why),
+            Answer::Token(Some(7)),
         ] {
             assert_eq!(decode(&encode(&answer)), Ok(answer));
         }

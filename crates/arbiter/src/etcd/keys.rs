@@ -1,6 +1,6 @@
 //! Owns the names of the keys.
 
-use protocol::{Term, VmName};
+use protocol::{HostName, Term, VmName};
 
 /// Number of digits of a term in a key: as many as the largest has, so that keys sort as terms do.
 const DIGITS: usize = 20;
@@ -21,6 +21,10 @@ impl Keys {
 
     pub(super) fn marker(&self) -> String {
         format!("{}/arbiter", self.prefix)
+    }
+
+    pub(super) fn token(&self, host: &HostName) -> String {
+        format!("{}/token/{host}", self.prefix)
     }
 
     pub(super) fn term(&self, vm: &VmName, term: Term) -> String {
@@ -71,6 +75,7 @@ mod tests {
     fn the_keys_are_a_contract() {
         let keys = Keys::new("/undying/");
         assert_eq!(keys.marker(), "/undying/arbiter");
+        assert_eq!(keys.token(&HostName::new("alpha").unwrap()), "/undying/token/alpha");
         assert_eq!(keys.term(&vm("web"), Term(42)), "/undying/vm/web/term-00000000000000000042");
         assert_eq!(keys.stop(&vm("web"), Term(1)), "/undying/vm/web/stopped-00000000000000000001");
         assert_eq!(keys.vm_of("/undying/vm/web/term-1"), Some(vm("web")));

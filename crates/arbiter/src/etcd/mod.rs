@@ -4,8 +4,9 @@
 //! PREFIX/arbiter                             made by `init`; without it the cluster is no arbiter
 //! PREFIX/vm/VM/term-00000000000000000042     the record of a term
 //! PREFIX/vm/VM/stopped-00000000000000000042  the owner of that term stopped the VM cleanly
+//! PREFIX/token/HOST                          what a host left last, to be found by others; of no VM
 //! ```
-//! A key is written once. A claim is two questions: a linearizable read of the newest record, then one transaction that
+//! A VM's key is written once. A claim is two questions: a linearizable read of the newest record, then one transaction that
 //! writes the next only if that record is still what was read, nobody has written the next, and the marker is the one
 //! that was read. The transaction is the test-and-set; whoever's answer was lost asks again and finds its own record.
 //!
@@ -23,7 +24,7 @@ pub use config::{EtcdPlace, TlsFiles};
 use self::gateway::Gateway;
 use self::keys::Keys;
 use self::messages::{KeyValue, Outcome, Txn, compare, get, newest_below, put};
-use crate::record::{self, Marker, Stopped};
+use crate::record::{self, Marker, Stopped, Token};
 use crate::rules::{self, Ruling};
 use crate::{Arbiter, ArbiterError, Standing, View, store};
 use protocol::{Claim, HostName, Term, TermRecord, VmName};
@@ -243,6 +244,34 @@ impl Arbiter for EtcdArbiter {
         let success = vec![get(&self.keys.marker())];
         let outcome = self.ask(&Txn { compare: vec![], success, failure: vec![] })?;
         self.marker(&outcome).map(|(identity, _)| identity)
+    }
+
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        let body = record::encode(&Token { host: host.clone(), token });
+        for _ in 0..TRIES {
+            let success = vec![get(&self.keys.marker())];
+            let outcome = self.ask(&Txn { compare: vec![], success, failure: vec![] })?;
+            let compare = vec![compare::unchanged(&self.marker(&outcome)?.1)];
+            let success = vec![put(&self.keys.token(host), &body)];
+            if self.ask(&Txn { compare, success, failure: vec![] })?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(self.restless())
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        let key = self.keys.token(host);
+        let success = vec![get(&self.keys.marker()), get(&key)];
+        let outcome = self.ask(&Txn { compare: vec![], success, failure: vec![] })?;
+        self.marker(&outcome)?;
+        let Some(found) = outcome.found(1) else { return Ok(None) };
+        let found: Token = self.decode(&key, found)?;
+        if found.host == *host {
+            Ok(Some(found.token))
+        } else {
+            Err(Self::corrupt(&key, "it is of another host"))
+        }
     }
 
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {

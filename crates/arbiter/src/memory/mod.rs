@@ -145,6 +145,14 @@ impl Arbiter for Remembering {
         self.notebook.trouble().map_or(Ok(identity), Err)
     }
 
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        self.inner.leave_token(host, token)
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        self.inner.token(host)
+    }
+
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
         self.inner.vms()
     }

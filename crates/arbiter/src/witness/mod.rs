@@ -130,6 +130,20 @@ impl Arbiter for WitnessArbiter {
         }
     }
 
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        match self.ask(&Question::LeaveToken { host: host.clone(), token })? {
+            Answer::Noted => Ok(()),
+            answer => Err(self.nonsense(&answer)),
+        }
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        match self.ask(&Question::Token { host: host.clone() })? {
+            Answer::Token(token) => Ok(token),
+            answer => Err(self.nonsense(&answer)),
+        }
+    }
+
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
         let mut all: Vec<VmName> = Vec::new();
         loop {

@@ -152,7 +152,11 @@ fn attend(
 /// Whoever asks may look at everything, and claim or stop in its own name only.
 fn own_name(question: &Question, asks: &HostName) -> Result<(), String> {
     match question {
-        Question::Claim(Claim { host, .. }) | Question::Stopped { host, .. } if host != asks => {
+        Question::Claim(Claim { host, .. })
+        | Question::Stopped { host, .. }
+        | Question::LeaveToken { host, .. }
+            if host != asks =>
+        {
             Err(format!("host {asks} speaks in the name of host {host}"))
         }
         _ => Ok(()),
@@ -168,6 +172,8 @@ fn answer(store: &DirectoryArbiter, question: &Question) -> Answer {
             standing: view.standing.map(|standing| (standing.record, standing.stopped)),
         }),
         Question::Stopped { vm, term, host } => store.mark_stopped(vm, *term, host).map(|()| Answer::Noted),
+        Question::LeaveToken { host, token } => store.leave_token(host, *token).map(|()| Answer::Noted),
+        Question::Token { host } => store.token(host).map(Answer::Token),
         Question::Identity => store.identity().map(|identity| Answer::Identity(Answer::text(&identity))),
         Question::Vms { after } => store.vms().map(|all| {
             let mut vms: Vec<_> = all.into_iter().filter(|vm| after.as_ref() < Some(vm)).collect();

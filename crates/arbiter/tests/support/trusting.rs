@@ -108,6 +108,14 @@ impl Arbiter for Hosts {
         self.any().identity()
     }
 
+    fn leave_token(&self, host: &HostName, token: u64) -> Result<(), ArbiterError> {
+        self.of(host).leave_token(host, token)
+    }
+
+    fn token(&self, host: &HostName) -> Result<Option<u64>, ArbiterError> {
+        self.any().token(host)
+    }
+
     fn vms(&self) -> Result<Vec<VmName>, ArbiterError> {
         self.any().vms()
     }
