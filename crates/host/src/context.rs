@@ -5,6 +5,7 @@ use crate::config::HostConfig;
 use crate::door::Door;
 use crate::drain::Drain;
 use crate::events::EventLog;
+use crate::incident::Incident;
 use crate::loops::now;
 use crate::room::Room;
 use arbiter::Arbiter;
@@ -50,7 +51,8 @@ impl Context {
     }
 
     /// Logs what the protocol tells.
-    pub fn notice(&self, vm: &VmName, notice: &Notice) {
-        self.events.log(vm, notice, crate::words::of(vm, notice));
+    pub fn notice(&self, vm: &VmName, notice: &Notice, incident: &mut Incident) {
+        let (what, text) = incident.tell(now(), vm, notice);
+        self.events.log(vm, &what, text);
     }
 }

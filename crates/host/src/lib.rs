@@ -21,6 +21,7 @@ mod disks;
 mod door;
 mod drain;
 mod events;
+mod incident;
 mod link;
 mod listener;
 mod loops;

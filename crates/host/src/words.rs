@@ -1,15 +1,22 @@
 //! Owns the sentences of the event log.
 
-use protocol::VmName;
 use protocol::notice::{Discard, Notice};
 use protocol::wire::{EndReason, YieldReason};
+use protocol::{Micros, VmName};
 
-/// A notice in words.
+/// A notice in words; `took` is the time since this host noticed what the notice answers.
 #[must_use]
-pub fn of(vm: &VmName, notice: &Notice) -> String {
+pub fn of(vm: &VmName, notice: &Notice, took: Option<Micros>) -> String {
+    let after =
+        |what: &str| took.map_or_else(String::new, |took| format!(", {:.1} ms {what}", took.as_millis_f64()));
     match notice {
         Notice::Copying { peer, session } => format!("VM {vm}: first copy to {peer} (session {session})"),
-        Notice::Protected { peer, term } => format!("VM {vm}: PROTECTED by {peer} in term {term}"),
+        Notice::Protected { peer, term } => {
+            let alone = took.map_or_else(String::new, |took| {
+                format!(", after {:.1} s without a backup", took.as_millis_f64() / 1e3)
+            });
+            format!("VM {vm}: PROTECTED by {peer} in term {term}{alone}")
+        }
         Notice::Migrating { peer, session } => {
             format!("VM {vm}: is being migrated to {peer} (session {session})")
         }
@@ -26,18 +33,29 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
             format!("VM {vm}: checkpoint {epoch} failed: {why}; its pages are owed to the next")
         }
         Notice::BackupLost { peer, why } => {
-            format!("VM {vm}: backup {peer} LOST: {}; output is held, the arbiter is asked", why)
+            format!(
+                "VM {vm}: backup {peer} LOST: {why}; output is held, and this host asks the arbiter whether it may go on alone"
+            )
         }
         Notice::ArbiterUnreachable { why } => {
-            format!("VM {vm}: the arbiter has not decided: {why}; output stays held, asking again")
+            let asked = took
+                .map_or_else(String::new, |took| format!(", asked for {:.1} ms now", took.as_millis_f64()));
+            format!("VM {vm}: the arbiter has not decided{asked}: {why}; output stays held, asking again")
         }
         Notice::Unprotected { term } => {
+            let granted = after("after the loss was noticed");
+            let granted =
+                if granted.is_empty() { granted } else { format!(", which the arbiter granted{granted}") };
             format!(
-                "VM {vm}: runs UNPROTECTED in term {term}; `undying vm protect {vm} --to HOST` protects it again"
+                "VM {vm}: runs UNPROTECTED in term {term}{granted}; `undying vm protect {vm} --to HOST` protects it again"
             )
         }
         Notice::Fenced { owner, term } => {
-            format!("VM {vm}: FENCED: {owner} owns it in term {term}; this copy is ended")
+            format!(
+                "VM {vm}: FENCED: the arbiter granted term {term} to {owner}{}; this copy is ended, and what it held back never \
+                 leaves",
+                after("after the loss was noticed here")
+            )
         }
         Notice::Throttled { in_flight } => {
             format!("VM {vm}: stands still, {in_flight} checkpoints wait for their acknowledgement")
@@ -66,13 +84,16 @@ pub fn of(vm: &VmName, notice: &Notice) -> String {
             )
         }
         Notice::PrimaryLost { primary, epoch, why } => format!(
-            "VM {vm}: primary {primary} LOST: {}; newest committed epoch is {epoch}, the arbiter is asked",
-            why
+            "VM {vm}: primary {primary} LOST: {why}; newest committed epoch is {epoch}, and this host asks the arbiter whether it \
+             may take over"
         ),
         Notice::TakingOver { epoch, reason } => {
             format!("VM {vm}: taking over at epoch {epoch} ({})", yielded(*reason))
         }
-        Notice::Promoting { term, epoch } => format!("VM {vm}: PROMOTING in term {term}, from epoch {epoch}"),
+        Notice::Promoting { term, epoch } => format!(
+            "VM {vm}: the arbiter GRANTED term {term} to this host{}: the old owner is fenced; PROMOTING from epoch {epoch}",
+            after("after it noticed")
+        ),
         Notice::PromotionFailed { term, why } => format!("VM {vm}: promotion in term {term} FAILED: {why}"),
         Notice::StandbyDiscarded { why } => format!("VM {vm}: standby thrown away: {}", discarded(why)),
     }
@@ -90,7 +111,7 @@ fn discarded(why: &Discard) -> String {
     match why {
         Discard::Ended(EndReason::Unprotected) => "the primary ended protection".into(),
         Discard::Ended(EndReason::Stopped) => "the VM was stopped".into(),
-        Discard::LostClaim { owner, term } => format!("{owner} owns the VM in term {term}"),
+        Discard::LostClaim { owner, term } => format!("the arbiter granted term {term} to {owner}"),
         Discard::Incomplete(why) => format!("the first copy did not finish: {}", why),
         Discard::Replaced { term } => format!("a newer session of term {term} takes its place"),
         Discard::Operator => "the operator asked".into(),

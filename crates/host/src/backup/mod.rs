@@ -14,6 +14,7 @@ mod story;
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::disks::Label;
+use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, NOTE_LINK, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
@@ -114,6 +115,8 @@ struct Loop<'a> {
     promoted: Option<(Machine, Grant, Option<Inheritance>)>,
     /// What the next owner must know of how it came about.
     story: Story,
+    /// What happens to the VM, as far as it takes time.
+    incident: Incident,
     /// The primary was last told that this host leaves.
     told_leaving: Option<Instant>,
     /// What was learnt of the link was last told to the host.
@@ -148,6 +151,7 @@ pub fn run(
         haste: Haste::default(),
         promoted: None,
         story: Story::default(),
+        incident: Incident::default(),
         told_leaving: None,
         noted: Instant::now(),
         over: false,
@@ -285,7 +289,7 @@ impl Loop<'_> {
         }
         self.close(conn);
         let notice = Notice::StandbyRefused { primary: hello.primary, term, why };
-        self.context.notice(self.handle.name(), &notice);
+        self.context.notice(self.handle.name(), &notice, &mut self.incident);
         self.over = self.current.is_none() && self.standby.is_none();
     }
 
@@ -413,7 +417,7 @@ impl Loop<'_> {
             Action::Discard => self.discard(),
             Action::Notice(notice) => {
                 self.story.learn(now(), &notice);
-                self.context.notice(self.handle.name(), &notice);
+                self.context.notice(self.handle.name(), &notice, &mut self.incident);
             }
         }
     }
@@ -561,6 +565,8 @@ impl Loop<'_> {
         let input = std::mem::take(&mut self.input);
         match promote::promote(machine, applier, disks, input, &grant, (epoch, not_before)) {
             Ok((machine, split)) => {
+                let noticed_us = self.incident.lasts(now()).map(|lasts| lasts.0);
+                let split = promote::Split { noticed_us, ..split };
                 self.context.events.log(&name, &split, split.words(&name));
                 self.handle.set_role(Role::Primary);
                 if let Some(reserved) = &mut self.reserved {

@@ -41,6 +41,8 @@ pub struct Split {
     pub resume_us: u64,
     /// All of it.
     pub total_us: u64,
+    /// Since this host noticed that it had to take over: with the arbiter's time, and all of this.
+    pub noticed_us: Option<u64>,
     /// Frames given to the guest that its dead primary was given after the epoch.
     pub replayed_frames: usize,
 }
@@ -49,8 +51,11 @@ impl Split {
     /// For people.
     pub fn words(&self, vm: &VmName) -> String {
         let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        let noticed = self.noticed_us.map_or_else(String::new, |noticed| {
+            format!(", {:.1} ms after this host noticed that it had to", ms(noticed))
+        });
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}, promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
+            "VM {vm}: RUNS HERE in term {} from epoch {}{noticed}; promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),
@@ -124,6 +129,7 @@ pub fn promote(
         lease_us: us(lease),
         resume_us: us(total - apply - taken - load - lease),
         total_us: us(total),
+        noticed_us: None,
         replayed_frames,
     };
     Ok((machine, split))

@@ -20,6 +20,7 @@ use crate::api::migration::{MigrateRequest, RoundsEnd};
 use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
 use crate::disks::{self, Label};
+use crate::incident::Incident;
 use crate::loops::{Channel, NOTE_LINK, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
@@ -79,6 +80,8 @@ pub struct Engine {
     /// What the operator asked, here or at an earlier owner.
     plan: Option<Plan>,
     repair: Repair,
+    /// What happens to the VM, as far as it takes time.
+    incident: Incident,
     /// The arbiter answers: the VM may move.
     moves: Channel<()>,
     actions: Vec<Action>,
@@ -140,6 +143,7 @@ impl Engine {
             policy: None,
             plan,
             repair,
+            incident: Incident::alone(now()),
             moves: unbounded(),
             actions: Vec::new(),
             noted: std::time::Instant::now(),
@@ -280,16 +284,16 @@ impl Engine {
     }
 
     /// Tells the operator. Why protection could not begin stays in the VM's status until it begins.
-    fn tell(&self, notice: &Notice) {
+    fn tell(&mut self, notice: &Notice) {
         let name = self.handle.name();
         match notice {
             Notice::ProtectFailed { .. } => {
-                self.handle.set_not_protected(Some(crate::words::of(name, notice)));
+                self.handle.set_not_protected(Some(crate::words::of(name, notice, None)));
             }
             Notice::Copying { .. } | Notice::Migrating { .. } => self.handle.set_not_protected(None),
             _ => {}
         }
-        self.context.notice(name, notice);
+        self.context.notice(name, notice, &mut self.incident);
     }
 
     fn start_copy(&mut self, session: Session, offer: Offer) {
