@@ -3,7 +3,8 @@
 mod support;
 
 use arbiter::witness::server::MAX_CONNECTIONS;
-use protocol::witness::{Answer, HEADER_LEN, Question, encode, expect};
+use protocol::envelope::{HEADER_LEN, encode, expect};
+use protocol::witness::{Answer, Question};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -3,7 +3,8 @@
 use crate::api::Control;
 use crate::api::migration::MigrateRequest;
 use crate::api::types::{
-    ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, Role, StartRequest, VmStatus,
+    ApiError, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, HostStatus, LinkStatus,
+    ProtectRequest, Role, StartRequest, VmStatus,
 };
 use crate::config::HostConfig;
 use crate::context::Context;
@@ -21,6 +22,9 @@ use crossbeam_channel::{Sender, bounded};
 use protocol::VmName;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Events of a VM that its status tells.
+const LATELY: usize = 8;
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +120,18 @@ impl Agent {
         })
     }
 
+    fn links(&self) -> Vec<LinkStatus> {
+        let handles: Vec<_> = self.table.vms().values().map(|entry| Arc::clone(&entry.handle)).collect();
+        let link = |status: VmStatus| {
+            let VmStatus { name: vm, role, phase, paths, peer, .. } = status;
+            Some(LinkStatus { peer: peer?, vm, role, phase, paths })
+        };
+        handles.iter().filter_map(|handle| link(handle.status())).collect()
+    }
+
     fn status(&self, handle: &VmHandle) -> VmStatus {
         let mut status = handle.status();
+        status.lately = self.context.events.lately(handle.name(), LATELY);
         status.warnings.extend(self.watch.warning(handle.name()));
         status
     }
@@ -154,6 +168,8 @@ pub(crate) fn open_door(trust: &trust::Store, events: &Arc<EventLog>) -> Result<
 impl Control for Agent {
     fn host_status(&self) -> HostStatus {
         let config = &self.context.config;
+        // Before the table is locked for the names.
+        let links = self.links();
         HostStatus {
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -168,6 +184,8 @@ impl Control for Agent {
             draining: self.context.drain.on(),
             vms: self.table.vms().keys().cloned().collect(),
             room: Some(self.context.room.status()),
+            places: crate::room::places(config),
+            links,
         }
     }
 
@@ -179,6 +197,10 @@ impl Control for Agent {
         })?;
         tracing::info!("host {here} {}", if on { "is being drained" } else { "takes VMs again" });
         Ok(())
+    }
+
+    fn doctor(&self, request: &DoctorRequest) -> Result<DoctorReport, ApiError> {
+        crate::doctor::at_agent(&self.context, &self.table, request)
     }
 
     fn vms(&self) -> Vec<VmStatus> {

@@ -87,11 +87,12 @@ impl Door {
         &self,
         host: &HostName,
         address: SocketAddr,
+        purpose: Purpose,
         within: Duration,
     ) -> Result<Connection, CallError> {
         let until = Instant::now() + within;
         let socket = link::connect(address, within)?;
-        let connection = trust::connect(socket, &self.store, host, Purpose::Replication, until);
+        let connection = trust::connect(socket, &self.store, host, purpose, until);
         let connection = connection.inspect_err(|error| {
             if error.is_refusal() {
                 let text = format!("host {host} at {address} cannot be reached: {error}");
@@ -112,11 +113,11 @@ impl Door {
         &self,
         socket: TcpStream,
         wanted: Wanted,
-        purpose: Purpose,
+        purposes: &[Purpose],
         until: Instant,
     ) -> Result<Connection, HandshakeError> {
         let address = socket.peer_addr();
-        let accepted = trust::accept(socket, &self.store, wanted, purpose, until);
+        let accepted = trust::accept(socket, &self.store, wanted, purposes, until);
         let connection = accepted.inspect_err(|error| {
             let host = match error {
                 HandshakeError::Refused(refusal) => refusal.host(),

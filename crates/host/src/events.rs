@@ -1,6 +1,6 @@
 //! Owns the agent's event log: in memory for the API, in a file for later.
 
-use crate::api::types::EventRecord;
+use crate::api::types::{EventRecord, Happened};
 use protocol::{HostName, VmName};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -83,6 +83,17 @@ impl EventLog {
     pub fn after(&self, seq: u64) -> Vec<EventRecord> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.recent.iter().filter(|record| record.seq > seq).cloned().collect()
+    }
+
+    /// The newest events of a VM, at most so many, oldest first.
+    #[must_use]
+    pub fn lately(&self, vm: &VmName, many: usize) -> Vec<Happened> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = inner.recent.iter().rev().filter(|record| record.vm.as_ref() == Some(vm)).take(many);
+        let mut lately: Vec<_> =
+            mine.map(|record| Happened { at_us: record.at_us, text: record.text.clone() }).collect();
+        lately.reverse();
+        lately
     }
 
     /// The same, waiting for the first one at most `timeout`.

@@ -5,6 +5,7 @@
 //! `door` lets them in, or not; `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
 //! loop of one that stands by, with the threads that keep and apply epochs; `link` is the connection between the two;
 //! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes;
+//! `doctor` looks at a host and a pair of hosts before they are needed;
 //! `arbiters` says who decides on ownership, `claims` asks, `watch` looks whether anybody would answer; `witness` is a host
 //! that answers.
 
@@ -18,6 +19,7 @@ mod claims;
 pub mod config;
 mod context;
 mod disks;
+pub mod doctor;
 mod door;
 mod drain;
 mod events;

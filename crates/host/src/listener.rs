@@ -10,6 +10,7 @@ mod places;
 use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
 use crate::context::Context;
+use crate::doctor;
 use crate::link::paths::{Bundle, Teller};
 use crate::link::{self, LinkError, Outbox, Wire};
 use crate::loops::Haste;
@@ -95,9 +96,14 @@ fn serve(
     crate::loops::prefer_this_thread();
     let greeted = greet(context, stream);
     let ended = greeted.and_then(|greeted| {
-        // Who it is and what it wants is known.
-        drop(place);
+        // Who it is and what it wants is known. Who only asks keeps its place: those are bounded.
+        let place = Some(place).filter(|_| matches!(greeted, Greeted::Doctor(_)));
         match greeted {
+            Greeted::Doctor(connection) => {
+                let attended = doctor::attend(context, table, connection);
+                drop(place);
+                attended.map_err(|error| LinkError::Nonsense(error.to_string()))
+            }
             Greeted::Session(greeting) => attend(context, table, joins, greeting, from),
             Greeted::Path(connection, header, path) => join(context, joins, connection, from, (header, path)),
         }
@@ -117,6 +123,8 @@ struct Greeting {
 }
 
 enum Greeted {
+    /// One that only asks.
+    Doctor(Connection),
     Session(Greeting),
     /// One that joins a session.
     Path(Connection, Header, PathHello),
@@ -127,7 +135,11 @@ fn greet(context: &Context, stream: TcpStream) -> Result<Greeted, LinkError> {
     let until = Instant::now() + HELLO_WITHIN;
     link::prepare(&stream)?;
     let peers = Wanted::OneOf(context.config.peers.keys().cloned().collect());
-    let mut connection = context.door.let_in(stream, peers, Purpose::Replication, until)?;
+    let mut connection =
+        context.door.let_in(stream, peers, &[Purpose::Replication, Purpose::Doctor], until)?;
+    if connection.purpose() == Purpose::Doctor {
+        return Ok(Greeted::Doctor(connection));
+    }
     connection.set_deadline(Some(until))?;
     let mut frame = link::read_frame(connection.receiver())?;
     let mut path = None;
@@ -369,5 +381,7 @@ fn answer(connection: &mut Connection, header: &Header, message: &ToPrimary) -> 
     Ok(connection.sender().send(&head, &body)?)
 }
 
+#[cfg(test)]
+mod doctor_tests;
 #[cfg(test)]
 mod tests;

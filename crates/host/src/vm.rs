@@ -6,12 +6,14 @@ use crate::api::types::{
     Summary, VmStatus,
 };
 use crate::disks::Disks;
+use crate::doctor::Asked;
 use crate::link::paths::Bundle;
 use crate::measure::Measurements;
 use crate::speed::CopySpeed;
 use protocol::detector::Listening;
 use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};
+use qemu::ResolvedSpec;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a VM's loop ended.
@@ -69,6 +71,8 @@ pub struct Facts {
     pub cpus: u32,
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// What it is, everything decided.
+    pub resolved: Option<Arc<ResolvedSpec>>,
 }
 
 struct State {
@@ -158,6 +162,22 @@ impl VmHandle {
     #[must_use]
     pub fn term(&self) -> Term {
         self.state().snapshot.term
+    }
+
+    /// Whether it runs here and another host stands by for it, or is about to.
+    #[must_use]
+    pub fn has_session(&self) -> bool {
+        let state = self.state();
+        state.role == Role::Primary && state.snapshot.peer.is_some()
+    }
+
+    /// What a host must have to run it, if its QEMU was started.
+    #[must_use]
+    pub fn asked(&self) -> Option<Asked> {
+        let state = self.state();
+        let resolved = state.facts.resolved.as_deref()?.clone();
+        let disks = state.disks.as_ref().map(|disks| disks.sizes()).unwrap_or_default();
+        Some(Asked { resolved, disk_sizes: disks })
     }
 
     /// The role changed: a backup was promoted.
@@ -296,6 +316,7 @@ impl VmHandle {
             copy_rate: state.copy_rate,
             repair: state.repair.clone(),
             migration: state.migration.clone(),
+            lately: Vec::new(),
             warnings: warnings(&state),
         }
     }

@@ -6,7 +6,8 @@ use crate::agent::{AgentError, open_door};
 use crate::api::Control;
 use crate::api::migration::MigrateRequest;
 use crate::api::types::{
-    ApiError, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus,
+    ApiError, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest,
+    StartRequest, VmStatus,
 };
 use crate::config::WitnessConfig;
 use crate::door::Door;
@@ -31,7 +32,7 @@ pub struct Witness {
 /// Any host may ask that is trusted here.
 impl Doorkeeper for Door {
     fn let_in(&self, socket: TcpStream, until: Instant) -> Result<Connection, HandshakeError> {
-        Self::let_in(self, socket, Wanted::Anyone, Purpose::Witness, until)
+        Self::let_in(self, socket, Wanted::Anyone, &[Purpose::Witness], until)
     }
 
     fn refused(&self, address: SocketAddr, host: &HostName, why: &str) {
@@ -90,11 +91,21 @@ impl Control for Witness {
             draining: false,
             vms: Vec::new(),
             room: None,
+            places: Vec::new(),
+            links: Vec::new(),
         }
     }
 
     fn drain(&self, _: bool) -> Result<(), ApiError> {
         let message = format!("host {} is a witness: there are no VMs to drain", self.config.name);
+        Err(ApiError::new(ErrorCode::Refused, message))
+    }
+
+    fn doctor(&self, _: &DoctorRequest) -> Result<DoctorReport, ApiError> {
+        let message = format!(
+            "host {} is a witness: look at the hosts that use it, whose doctor says whether it answers them",
+            self.config.name
+        );
         Err(ApiError::new(ErrorCode::Refused, message))
     }
 

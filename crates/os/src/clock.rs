@@ -1,6 +1,7 @@
 //! Owns the readings of the host's clocks.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::io;
 
 /// Microseconds since the host booted, counting suspended time (`CLOCK_BOOTTIME`).
 ///
@@ -23,6 +24,18 @@ pub fn realtime_us() -> u64 {
     nanoseconds(ClockId::Realtime) / 1_000
 }
 
+/// Whether something, such as an NTP daemon, keeps the time of day right, as far as the kernel was told.
+///
+/// # Errors
+/// If the kernel may not be asked.
+pub fn is_kept_right() -> io::Result<bool> {
+    // SAFETY: all-zero is a valid value of this structure of numbers, and says that nothing shall be changed.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads and writes one such structure.
+    let rc = unsafe { libc::adjtimex(&raw mut state) };
+    if rc == -1 { Err(io::Error::last_os_error()) } else { Ok(state.status & libc::STA_UNSYNC == 0) }
+}
+
 fn nanoseconds(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).expect("this clock is before its zero");
@@ -41,6 +54,12 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(now_us() - before.0 >= 2_000);
+    }
+
+    #[test]
+    fn the_kernel_says_whether_the_clock_is_kept_right() {
+        // Either; a container may forbid the question.
+        let _ = is_kept_right();
     }
 
     #[test]

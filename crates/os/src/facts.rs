@@ -28,6 +28,25 @@ pub fn kvm_opens() -> Result<(), io::Error> {
     OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop)
 }
 
+/// Who made the first processor, and what it calls itself.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn cpu_name() -> Result<(String, String), io::Error> {
+    let text = std::fs::read_to_string("/proc/cpuinfo")?;
+    Ok((cpu_field(&text, "vendor_id").into(), cpu_field(&text, "model name").into()))
+}
+
+/// The capabilities of this process, as a set of bits (capabilities(7)).
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn capabilities() -> Result<u64, io::Error> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    Ok(bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0))
+}
+
 /// The flags of the first processor, as `/proc/cpuinfo` lists them.
 ///
 /// # Errors
@@ -37,9 +56,12 @@ pub fn cpu_flags() -> Result<Vec<String>, io::Error> {
 }
 
 fn parse_flags(cpuinfo: &str) -> Vec<String> {
-    let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|name| name.trim() == "flags"));
-    let flags = line.and_then(|line| line.split_once(':')).map_or("", |(_, flags)| flags);
-    flags.split_whitespace().map(str::to_string).collect()
+    cpu_field(cpuinfo, "flags").split_whitespace().map(str::to_string).collect()
+}
+
+fn cpu_field<'a>(cpuinfo: &'a str, name: &str) -> &'a str {
+    let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| field.trim() == name).map_or("", |(_, value)| value.trim())
 }
 
 /// Whether the processor can run guests itself (Intel `vmx` or AMD `svm`). A `/dev/kvm` without it is emulated, and
@@ -113,5 +135,7 @@ mod tests {
         assert!((1..=total_memory()).contains(&available_memory()));
         assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         assert!(cores().unwrap() > 0);
+        assert!(!cpu_name().unwrap().1.is_empty());
+        capabilities().unwrap();
     }
 }

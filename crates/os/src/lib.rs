@@ -25,6 +25,7 @@ pub mod range;
 pub mod sched;
 pub mod staging;
 pub mod tap;
+pub mod tcp;
 pub mod thread_time;
 pub mod tracker;
 

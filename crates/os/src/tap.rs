@@ -1,8 +1,10 @@
 //! Owns TAP devices and the few settings of network interfaces that we need, in the calling thread's network
 //! namespace. By ioctl: no other program and no netlink library is needed.
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -86,6 +88,42 @@ pub fn set_mtu(name: &str, mtu: u32) -> Result<(), TapError> {
     let mut request = Request::new(name)?;
     request.0.ifr_ifru.ifru_mtu = i32::try_from(mtu).unwrap_or(i32::MAX);
     request.on_socket("set the MTU of", libc::SIOCSIFMTU).map(drop)
+}
+
+/// The largest payload of a frame of interface `name`, in bytes.
+///
+/// # Errors
+/// If there is no such interface.
+pub fn mtu(name: &str) -> Result<u32, TapError> {
+    let request = Request::new(name)?.on_socket("read the MTU of", libc::SIOCGIFMTU)?;
+    // SAFETY: SIOCGIFMTU has set the MTU; as plain bytes it would be valid in any case.
+    let mtu = unsafe { request.0.ifr_ifru.ifru_mtu };
+    Ok(u32::try_from(mtu).unwrap_or(0))
+}
+
+/// Whether interface `name` is up.
+///
+/// # Errors
+/// If there is no such interface.
+pub fn is_up(name: &str) -> Result<bool, TapError> {
+    let request = Request::new(name)?.on_socket("read the flags of", libc::SIOCGIFFLAGS)?;
+    // SAFETY: SIOCGIFFLAGS has set the flags; as plain bytes they would be valid in any case.
+    let flags = unsafe { request.0.ifr_ifru.ifru_flags };
+    Ok(flags & up_flag() != 0)
+}
+
+/// Every address of this namespace's interfaces, with the interface's name.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    let of = |found: InterfaceAddress| {
+        let address = found.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        let either = v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())));
+        Some((found.interface_name, either?))
+    };
+    Ok(getifaddrs()?.filter_map(of).collect())
 }
 
 /// Brings interface `name` up.

@@ -14,6 +14,8 @@ pub mod asking;
 pub mod backup;
 mod change;
 pub mod detector;
+pub mod doctor;
+pub mod envelope;
 pub mod ids;
 pub mod journal;
 mod le;

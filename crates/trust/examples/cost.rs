@@ -58,7 +58,7 @@ fn tls(stores: &[Store; 2]) -> Outcome<Ends<Receiver, Sender>> {
     let ([one, other], until) = (sockets()?, Instant::now() + Duration::from_secs(10));
     let (store, called) = (stores[0].clone(), stores[1].host().clone());
     let calling = std::thread::spawn(move || connect(one, &store, &called, Purpose::Replication, until));
-    let into = accept(other, &stores[1], Wanted::Anyone, Purpose::Replication, until)?;
+    let into = accept(other, &stores[1], Wanted::Anyone, &[Purpose::Replication], until)?;
     let out = calling.join().map_err(|_| "a panic")??;
     Ok([out.split(), into.split()])
 }

@@ -5,10 +5,12 @@
 //! then. There is one writer, so what it writes is in order.
 
 use crate::deadline::Deadline;
+use crate::handshake::Purpose;
 use crate::judge::Peer;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -37,6 +39,7 @@ impl Shared {
 /// A connection to a host that is known by name.
 pub struct Connection {
     peer: Peer,
+    purpose: Purpose,
     receiver: Receiver,
     sender: Sender,
 }
@@ -49,7 +52,12 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// What a handshake that is complete left. Nothing may be waiting to be written.
-    pub(crate) fn new(mut tls: rustls::Connection, socket: TcpStream, peer: Peer) -> io::Result<Self> {
+    pub(crate) fn new(
+        mut tls: rustls::Connection,
+        socket: TcpStream,
+        peer: Peer,
+        purpose: Purpose,
+    ) -> io::Result<Self> {
         socket.set_read_timeout(None)?;
         socket.set_write_timeout(None)?;
         // How much is encrypted at a time is decided where it is done.
@@ -63,13 +71,19 @@ impl Connection {
             until: None,
         };
         let sender = Sender { shared, ciphertext: Vec::new() };
-        Ok(Self { peer, receiver, sender })
+        Ok(Self { peer, purpose, receiver, sender })
     }
 
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// What both sides want of it.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// A way to end it from anywhere.
@@ -107,6 +121,13 @@ impl Connection {
     #[must_use]
     pub fn split(self) -> (Receiver, Sender) {
         (self.receiver, self.sender)
+    }
+}
+
+/// For what the system knows of it. Whoever reads or writes there breaks the connection.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.shared.socket.as_fd()
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Purpose {
     Replication,
     /// A question to a witness.
     Witness,
+    /// What a host asks another one before it is needed.
+    Doctor,
 }
 
 impl Purpose {
@@ -41,6 +43,7 @@ impl Purpose {
         match self {
             Self::Replication => b"undying-replication",
             Self::Witness => b"undying-witness",
+            Self::Doctor => b"undying-doctor",
         }
     }
 }
@@ -173,7 +176,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Completes the handshake on a connection that another host opened.
+/// Completes the handshake on a connection that another host opened, for one of several purposes.
 ///
 /// # Errors
 /// If the other side is not wanted, says nothing or nonsense, or this host has no identity.
@@ -181,7 +184,7 @@ pub fn accept(
     socket: TcpStream,
     store: &Store,
     wanted: Wanted,
-    purpose: Purpose,
+    purposes: &[Purpose],
     until: Instant,
 ) -> Result<Connection, HandshakeError> {
     let (provider, identity) = (provider(), store.identity()?);
@@ -190,12 +193,12 @@ pub fn accept(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::clone(&verifier) as _)
         .with_single_cert(vec![identity.certificate().der().clone()], identity.key())?;
-    config.alpn_protocols = vec![purpose.name().to_vec()];
+    config.alpn_protocols = purposes.iter().map(|purpose| purpose.name().to_vec()).collect();
     // A ticket would let a host in again without its certificate being judged again.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     let tls = ServerConnection::new(Arc::new(config))?;
-    let (mut tls, peer) = shake_hands(tls.into(), &socket, &verifier, purpose, until)
+    let (mut tls, peer, purpose) = shake_hands(tls.into(), &socket, &verifier, purposes, until)
         .inspect_err(|_| let_it_be_read(&socket, until))?;
     let welcomed = tls.writer().write_all(&[WELCOME]).and_then(|()| {
         let mut socket = Deadline::new(&socket, until);
@@ -205,7 +208,7 @@ pub fn accept(
         Ok(())
     });
     welcomed.map_err(|error| HandshakeError::of(error, None))?;
-    Connection::new(tls, socket, peer).map_err(HandshakeError::Io)
+    Connection::new(tls, socket, peer, purpose).map_err(HandshakeError::Io)
 }
 
 /// Completes the handshake on a connection that was opened to a host of this name.
@@ -232,19 +235,19 @@ pub fn connect(
     // Who is called is known by its certificate; this name goes nowhere.
     let name = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
     let tls = ClientConnection::new(Arc::new(config), name)?;
-    let (mut tls, peer) = shake_hands(tls.into(), &socket, &verifier, purpose, until)
+    let (mut tls, peer, purpose) = shake_hands(tls.into(), &socket, &verifier, &[purpose], until)
         .inspect_err(|_| let_it_be_read(&socket, until))?;
     welcome(&mut tls, &socket, until)?;
-    Connection::new(tls, socket, peer).map_err(HandshakeError::Io)
+    Connection::new(tls, socket, peer, purpose).map_err(HandshakeError::Io)
 }
 
 fn shake_hands(
     mut tls: rustls::Connection,
     socket: &TcpStream,
     verifier: &Verifier,
-    purpose: Purpose,
+    purposes: &[Purpose],
     until: Instant,
-) -> Result<(rustls::Connection, Peer), HandshakeError> {
+) -> Result<(rustls::Connection, Peer, Purpose), HandshakeError> {
     let mut socket = Deadline::new(socket, until);
     while tls.is_handshaking() || tls.wants_write() {
         match tls.complete_io(&mut socket) {
@@ -256,11 +259,12 @@ fn shake_hands(
             Err(error) => return Err(HandshakeError::of(error, verifier.judged())),
         }
     }
-    if tls.alpn_protocol() != Some(purpose.name()) {
+    let agreed = purposes.iter().find(|purpose| tls.alpn_protocol() == Some(purpose.name()));
+    let Some(&purpose) = agreed else {
         return Err(HandshakeError::Strange("it does not say what the connection is for".into()));
-    }
+    };
     match verifier.judged() {
-        Some(Ok(peer)) => Ok((tls, peer)),
+        Some(Ok(peer)) => Ok((tls, peer, purpose)),
         Some(Err(refusal)) => Err(HandshakeError::Refused(refusal)),
         None => Err(HandshakeError::NoCertificate),
     }

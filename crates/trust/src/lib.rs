@@ -14,6 +14,7 @@
 //! | [`handshake`] | the way to a connection, within a time |
 //! | [`connection`] | bytes on it, from one thread, and to it, from another |
 //! | [`deadline`] | a socket whose reads and writes end at an instant |
+//! | [`exchange`] | one message on a connection |
 //!
 //! Decisions are in `docs/design/trust.md`.
 
@@ -22,6 +23,7 @@
 pub mod certificate;
 pub mod connection;
 pub mod deadline;
+pub mod exchange;
 mod files;
 pub mod handshake;
 pub mod identity;

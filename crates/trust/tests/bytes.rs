@@ -156,7 +156,7 @@ fn damaged(at: usize, mask: u8) -> io::Result<Vec<u8>> {
         let _ = sender.send(&[7; 80], &[7; 1_000]);
     });
     let (socket, _) = certain(back.accept());
-    let into = certain(accept(socket, &beta.store, beta.anyone(), Purpose::Replication, until));
+    let into = certain(accept(socket, &beta.store, beta.anyone(), &[Purpose::Replication], until));
     let mut got = Vec::new();
     let read = into.split().0.read_to_end(&mut got);
     caller.join().expect("no panic");

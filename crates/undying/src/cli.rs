@@ -1,6 +1,7 @@
 //! Owns the command line's grammar and its help.
 
 use crate::deterministic::RvCommand;
+use crate::doctor::DoctorArgs;
 use crate::duration::parse_micros;
 use crate::interval::{Interval, parse_interval, parse_percent, parse_slowdown};
 use crate::maintenance::MaintenanceCommand;
@@ -139,15 +140,16 @@ pub enum Command {
         #[command(subcommand)]
         command: RvCommand,
     },
-    /// Tell what this host lacks, and what in a VM file cannot be protected
+    /// Look whether this host, and a pair of hosts, can protect VMs, before they are needed
     ///
-    /// Needs no agent. Exits with 4 if anything stands in the way of protection.
-    #[command(after_long_help = "Examples:\n  undying check\n  undying check web.toml")]
-    Check {
-        /// A VM file
-        #[arg(value_name = "SPEC.toml")]
-        spec: Option<PathBuf>,
-    },
+    /// This host is looked at without an agent too; another one is asked by the agents of both. Each thing that is amiss says
+    /// why it matters and what to do. Nothing is changed anywhere: a host leaves a token at its arbiter, makes a TAP for a
+    /// moment, and loads the link for 3 s if no VM is protected over it. Exits with 4 if anything stands in the way of
+    /// protection.
+    #[command(
+        after_long_help = "Examples:\n  undying doctor\n  undying doctor --vm web.toml\n  undying doctor --peer beta\n  undying doctor --peer beta --vm web --bandwidth always --output json"
+    )]
+    Doctor(DoctorArgs),
     /// Print a shell's completions
     #[command(after_long_help = "Example:\n  undying completions bash")]
     Completions {

@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod deterministic;
+mod doctor;
 mod duration;
 mod failure;
 mod interval;
@@ -43,7 +44,7 @@ fn run(cli: &Cli) -> Result<(), failure::Failure> {
         Command::Events { follow, after } => commands::events::run(cli, *follow, *after),
         Command::Arbiter { command } => commands::arbiter::run(cli.output, command),
         Command::Rv { command } => commands::rv::run(cli.output, command),
-        Command::Check { spec } => commands::check::run(cli.output, spec.as_deref()),
+        Command::Doctor(args) => commands::doctor::run(cli, args),
         Command::Completions { shell } => commands::completions(*shell),
     }
 }

@@ -25,7 +25,7 @@ pub enum MaintenanceCommand {
     /// End a drain: this host takes VMs again
     #[command(after_long_help = "Example:\n  undying host undrain")]
     Undrain,
-    /// Show this host: its peers, its arbiter, its VMs, and whether it is being drained
+    /// Show this host: its peers and the paths to them, its arbiter, its VMs, its room, and whether it is being drained
     #[command(after_long_help = "Examples:\n  undying host status\n  undying host status --output json")]
     Status,
 }

@@ -2,8 +2,8 @@
 
 use host::api::migration::{MigrationStatus, Stage};
 use host::api::types::{
-    CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, PathStatus,
-    Role, Summary, VmStatus,
+    CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, LinkStatus,
+    PathStatus, Role, RoomStatus, Summary, VmStatus,
 };
 use std::fmt::Write;
 
@@ -134,6 +134,11 @@ pub fn status(vm: &VmStatus) -> String {
         ));
     }
     rows.push(("agent holds", format!("{} beside the guest's memory", bytes(vm.agent_bytes))));
+    let prefix = format!("VM {}: ", vm.name);
+    rows.extend(vm.lately.iter().map(|happened| {
+        let text = happened.text.strip_prefix(&prefix).unwrap_or(&happened.text);
+        ("lately", format!("{}  {text}", clock(happened.at_us)))
+    }));
     rows.extend(vm.warnings.iter().map(|warning| ("warning", warning.clone())));
     let mut text = format!("VM {}", vm.name);
     for (name, value) in rows {
@@ -297,6 +302,11 @@ pub fn host(host: &HostStatus) -> String {
         ("arbiter", host.arbiter.clone()),
         ("VMs", none(vms.join(", "))),
     ];
+    rows.extend(host.links.iter().flat_map(link_lines).map(|text| ("link", text)));
+    rows.extend(host.room.iter().flat_map(room_lines).map(|text| ("room", text)));
+    rows.extend(host.places.iter().map(|place| {
+        ("disk", format!("{} left for {} ({})", bytes(place.free), place.what, place.path.display()))
+    }));
     rows.extend(
         host.arbiter_error.iter().map(|why| ("warning", format!("the arbiter is of no use now: {why}"))),
     );
@@ -311,6 +321,31 @@ pub fn host(host: &HostStatus) -> String {
         write!(text, "\n  {name:<12} {value}").expect("a String takes everything");
     }
     text
+}
+
+/// A session with another host: one line, or one for each of its connections.
+fn link_lines(link: &LinkStatus) -> Vec<String> {
+    let phase = link.phase.replace('_', " ");
+    let of = format!("to {} for VM {} ({}, {phase})", link.peer, link.vm, role(link.role));
+    if link.paths.is_empty() {
+        return vec![format!("{of}: one connection")];
+    }
+    link.paths.iter().map(|path| format!("{of} {}", path_line(path))).collect()
+}
+
+/// What a host has for standbys, and who has it.
+fn room_lines(room: &RoomStatus) -> Vec<String> {
+    let from = if room.configured { "as configured" } else { "what was available at the agent's start" };
+    let (left, all) = (bytes(room.memory_left_bytes), bytes(room.memory_bytes));
+    let mut lines = vec![format!("{left} of {all} of memory left for standbys ({from})")];
+    if let Some(most) = room.vms {
+        lines.push(format!("for {most} VMs at the most"));
+    }
+    lines.extend(room.tenants.iter().map(|tenant| {
+        let what = if tenant.standby { "stands by" } else { "runs" };
+        format!("VM {} {what} here with {}", tenant.vm, bytes(tenant.memory_bytes))
+    }));
+    lines
 }
 
 fn slowed(vm: &VmStatus) -> String {

@@ -332,3 +332,49 @@ fn completions_and_help_come_without_an_agent() {
     let (code, text, _) = told(undying("--help").output().unwrap());
     assert!(code == 0 && text.contains("Exit codes:") && text.contains("3  no agent answers"), "{text}");
 }
+
+#[test]
+fn the_doctor_asks_the_agent_and_fails_if_something_stands_in_the_way() {
+    let Some(room) = room() else { return };
+    let (code, text, _) = room.run("doctor");
+    assert!(code == 0 && text.contains("ok       alpha link  good"), "{text}");
+    let (code, text, _) = room.run("doctor --peer beta --bandwidth never");
+    assert!(
+        code == 0 && text.contains("why: It must be there.") && text.contains("do:  use another"),
+        "{text}"
+    );
+    let (code, json, error) = room.run("doctor --peer nobody --output json");
+    assert!(code == 4 && error.contains("1 thing stands in the way"), "exit {code}, {error}");
+    let report: host::api::types::DoctorReport = serde_json::from_str(&json).unwrap();
+    assert_eq!(report.findings[0].verdict, host::doctor::Verdict::Failure);
+    assert_eq!(room.fake.calls()[1], "doctor peer=Some(HostName(\"beta\")) bandwidth=Never");
+}
+
+#[test]
+fn the_doctor_looks_at_a_host_without_an_agent() {
+    let place = tempfile::tempdir().unwrap();
+    let [alpha, _] = two_hosts(place.path()).map(|path| path.display().to_string());
+    let file = place.path().join("web.toml");
+    let text = "name = 'web'\nmemory = '64MiB'\nfirmware = 'none.bin'\nextra_args = ['-hda', 'disk.img']\n\
+                [[nic]]\nbridge = 'nobridge0'\n";
+    std::fs::write(&file, text).unwrap();
+    let line = format!("--socket /nonexistent.sock doctor --config {alpha} --vm {}", file.display());
+    let (code, json, error) = run_line(&format!("{line} --output json"));
+    assert!(code == 4 && error.contains("in the way"), "exit {code}, {error}");
+    let report: host::api::types::DoctorReport = serde_json::from_str(&json).unwrap();
+    let failures: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.verdict == host::doctor::Verdict::Failure)
+        .map(|finding| format!("{}: {}", finding.check, finding.found))
+        .collect();
+    let failures = failures.join("\n");
+    for thing in ["hda", "/nowhere", "host init"] {
+        assert!(failures.contains(thing), "{thing} is not in:\n{failures}");
+    }
+    assert!(report.findings.iter().all(|finding| finding.of == "alpha"), "{json}");
+    let (code, text, _) = run_line(&format!("{line} --peer beta"));
+    assert!(code == 4 && text.contains("host beta cannot be asked: no agent answers"), "exit {code}, {text}");
+    let (code, _, error) = run_line("--socket /nonexistent.sock doctor --config /nonexistent.toml --vm web");
+    assert!(code == 3 && error.contains("or name its file"), "exit {code}, {error}");
+}

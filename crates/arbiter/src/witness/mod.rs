@@ -5,7 +5,6 @@
 //! answer ([`protocol::witness`]): questions are rare, and a connection kept open to a host that died meanwhile would
 //! cost a time-out. Each side knows who the other one is ([`trust`]), and a witness lets a host speak in its own name only.
 
-mod exchange;
 pub mod server;
 
 use crate::{Arbiter, ArbiterError, Standing, View};
@@ -14,7 +13,7 @@ use protocol::{Claim, HostName, Term, TermRecord, VmName};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use trust::{Connection, HandshakeError, Purpose, Store};
+use trust::{Connection, HandshakeError, Purpose, Store, exchange};
 
 /// After this long a host that was called has not said who it is, and after it has, a question has no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);

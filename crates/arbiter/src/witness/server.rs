@@ -3,7 +3,6 @@
 //! A connection has its own thread, its question must come within [`QUESTION_WITHIN`], and there are never more than
 //! [`MAX_CONNECTIONS`]: a peer that says nonsense, or nothing, costs a bounded piece of memory for a bounded time.
 
-use super::exchange;
 use crate::directory::DirectoryArbiter;
 use crate::{Arbiter, ArbiterError};
 use protocol::witness::{Answer, MAX_VMS, Question};
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use trust::{Connection, HandshakeError};
+use trust::{Connection, HandshakeError, exchange};
 
 /// Connections at a time; one more is closed at once.
 pub const MAX_CONNECTIONS: usize = 256;

@@ -65,7 +65,7 @@ pub struct Door(pub Store);
 
 impl Doorkeeper for Door {
     fn let_in(&self, socket: TcpStream, until: Instant) -> Result<Connection, HandshakeError> {
-        trust::accept(socket, &self.0, Wanted::Anyone, Purpose::Witness, until)
+        trust::accept(socket, &self.0, Wanted::Anyone, &[Purpose::Witness], until)
     }
 
     fn refused(&self, _: SocketAddr, _: &HostName, _: &str) {}

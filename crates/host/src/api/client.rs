@@ -1,7 +1,10 @@
 //! Owns the client side of the API: one blocking call per request, over the agent's unix socket.
 
 use super::migration::MigrateRequest;
-use super::types::{ApiError, EpochRecord, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus};
+use super::types::{
+    ApiError, DoctorReport, DoctorRequest, EpochRecord, EventRecord, HostStatus, ProtectRequest,
+    StartRequest, VmStatus,
+};
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -100,6 +103,14 @@ impl Client {
     /// See [`ClientError`].
     pub fn drain(&self, on: bool) -> Result<(), ClientError> {
         self.post(if on { "/v1/host/drain" } else { "/v1/host/undrain" }, &()).map(|Done {}| ())
+    }
+
+    /// Looks at the host, and at a pair of hosts.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn doctor(&self, request: &DoctorRequest) -> Result<DoctorReport, ClientError> {
+        self.post("/v1/host/doctor", request)
     }
 
     /// Every VM that the host runs or stands by for.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/host` | [`types::HostStatus`] |
 //! | `POST /v1/host/drain`, `/undrain` | `{}` |
+//! | `POST /v1/host/doctor` with a [`types::DoctorRequest`] | [`types::DoctorReport`], after some seconds |
 //! | `GET /v1/vms` | list of [`types::VmStatus`] |
 //! | `POST /v1/vms` with a [`types::StartRequest`] | [`types::VmStatus`] |
 //! | `GET /v1/vms/NAME` | [`types::VmStatus`] |
@@ -20,6 +21,7 @@
 //! [`server`] speaks it, [`client`] asks it; the engine stands behind [`Control`].
 
 pub mod client;
+pub mod doctor;
 mod metrics;
 pub mod migration;
 mod peer;
@@ -31,7 +33,10 @@ pub mod types;
 use migration::MigrateRequest;
 use protocol::VmName;
 use std::time::Duration;
-use types::{ApiError, EpochRecord, EventRecord, HostStatus, ProtectRequest, StartRequest, VmStatus};
+use types::{
+    ApiError, DoctorReport, DoctorRequest, EpochRecord, EventRecord, HostStatus, ProtectRequest,
+    StartRequest, VmStatus,
+};
 
 /// What the API asks of the engine. Every call may block; the server runs each on a thread that may wait.
 pub trait Control: Send + Sync + 'static {
@@ -43,6 +48,12 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// If it cannot be written down.
     fn drain(&self, on: bool) -> Result<(), ApiError>;
+
+    /// Looks at this host, and at another one with it, before they are needed.
+    ///
+    /// # Errors
+    /// If there is no such VM here, or this host runs none. What is amiss is no error.
+    fn doctor(&self, request: &DoctorRequest) -> Result<DoctorReport, ApiError>;
 
     /// Every VM that this host runs or stands by for.
     fn vms(&self) -> Vec<VmStatus>;

@@ -6,7 +6,9 @@
 use super::migration::MigrateRequest;
 use super::peer::PeerUser;
 use super::socket::Socket;
-use super::types::{ApiError, ErrorCode, EventRecord, ProtectRequest, StartRequest};
+use super::types::{
+    ApiError, DoctorReport, DoctorRequest, ErrorCode, EventRecord, ProtectRequest, StartRequest,
+};
 use super::{Control, metrics};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -189,6 +191,7 @@ fn router(api: Api, user: u32) -> Router {
         .route("/v1/host", get(host))
         .route("/v1/host/drain", post(drain))
         .route("/v1/host/undrain", post(undrain))
+        .route("/v1/host/doctor", post(doctor))
         .route("/v1/vms", get(vms).post(start))
         .route("/v1/vms/{name}", get(vm))
         .route("/v1/vms/{name}/protect", post(protect))
@@ -280,6 +283,14 @@ async fn drain(State(api): State<Api>) -> Answer<Done> {
 async fn undrain(State(api): State<Api>) -> Answer<Done> {
     api.call(|control| control.drain(false)).await??;
     Ok(Json(Done {}))
+}
+
+async fn doctor(
+    State(api): State<Api>,
+    request: Result<Json<DoctorRequest>, JsonRejection>,
+) -> Answer<DoctorReport> {
+    let request = body(request)?;
+    Ok(Json(api.call(move |control| control.doctor(&request)).await??))
 }
 
 async fn vms(State(api): State<Api>) -> Answer<Vec<super::types::VmStatus>> {

@@ -1,5 +1,6 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
+pub use super::doctor::{Bandwidth, DoctorReport, DoctorRequest, DoctorVm};
 pub use super::repair::{CandidateStatus, RepairRequest, RepairStatus};
 use protocol::detector::Listening;
 use protocol::pacing::{Follow, Pacing, PacingView};
@@ -320,8 +321,20 @@ pub struct VmStatus {
     /// How it is being brought to another host (primary).
     #[serde(default)]
     pub migration: Option<super::migration::MigrationStatus>,
+    /// What happened to it here, the newest last.
+    #[serde(default)]
+    pub lately: Vec<Happened>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// An event of a VM, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    /// What.
+    pub text: String,
 }
 
 /// One of several connections of a session.
@@ -468,6 +481,39 @@ pub struct HostStatus {
     /// What it has for standbys; none at a witness.
     #[serde(default)]
     pub room: Option<RoomStatus>,
+    /// Where disks, journals and logs lie, and what is left there.
+    #[serde(default)]
+    pub places: Vec<PlaceStatus>,
+    /// Its sessions with other hosts.
+    #[serde(default)]
+    pub links: Vec<LinkStatus>,
+}
+
+/// A directory of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlaceStatus {
+    /// What lies there.
+    pub what: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// Bytes left on its file system.
+    pub free: u64,
+}
+
+/// A session with another host, for one VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The other host.
+    pub peer: HostName,
+    /// The VM.
+    pub vm: VmName,
+    /// What this host does for the VM.
+    pub role: Role,
+    /// Phase of the protocol's machine.
+    pub phase: String,
+    /// Its connections, if it has several.
+    pub paths: Vec<PathStatus>,
 }
 
 /// What a host has for standbys of other hosts' VMs, and for VMs that took over here.

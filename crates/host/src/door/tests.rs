@@ -54,10 +54,11 @@ fn meet(caller: &Side, called: &Side) -> Met {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let (door, host) = (Arc::clone(&caller.door), called.name().clone());
-    let call = std::thread::spawn(move || door.call(&host, address, Duration::from_secs(30)));
+    let call =
+        std::thread::spawn(move || door.call(&host, address, Purpose::Replication, Duration::from_secs(30)));
     let (socket, _) = listener.accept().expect("a call");
     let until = Instant::now() + Duration::from_secs(30);
-    let let_in = called.door.let_in(socket, Wanted::Anyone, Purpose::Replication, until);
+    let let_in = called.door.let_in(socket, Wanted::Anyone, &[Purpose::Replication], until);
     (call.join().expect("no panic"), let_in)
 }
 

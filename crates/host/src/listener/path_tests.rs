@@ -28,7 +28,8 @@ impl Relay {
             let far = TcpStream::connect(target).expect("it listens");
             let pairs = [(near.try_clone(), far.try_clone()), (far.try_clone(), near.try_clone())];
             for (from, to) in pairs {
-                let (mut from, mut to, stop) = (from.expect("a socket"), to.expect("a socket"), Arc::clone(&stop));
+                let (mut from, mut to, stop) =
+                    (from.expect("a socket"), to.expect("a socket"), Arc::clone(&stop));
                 std::thread::spawn(move || {
                     let mut piece = vec![0; 64 << 10];
                     while let Ok(len @ 1..) = from.read(&mut piece) {

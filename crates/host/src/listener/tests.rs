@@ -214,7 +214,7 @@ fn those_who_say_nothing_are_bounded_and_then_cut_off() {
 /// Panics anywhere in this process; each test is a process of its own.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-fn nobody_panics(act: impl FnOnce()) {
+pub(super) fn nobody_panics(act: impl FnOnce()) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         PANICS.fetch_add(1, Ordering::SeqCst);

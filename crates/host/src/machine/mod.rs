@@ -218,5 +218,6 @@ fn facts(qemu: &Qemu) -> Facts {
         accel: format!("{}: {}", resolved.accel.as_str(), resolved.accel_why),
         cpus: resolved.spec.cpus,
         memory_bytes: resolved.spec.memory.0,
+        resolved: Some(Arc::new(resolved.clone())),
     }
 }

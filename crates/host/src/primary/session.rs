@@ -14,6 +14,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use trust::Purpose;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -80,7 +81,7 @@ impl Call {
     }
 
     fn over_one(&self, context: &Context, address: SocketAddr) -> LinkLoss {
-        let opened = context.door.call(&self.peer, address, CONNECT_WITHIN);
+        let opened = context.door.call(&self.peer, address, Purpose::Replication, CONNECT_WITHIN);
         let opened = opened.map_err(|error| error.to_string()).and_then(|connection| {
             let (receiver, sender) = connection.split();
             let outbox = self.outbox(Wire::One(sender)).map_err(|error| error.to_string())?;

@@ -94,14 +94,19 @@ impl Account {
 
     /// Reserves what a standby needs. If it does not fit nothing changes.
     pub fn admit(&mut self, vm: &VmName, needs: Needs, media: &impl Media) -> Result<Ticket, Shortage> {
+        self.fits(vm, &needs, media)?;
+        Ok(self.hold(vm, Tenant::Standby, needs))
+    }
+
+    /// Whether what a standby needs would be reserved now.
+    pub fn fits(&self, vm: &VmName, needs: &Needs, media: &impl Media) -> Result<(), Shortage> {
         // What the VM has here now goes before the new standby comes.
         let wants = needs.memory.saturating_add(needs.buffers);
         check(Lack::Memory, wants, self.used_beside(vm), self.limits.memory)?;
         if let Some(most) = self.limits.vms {
             check(Lack::Vms, 1, self.counted(vm).count() as u64, u64::from(most))?;
         }
-        self.check_files(vm, &needs, media)?;
-        Ok(self.hold(vm, Tenant::Standby, needs))
+        self.check_files(vm, needs, media)
     }
 
     /// A VM was started here. The operator decided that: it is not asked whether it fits.

@@ -8,15 +8,15 @@ mod media;
 
 pub use account::{Needs, Tenant};
 
-use crate::api::types::{RoomStatus, RoomTenant};
+use crate::api::types::{PlaceStatus, RoomStatus, RoomTenant};
 use crate::backup::{BUFFERS, JOURNAL_LIMIT};
 use crate::config::HostConfig;
 use crate::disks::journal_directory;
-use account::{Account, Limits, Shortage, Ticket};
+use account::{Account, Limits, Media, Shortage, Ticket};
 use media::FileSystems;
 use protocol::wire::Refusal;
 use protocol::{HostName, VmName};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Kept for the system, QEMU's own memory and the agent where nothing is configured: at least this, or a sixteenth.
@@ -65,14 +65,25 @@ impl Room {
     pub fn reserve(self: &Arc<Self>, vm: &VmName, needs: Needs) -> Result<Reservation, Refusal> {
         let buffers = needs.buffers;
         let admitted = self.account().admit(vm, needs, &FileSystems);
-        let ticket = admitted.map_err(|Shortage { lack, needs, left, of }| Refusal::NoRoom {
-            host: self.host.clone(),
-            lack,
-            needs,
-            left,
-            of,
-        })?;
+        let ticket = admitted.map_err(|shortage| self.refusal(shortage))?;
         Ok(Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers })
+    }
+
+    fn refusal(&self, shortage: Shortage) -> Refusal {
+        let Shortage { lack, needs, left, of } = shortage;
+        Refusal::NoRoom { host: self.host.clone(), lack, needs, left, of }
+    }
+
+    /// Whether what a standby needs would be reserved now, in words.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn would_take(&self, vm: &VmName, needs: &Needs) -> Result<String, Refusal> {
+        let account = self.account();
+        account.fits(vm, needs, &FileSystems).map_err(|shortage| self.refusal(shortage))?;
+        let left = account.limits().memory.saturating_sub(account.used());
+        let wants = needs.memory.saturating_add(needs.buffers);
+        Ok(format!("it takes {} MiB of memory, {} MiB are left", wants >> 20, left >> 20))
     }
 
     /// An operator starts a VM here.
@@ -146,6 +157,15 @@ impl Drop for Reservation {
 fn buffers_for(bytes: u64) -> u64 {
     const STEP: u64 = 16 << 20;
     BUFFERS.max((bytes.div_ceil(STEP) + 2).saturating_mul(STEP))
+}
+
+/// Where a host keeps what it is given, and what is left there.
+#[must_use]
+pub fn places(config: &HostConfig) -> Vec<PlaceStatus> {
+    let place =
+        |what: &str, path: PathBuf| PlaceStatus { what: what.into(), free: FileSystems.free(&path), path };
+    let (state, disks) = (config.state_dir.clone(), config.disk_path(Path::new("")));
+    vec![place("journals and logs", state), place("disk images", disks)]
 }
 
 /// What a standby takes: its guest's memory, buffers, and on the media what replicas and journal do not have there yet.

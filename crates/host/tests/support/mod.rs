@@ -3,9 +3,10 @@
 use host::api::Control;
 use host::api::migration::MigrateRequest;
 use host::api::types::{
-    ApiError, CopyProgress, EpochRecord, ErrorCode, EventRecord, GateStatus, HostStatus, Measured,
-    ProtectRequest, RepairStatus, Role, StartRequest, VmStatus,
+    ApiError, CopyProgress, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, GateStatus,
+    HostStatus, Measured, ProtectRequest, RepairStatus, Role, StartRequest, VmStatus,
 };
+use host::doctor::Check;
 use protocol::{HostName, VmName};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -129,6 +130,7 @@ pub fn status(name: &str) -> VmStatus {
         copy_rate: None,
         repair: RepairStatus::default(),
         migration: None,
+        lately: Vec::new(),
         warnings: Vec::new(),
     }
 }
@@ -146,12 +148,26 @@ impl Control for Fake {
             draining: false,
             vms,
             room: None,
+            places: Vec::new(),
+            links: Vec::new(),
         }
     }
 
     fn drain(&self, on: bool) -> Result<(), ApiError> {
         self.state.lock().unwrap().calls.push(format!("drain {on}"));
         Ok(())
+    }
+
+    fn doctor(&self, request: &DoctorRequest) -> Result<DoctorReport, ApiError> {
+        let call = format!("doctor peer={:?} bandwidth={:?}", request.peer, request.bandwidth);
+        self.state.lock().unwrap().calls.push(call);
+        let check = Check { name: "link", why: "It must be there." };
+        let finding = match request.peer.as_ref().map(HostName::as_str) {
+            None => check.ok("alpha", "good"),
+            Some("beta") => check.warning("alpha, beta", "slow", "use another"),
+            Some(_) => check.failure("alpha, nobody", "nobody is there", "start its agent"),
+        };
+        Ok(DoctorReport { findings: vec![finding] })
     }
 
     fn vms(&self) -> Vec<VmStatus> {

@@ -130,7 +130,7 @@ impl Host {
         purpose: Purpose,
     ) -> Result<Connection, HandshakeError> {
         let (socket, _) = certain(listener.accept());
-        accept(socket, &self.store, wanted.clone(), purpose, Instant::now() + Duration::from_secs(30))
+        accept(socket, &self.store, wanted.clone(), &[purpose], Instant::now() + Duration::from_secs(30))
     }
 
     pub fn accepts_within(
@@ -140,7 +140,7 @@ impl Host {
         within: Duration,
     ) -> Result<Connection, HandshakeError> {
         let (socket, _) = certain(listener.accept());
-        accept(socket, &self.store, wanted.clone(), Purpose::Replication, Instant::now() + within)
+        accept(socket, &self.store, wanted.clone(), &[Purpose::Replication], Instant::now() + within)
     }
 }
 

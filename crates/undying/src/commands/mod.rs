@@ -2,8 +2,8 @@
 
 pub mod agent;
 pub mod arbiter;
-pub mod check;
 pub mod disk;
+pub mod doctor;
 pub mod events;
 pub mod identity;
 pub mod maintenance;

@@ -6,6 +6,7 @@ mod busy;
 mod counter;
 mod deterministic;
 mod disks;
+mod doctor;
 mod failover;
 mod frozen;
 mod histories;

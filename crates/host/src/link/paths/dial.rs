@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use trust::Purpose;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// For so long a path that is away is left alone.
@@ -74,7 +75,8 @@ impl Caller {
     }
 
     fn once(&self, opened: &dyn Fn()) -> LinkError {
-        let mut connection = match self.context.door.call(&self.peer, self.address, CONNECT_WITHIN) {
+        let called = self.context.door.call(&self.peer, self.address, Purpose::Replication, CONNECT_WITHIN);
+        let mut connection = match called {
             Ok(connection) => connection,
             Err(error) => return LinkError::Connect(error.to_string()),
         };

@@ -139,7 +139,7 @@ fn relay(primary: TcpStream, target: SocketAddr, shared: &Shared) -> io::Result<
     }
     let backup = trust::connect(backup, &shared.primary, shared.backup.host(), Purpose::Replication, until);
     let backup = backup.map_err(io::Error::other)?;
-    let primary = trust::accept(primary, &shared.backup, Wanted::Anyone, Purpose::Replication, until);
+    let primary = trust::accept(primary, &shared.backup, Wanted::Anyone, &[Purpose::Replication], until);
     let primary = primary.map_err(io::Error::other)?;
     let (mut from_primary, mut to_primary) = primary.split();
     let (mut from_backup, mut to_backup) = backup.split();

@@ -1,25 +1,29 @@
 //! Whatever bytes come from a stranger, reading them ends without a panic and without a large allocation.
 
 use proptest::prelude::*;
-use protocol::witness::{Answer, Expected, HEADER_LEN, MAX_BODY_LEN, Message, Question, encode, expect};
+use protocol::doctor;
+use protocol::envelope::{Expected, HEADER_LEN, Message, encode, expect};
+use protocol::witness::{Answer, Question};
 use protocol::{Claim, HostName, Term, VmName};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A frame whose checksums are right around any body: what a hostile peer would send.
-fn sealed(kind: u16, body: &[u8]) -> Vec<u8> {
-    let mut bytes = encode(&Question::Identity)[..HEADER_LEN].to_vec();
-    bytes[6..8].copy_from_slice(&kind.to_le_bytes());
-    bytes[8..12].copy_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
-    bytes[16..24].copy_from_slice(&xxh3_64(body).to_le_bytes());
-    let sum = xxh3_64(&bytes[..24]);
-    bytes[24..32].copy_from_slice(&sum.to_le_bytes());
+fn sealed<M: Message>(body: &[u8]) -> Vec<u8> {
+    let mut bytes = M::MAGIC.to_vec();
+    bytes.extend_from_slice(&M::VERSION.to_le_bytes());
+    bytes.extend_from_slice(&M::KIND.to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&xxh3_64(body).to_le_bytes());
+    let sum = xxh3_64(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes
 }
 
 fn read<M: Message>(bytes: &[u8]) -> Option<M> {
     let expected: Expected = expect::<M>(bytes.first_chunk()?).ok()?;
-    assert!(expected.len() <= MAX_BODY_LEN as usize);
+    assert!(expected.len() <= M::MAX_BODY_LEN as usize);
     expected.body(&bytes[HEADER_LEN..]).ok()
 }
 
@@ -41,15 +45,21 @@ proptest! {
     fn any_header_is_read_or_refused(head in any::<[u8; HEADER_LEN]>()) {
         let _ = expect::<Question>(&head);
         let _ = expect::<Answer>(&head);
+        let _ = expect::<doctor::Question>(&head);
+        let _ = expect::<doctor::Answer>(&head);
     }
 
     #[test]
     fn any_body_behind_right_checksums_is_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..600)) {
-        if let Some(question) = read::<Question>(&sealed(1, &body)) {
+        if let Some(question) = read::<Question>(&sealed::<Question>(&body)) {
             // Numbers have more than one encoding; what was understood must mean the same again.
             prop_assert_eq!(read::<Question>(&encode(&question)), Some(question));
         }
-        let _ = read::<Answer>(&sealed(2, &body));
+        let _ = read::<Answer>(&sealed::<Answer>(&body));
+        if let Some(question) = read::<doctor::Question>(&sealed::<doctor::Question>(&body)) {
+            prop_assert_eq!(read::<doctor::Question>(&encode(&question)), Some(question));
+        }
+        let _ = read::<doctor::Answer>(&sealed::<doctor::Answer>(&body));
     }
 
     #[test]
@@ -65,6 +75,6 @@ proptest! {
         // A look is variant 1, then the name's length and bytes.
         let mut body = vec![1, u8::try_from(name.len().min(127)).unwrap()];
         body.extend_from_slice(&name.as_bytes()[..name.len().min(127)]);
-        prop_assert_eq!(read::<Question>(&sealed(1, &body)), None);
+        prop_assert_eq!(read::<Question>(&sealed::<Question>(&body)), None);
     }
 }

@@ -1,0 +1,55 @@
+//! Owns what the API says of `undying doctor`: what is to be looked at, and what was found.
+
+use crate::doctor::Finding;
+use protocol::{HostName, VmName};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Ask for this host, or a pair of hosts, to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DoctorRequest {
+    /// The other host of the pair.
+    #[serde(default)]
+    pub peer: Option<HostName>,
+    /// The VM that shall be protected.
+    #[serde(default)]
+    pub vm: Option<DoctorVm>,
+    /// Whether the link may be loaded.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// A VM to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DoctorVm {
+    /// One that runs here.
+    Running(VmName),
+    /// One of a file.
+    File {
+        /// The file's text (TOML).
+        text: String,
+        /// Folder that relative paths in it start from.
+        folder: PathBuf,
+    },
+}
+
+/// When the bandwidth of a link is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bandwidth {
+    /// If no VM is protected over it.
+    #[default]
+    Idle,
+    /// In any case.
+    Always,
+    /// In none.
+    Never,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoctorReport {
+    /// Each check.
+    pub findings: Vec<Finding>,
+}

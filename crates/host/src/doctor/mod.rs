@@ -1,0 +1,171 @@
+//! Owns `undying doctor`: looking at a host, and at a pair of hosts, before they are needed.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`finding`] | what a check says |
+//! | [`facts`], [`vm`] | what a host knows of itself, and of a VM that it may have to run |
+//! | [`judge`] | one host by its facts: this one and the other one alike |
+//! | [`compare`] | two hosts by their facts |
+//! | [`link`] | a path between them by what was measured |
+//! | [`ask`], [`answer`], [`burst`] | the conversation of two agents |
+//!
+//! Facts are gathered where they are, and judged where the operator sits: by pure functions, which tests feed with every kind of
+//! bad host. Decisions are in `docs/design/doctor.md`.
+
+mod answer;
+mod ask;
+mod burst;
+mod compare;
+mod facts;
+mod finding;
+mod judge;
+mod link;
+mod vm;
+
+pub use answer::attend;
+pub use finding::{Check, Finding, Verdict};
+pub use vm::Asked;
+
+use crate::api::types::{ApiError, DoctorReport, DoctorRequest, DoctorVm, ErrorCode};
+use crate::config::{Config, HostConfig};
+use crate::context::Context;
+use crate::room::Room;
+use crate::table::Table;
+use facts::{Installed, Look, installed};
+use protocol::VmName;
+use qemu::VmSpec;
+use std::path::{Path, PathBuf};
+
+const VM_FILE: Check =
+    Check { name: "VM", why: "What cannot be protected is refused before anything starts." };
+const CONFIGURATION: Check = Check {
+    name: "configuration",
+    why: "An agent starts only with a right one, and it says who the others are.",
+};
+
+/// Looks at the host of this agent, and at another one with it if that is asked for.
+///
+/// # Errors
+/// If there is no VM of the name that is asked about.
+pub fn at_agent(context: &Context, table: &Table, request: &DoctorRequest) -> Result<DoctorReport, ApiError> {
+    let here = &context.config.name;
+    let (mut findings, installation) = (Vec::new(), installed());
+    let asked = match &request.vm {
+        None => None,
+        Some(DoctorVm::Running(name)) => Some(running(table, name)?),
+        Some(DoctorVm::File { text, folder }) => {
+            asked(here.as_str(), read(text, folder), &installation, Some(&context.config), &mut findings)
+        }
+    };
+    let facts = answer::look(context, table).gather(&installation, asked.as_ref());
+    findings.extend(judge::judge(here.as_str(), &facts, false));
+    if let Some(peer) = &request.peer {
+        let bandwidth = request.bandwidth;
+        let pair = ask::Pair { context, table, peer, here: &facts, vm: asked.as_ref(), bandwidth };
+        findings.extend(pair.look());
+    }
+    Ok(DoctorReport { findings })
+}
+
+/// Looks at this host where no agent runs.
+#[must_use]
+pub fn without_agent(config: &Path, vm: Option<(&str, &Path)>) -> DoctorReport {
+    let mut findings = Vec::new();
+    let loaded = Config::load(config);
+    let of = match &loaded {
+        Ok(Config::Host(config)) => config.name.to_string(),
+        Ok(Config::Witness(config)) => config.name.to_string(),
+        Err(_) => "this host".into(),
+    };
+    findings.push(match &loaded {
+        Ok(Config::Host(_)) => CONFIGURATION.ok(&of, format!("{} is right", config.display())),
+        Ok(Config::Witness(_)) => CONFIGURATION.warning(
+            &of,
+            format!("by {} this host is a witness, which runs no VMs", config.display()),
+            "look at the hosts that use it: their doctor says whether it answers",
+        ),
+        Err(error) => {
+            CONFIGURATION.failure(&of, error, "write one as the README says, or name it with --config")
+        }
+    });
+    let config = match &loaded {
+        Ok(Config::Host(config)) => Some(&**config),
+        _ => None,
+    };
+    let installation = installed();
+    let asked =
+        vm.and_then(|(text, folder)| asked(&of, read(text, folder), &installation, config, &mut findings));
+    let room = config.map(Room::of);
+    let client = config.and_then(|config| config.arbiter.client(&config.trust()).ok());
+    let look =
+        Look { config, arbiter: client.as_deref(), room: room.as_ref(), busy: Vec::new(), draining: false };
+    findings.extend(judge::judge(&of, &look.gather(&installation, asked.as_ref()), false));
+    DoctorReport { findings }
+}
+
+fn running(table: &Table, name: &VmName) -> Result<Asked, ApiError> {
+    let entry = table.vms().get(name).cloned();
+    let asked = entry.and_then(|entry| entry.handle.asked());
+    asked.ok_or_else(|| {
+        let message = format!(
+            "no VM {name} runs here; `undying vm list` shows those that do. A VM file is named by its path"
+        );
+        ApiError::new(ErrorCode::NotFound, message)
+    })
+}
+
+fn read(text: &str, folder: &Path) -> Result<VmSpec, String> {
+    let mut spec = VmSpec::parse(text, "to be looked at").map_err(|error| error.to_string())?;
+    spec.place_in(folder);
+    Ok(spec)
+}
+
+/// The VM of a file, if it makes sense; what is wrong with it goes to the findings.
+fn asked(
+    of: &str,
+    spec: Result<VmSpec, String>,
+    installation: &Installed,
+    config: Option<&HostConfig>,
+    findings: &mut Vec<Finding>,
+) -> Option<Asked> {
+    let mend = "mend the VM file";
+    let spec = match spec {
+        Ok(spec) => spec,
+        Err(why) => {
+            findings.push(VM_FILE.failure(of, why, mend));
+            return None;
+        }
+    };
+    let name = spec.name.clone();
+    if let Err(refusals) = spec.check_protectable() {
+        findings.extend(refusals.iter().map(|refusal| VM_FILE.failure(of, refusal, mend)));
+    }
+    let missing = |image: &PathBuf| {
+        let path = config.map_or_else(|| image.clone(), |config| config.disk_path(image));
+        std::fs::File::open(&path).err().map(|error| (path, error))
+    };
+    for (path, error) in spec.disks.iter().filter_map(|disk| missing(&disk.image)) {
+        let found = format!("the disk image {} does not open: {error}", path.display());
+        findings.push(VM_FILE.failure(
+            of,
+            found,
+            "put it where the VM shall start; its backup makes its own copy",
+        ));
+    }
+    let found = installation.as_ref().ok()?;
+    match Asked::of(spec, found, config) {
+        Ok(asked) => {
+            let resolved = &asked.resolved;
+            let text = format!(
+                "{name}: {}, {} ({}), -cpu {}",
+                resolved.machine, resolved.accel, resolved.accel_why, resolved.cpu_model
+            );
+            findings.push(VM_FILE.ok(of, text));
+            Some(asked)
+        }
+        Err(error) => {
+            findings.push(VM_FILE.failure(of, error, mend));
+            None
+        }
+    }
+}
