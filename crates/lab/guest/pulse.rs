@@ -1,6 +1,6 @@
 //! The program inside the guest that makes a known amount of work, and says what it saw of its own time.
 //!
-//! `pulse serve [PAGES:RATE:PATTERN]` answers one-line commands on TCP port 7007 (see `CONTROL` below),
+//! `pulse serve [PAGES:RATE:PATTERN[,clock]]` answers one-line commands on TCP port 7007 (see `CONTROL` below),
 //! and gives UDP datagrams to that port back as they came;
 //! `pulse wait-redis` returns when the Redis of this guest answers. It is compiled alone, by `rustc`,
 //! into a static binary, so it uses nothing but the standard library.
@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, ExitCode};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,13 +18,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
-const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | stats | reset | check | hold PAGES | fio ARGUMENTS | fio off | disk | ping | reboot | poweroff | shutdown; \
+const CONTROL: &str = "commands: dirty PAGES:RATE:PATTERN | stop | count on|off | gaps on|off | clock on|off | stats | reset | check | hold PAGES | fio ARGUMENTS | fio off | disk | ping | reboot | poweroff | shutdown; \
 RATE is pages a second, N/tick (a tick is 5 ms) or full; PATTERN is seq|random, with +page to fill whole pages";
 /// A gap is a stretch of time in which this program did not run for at least this long.
 const GAP_US: u64 = 1_000;
 /// The guest's script that ends its server, unmounts its disk and switches it off.
 const STOP: &str = "/stop";
 const TICK: Duration = Duration::from_millis(5);
+/// How often the machine's real-time clock is looked at: the moment of a new second is known as well as that.
+const LOOK: Duration = Duration::from_micros(500);
+/// Ports of the real-time clock: which register, and what is in it. Register 0 has the seconds, of two decimal digits.
+const RTC: (u64, u64) = (0x70, 0x71);
 
 /// One guest page. Atomics, because relaxed stores are real stores that the compiler does not drop.
 #[repr(align(4096))]
@@ -73,7 +78,7 @@ impl FromStr for Work {
     }
 }
 
-/// What the three workers are told to do. A worker without orders sleeps for good: an idle guest stays idle.
+/// What the four workers are told to do. A worker without orders sleeps for good: an idle guest stays idle.
 #[derive(Clone, Copy, Default)]
 struct Orders {
     work: Option<Work>,
@@ -81,6 +86,7 @@ struct Orders {
     check: bool,
     counting: bool,
     watching: bool,
+    comparing: bool,
 }
 
 #[derive(Default)]
@@ -108,9 +114,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["wait-redis"] => wait_redis(),
         ["serve"] => serve(PORT, None),
-        ["serve", work] => serve(PORT, Some(work)),
+        ["serve", orders] => serve(PORT, Some(orders)),
         ["serve", "--port", port] => port.parse().map_err(|_| "bad port".into()).and_then(|port| serve(port, None)),
-        _ => Err(format!("usage: pulse serve [PAGES:RATE:PATTERN] | pulse wait-redis\n{CONTROL}")),
+        _ => Err(format!("usage: pulse serve [PAGES:RATE:PATTERN[,clock]] | pulse wait-redis\n{CONTROL}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,12 +151,15 @@ fn answers_ping(address: SocketAddr) -> io::Result<bool> {
 
 fn serve(port: u16, initial: Option<&str>) -> Result<(), String> {
     let shared = Arc::new(Shared::default());
-    for job in [dirty_forever as fn(&Shared), count_forever, watch_forever] {
+    for job in [dirty_forever as fn(&Shared), count_forever, watch_forever, compare_forever] {
         let shared = Arc::clone(&shared);
         thread::spawn(move || job(&shared));
     }
-    if let Some(text) = initial {
-        answer(&format!("dirty {text}"), &shared);
+    for order in initial.into_iter().flat_map(|orders| orders.split(',')) {
+        match order {
+            "clock" => answer("clock on", &shared),
+            work => answer(&format!("dirty {work}"), &shared),
+        };
     }
     let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
         .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
@@ -199,6 +208,7 @@ fn answer(line: &str, shared: &Shared) -> String {
         ["stop"] => order(shared, |orders| orders.work = None),
         ["count", state @ ("on" | "off")] => order(shared, |orders| orders.counting = *state == "on"),
         ["gaps", state @ ("on" | "off")] => order(shared, |orders| orders.watching = *state == "on"),
+        ["clock", state @ ("on" | "off")] => order(shared, |orders| orders.comparing = *state == "on"),
         ["stats"] => stats(shared),
         ["check"] => check(shared),
         ["hold", pages] => hold(shared, pages),
@@ -457,4 +467,41 @@ fn watch_forever(shared: &Shared) {
             }
         }
     }
+}
+
+/// Compares the clock of this guest, which stands still whenever the guest does, with the machine's real-time clock,
+/// which QEMU takes from its host and which goes on. At each new second it says `CLOCK SECONDS LOST` on the console: seconds
+/// that the machine's clock has counted since the first one seen, and microseconds by which this guest's own is behind.
+fn compare_forever(shared: &Shared) {
+    loop {
+        let ((), seen) = await_orders(shared, |orders| orders.comparing.then_some(()));
+        if let Err(error) = compare(shared, seen) {
+            println!("CLOCK cannot be read: {error}");
+            order(shared, |orders| orders.comparing = false);
+        }
+    }
+}
+
+fn compare(shared: &Shared, seen: u64) -> io::Result<()> {
+    let ports = fs::OpenOptions::new().read(true).write(true).open("/dev/port")?;
+    let second = || -> io::Result<u64> {
+        let mut digits = [0];
+        ports.write_all_at(&[0], RTC.0)?;
+        ports.read_exact_at(&mut digits, RTC.1)?;
+        Ok(u64::from(digits[0] >> 4) * 10 + u64::from(digits[0] & 15))
+    };
+    let (mut last, mut since, mut counted) = (second()?, None, 0);
+    while shared.change.load(Relaxed) == seen {
+        let (now, this) = (Instant::now(), second()?);
+        if this != last {
+            let began = *since.get_or_insert(now);
+            // The first one seen is where counting begins.
+            counted += if began == now { 0 } else { (this + 60 - last) % 60 };
+            last = this;
+            let own = now.duration_since(began).as_micros() as i64;
+            println!("CLOCK {counted} {}", counted as i64 * 1_000_000 - own);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
 }

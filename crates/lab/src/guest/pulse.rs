@@ -245,6 +245,17 @@ fn parse_stats(line: &str) -> Option<PulseStats> {
     Some(stats)
 }
 
+/// What the program says on the console once a second if it was started with `clock`: seconds that passed by the
+/// machine's real-time clock, and by how many microseconds the guest's own clock is behind it. None for any other line.
+#[must_use]
+pub fn parse_clock(line: &str) -> Option<(u64, i64)> {
+    let mut words = line.trim().strip_prefix("CLOCK ")?.split(' ').map(str::parse);
+    match (words.next()?.ok()?, words.next()?.ok()?, words.next()) {
+        (seconds, behind_us, None) => Some((u64::try_from(seconds).ok()?, behind_us)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,5 +265,14 @@ mod tests {
         let counts = parse_disk("10 1 80 5 20 2 4096 7 0 3 12 0 0 0 0 0 0");
         assert_eq!(counts, Some(DiskCounts { requests: 30, bytes: 4176 * 512 }));
         assert_eq!(parse_disk("error /sys/block/vda/stat: not there"), None);
+    }
+
+    #[test]
+    fn lines_about_the_clock_are_read_and_no_others() {
+        assert_eq!(parse_clock("CLOCK 12 -345\r\n"), Some((12, -345)));
+        for other in ["CLOCK", "CLOCK 1", "CLOCK 1 2 3", "CLOCK cannot be read: x", "READY 3.1", "CLOCK -1 2"]
+        {
+            assert_eq!(parse_clock(other), None, "{other}");
+        }
     }
 }

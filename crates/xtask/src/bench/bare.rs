@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl Bare {
         let (qemu, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory, Vec::new())?;
         let said = listen(channels, ready);
         qemu.cont()?;
-        if said.recv_timeout(BOOT).is_err() {
+        if said.ready.recv_timeout(BOOT).is_err() {
             bail!("the guest did not say {ready} within {} s: {}", BOOT.as_secs(), qemu.messages());
         }
         let (state, filename) = give_file(&qemu)?;
@@ -89,10 +90,26 @@ fn give_file(qemu: &Qemu) -> Result<(OwnedFd, String)> {
     Ok((state, format!("/dev/fdset/{set}")))
 }
 
+/// What a console says.
+pub struct Console {
+    /// Told once it says what was waited for.
+    pub ready: Receiver<()>,
+    text: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Console {
+    /// All of it until now.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
 /// Reads all channels for as long as QEMU lives, since it waits for its readers; tells when the console says `ready`.
-pub fn listen(channels: Channels, ready: &'static str) -> Receiver<()> {
+pub fn listen(channels: Channels, ready: &'static str) -> Console {
     let (tell, told) = channel();
     let Channels { console, nics } = channels;
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&text);
     thread::spawn(move || {
         let mut lines = BufReader::new(console);
         let mut line = Vec::new();
@@ -101,13 +118,13 @@ pub fn listen(channels: Channels, ready: &'static str) -> Receiver<()> {
                 // Nobody waits a second time.
                 let _ = tell.send(());
             }
-            line.clear();
+            written.lock().unwrap_or_else(PoisonError::into_inner).append(&mut line);
         }
     });
     for nic in nics {
         thread::spawn(move || read_to_the_end(&nic));
     }
-    told
+    Console { ready: told, text }
 }
 
 fn read_to_the_end(mut stream: &UnixStream) {

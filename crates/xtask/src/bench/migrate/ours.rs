@@ -2,7 +2,7 @@
 
 use super::super::Run;
 use super::super::bed::{Bed, start_cluster};
-use super::Migrated;
+use super::{Migrated, clock};
 use crate::stage::{HOSTS, other};
 use anyhow::{Context, Result, bail};
 use host::api::migration::{MigrateRequest, Strategy};
@@ -45,9 +45,15 @@ pub fn measure(
 
 fn migrate(bed: &Bed, from: &str, to: &str, strategy: Strategy, link: Option<u64>) -> Result<Migrated> {
     let (there, here) = (bed.newest_event(to)?, bed.newest_event(from)?);
+    let console = |host: &str| {
+        let path = bed.cluster.console(host, &bed.vm);
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
     let pinger = Pinger::start(bed.client(), bed.reach.redis())?;
     let mut request = MigrateRequest { strategy, ..MigrateRequest::usual(HostName::new(to)?) };
     request.limits.rate_ceiling = link;
+    let said_before = console(from)?;
     let began_us = os::clock::realtime_us();
     bed.cluster.ask(from, |api| api.migrate(&bed.vm, &request))?;
     let promoted = bed.cluster.wait_event(to, "promoted", there)?;
@@ -60,6 +66,7 @@ fn migrate(bed: &Bed, from: &str, to: &str, strategy: Strategy, link: Option<u64
     if let Some(why) = pings.broken {
         bail!("the client's connection broke: {why}");
     }
+    std::thread::sleep(clock::AFTERWARDS);
     let stopped_us = migrated.what["stopped_at_us"].as_u64().context("it was stopped at no time")?;
     let mut at_us = vec![stopped_us];
     for (host, event, after) in
@@ -78,6 +85,7 @@ fn migrate(bed: &Bed, from: &str, to: &str, strategy: Strategy, link: Option<u64
     Ok(Migrated {
         total_ms: promoted.at_us.saturating_sub(began_us) as f64 / 1e3,
         downtime_ms: promoted.at_us.saturating_sub(stopped_us) as f64 / 1e3,
+        guest_ms: clock::lost_ms(&said_before, &console(to)?),
         reported_ms: None,
         client_ms: pings.latency_ms().map(|latency| latency.max),
         wire_mib: number("wire_bytes") / f64::from(1 << 20),

@@ -2,7 +2,7 @@
 
 use super::super::Run;
 use super::super::bare::listen;
-use super::Migrated;
+use super::{Migrated, clock};
 use anyhow::{Context, Result, bail};
 use lab::cluster::VmFile;
 use os::Memory;
@@ -69,11 +69,11 @@ fn migrate(
     let (source, channels) = Qemu::launch(&installation, &resolved, Role::Primary, memory()?, Vec::new())?;
     let said = listen(channels, "READY");
     source.cont()?;
-    if said.recv_timeout(BOOT).is_err() {
+    if said.ready.recv_timeout(BOOT).is_err() {
         bail!("the guest does not serve: {}", source.messages());
     }
     let (target, channels) = Qemu::launch(&installation, &resolved, Role::Standby, memory()?, Vec::new())?;
-    let _reading = listen(channels, "READY");
+    let says = listen(channels, "READY");
     // It dirties as it will.
     sleep(Duration::from_secs(2));
     let place = tempfile::tempdir()?;
@@ -106,9 +106,11 @@ fn migrate(
     let (stopped_us, runs_us) = (at(&source, "STOP")?, at(&target, "RESUME")?);
     let told = ended(&source)?;
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    sleep(clock::AFTERWARDS);
     Ok(Some(Migrated {
         total_ms: runs_us.saturating_sub(began_us) as f64 / 1e3,
         downtime_ms: runs_us.saturating_sub(stopped_us) as f64 / 1e3,
+        guest_ms: clock::lost_ms(&said.text(), &says.text()),
         reported_ms: told["downtime"].as_f64(),
         client_ms: None,
         wire_mib: number(&told["ram"]["transferred"]) / f64::from(1 << 20),
