@@ -86,6 +86,8 @@ impl Agent {
     /// If the state directory or the port cannot be used, the host has no identity or others may read it, or the
     /// configured arbiter makes no sense.
     pub fn start(config: HostConfig) -> Result<Self, AgentError> {
+        #[cfg(feature = "ablation")]
+        config.ablation.begin();
         let state_dir = config.state_dir.clone();
         let events = std::fs::create_dir_all(&state_dir)
             .and_then(|()| EventLog::open(config.name.clone(), &state_dir))

@@ -83,6 +83,10 @@ pub struct HostConfig {
     /// What other hosts' VMs may have here.
     #[serde(default)]
     pub backup: BackupConfig,
+    /// What is left out of checkpoints.
+    #[cfg(feature = "ablation")]
+    #[serde(default)]
+    pub ablation: crate::ablation::Ablation,
 }
 
 /// What a host has for standbys of other hosts' VMs, and for VMs that took over here.

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ablation;
 pub mod agent;
 pub mod api;
 pub mod arbiters;

@@ -8,7 +8,9 @@
 # A round is DELAY turns of an empty loop; no timer, no interrupt.
 
     .code16
-    .set PAGES, 16
+    .ifndef PAGES
+    .set PAGES, 16              # at most 143: what ordinary memory there is above FIRST
+    .endif
     .set FIRST, 0x1000          # segment of the first page, 64 KiB; one page is 0x100 paragraphs
     .set COM1, 0x3f8
 

@@ -4,6 +4,7 @@
 //! taken where the frames are written, so that they say what was sent and not what was meant.
 
 use super::paths::Bundle;
+use crate::ablation::{Piece, without};
 use crate::disks::{Kept, KeptChange};
 use crate::loops::Haste;
 use crate::ram::GuestRam;
@@ -176,7 +177,7 @@ impl Outbox {
             wire,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
-            known: KnownPages::new(MAX_KNOWN),
+            known: KnownPages::new(if without(Piece::Deltas) { 0 } else { MAX_KNOWN }),
             devices: DeviceStates::default(),
             open: Written::default(),
             body_bytes: 0,

@@ -4,6 +4,7 @@
 //! copied again while it stands still, and the first copy of it is not sent. Whether the round pays depends on the
 //! guest, so it is tried where checkpoints are large, and left where most of it was in vain.
 
+use crate::ablation::{Piece, without};
 use crate::link::Part;
 use crate::ram::GuestRam;
 use crate::staging::Pool;
@@ -27,7 +28,7 @@ pub struct Policy {
 impl Policy {
     /// Whether to try.
     pub fn tries(&self) -> bool {
-        self.last >= LARGE && self.pause == 0
+        self.last >= LARGE && self.pause == 0 && !without(Piece::Ahead)
     }
 
     /// A checkpoint had so many pages in all; so many were copied ahead, of which so many had to be copied again.

@@ -13,6 +13,8 @@ use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
 use super::precopy::RoundTold;
+#[cfg(feature = "ablation")]
+use crate::ablation::{Piece, without};
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Part};
@@ -399,6 +401,8 @@ impl Worker {
         self.active = None;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let tracker = Tracker::attach(self.qemu.pid(), &self.ram.tracked()).map_err(|error| text(&error))?;
+        #[cfg(feature = "ablation")]
+        let tracker = if without(Piece::Walkers) { tracker.walking_alone() } else { tracker };
         let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| text(&error))?;
         if self.saver.is_none() {
             self.saver = Some(DeviceSaver::new(self.qemu.qmp()).map_err(|error| text(&error))?);

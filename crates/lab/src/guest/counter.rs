@@ -1,4 +1,4 @@
-//! Owns the bare-metal counter guest: firmware of 64 KiB that counts in 16 pages of memory and on the serial line.
+//! Owns the bare-metal counter guest: firmware of 64 KiB that counts in some pages of memory and on the serial line.
 //!
 //! It checks its own memory: each round compares all pages with a register and prints `BAD` if one differs, which
 //! is what a checkpoint of mixed moments, or with a lost page, would show. See `guest/counter.S`.
@@ -13,6 +13,10 @@ use crate::command;
 
 const SOURCE: &str = include_str!("../../guest/counter.S");
 
+/// Pages that hold the number, if nothing else is said.
+const PAGES: u32 = 16;
+/// Most pages that can: ordinary memory from 64 KiB to what a PC's firmware has below 640 KiB.
+pub const MOST_PAGES: u32 = 143;
 /// Turns of the delay loop for about 200 lines a second under TCG.
 pub const DELAY_TCG: u32 = 3_000_000;
 /// Turns of the delay loop for about 200 lines a second under a KVM that emulates in software.
@@ -25,19 +29,23 @@ pub const DELAY_SOFTWARE_KVM: u32 = 2_000;
 /// # Errors
 /// binutils is missing, or the disk fails.
 pub fn firmware(cache: &Cache, delay: u32) -> Result<PathBuf, GuestError> {
-    let delay = format!("DELAY={delay}");
-    let place = cache.get("counter", &[SOURCE.as_bytes(), delay.as_bytes()], |work| {
+    firmware_of(cache, delay, PAGES)
+}
+
+/// The same, with its number in so many pages, all written in each round; there is room for [`MOST_PAGES`].
+///
+/// # Errors
+/// binutils is missing, or the disk fails.
+pub fn firmware_of(cache: &Cache, delay: u32, pages: u32) -> Result<PathBuf, GuestError> {
+    let (delay, pages) = (format!("DELAY={delay}"), format!("PAGES={pages}"));
+    let place = cache.get("counter", &[SOURCE.as_bytes(), delay.as_bytes(), pages.as_bytes()], |work| {
         let source = work.join("counter.S");
         fs::write(&source, SOURCE).map_err(on("write", &source))?;
         let run = |command: &mut Command| command::run(command.current_dir(work));
-        run(Command::new("as").args(["--32", "--defsym", &delay, "-o", "counter.o", "counter.S"]))?;
-        run(Command::new("ld").args([
-            "-m",
-            "elf_i386",
-            "-Ttext",
-            "0",
-            "-e",
-            "0",
+        let symbols = ["--defsym", &delay, "--defsym", &pages];
+        run(Command::new("as").arg("--32").args(symbols).args(["-o", "counter.o", "counter.S"]))?;
+        let place = ["-Ttext", "0", "-e", "0"];
+        run(Command::new("ld").args(["-m", "elf_i386"]).args(place).args([
             "-o",
             "counter.elf",
             "counter.o",

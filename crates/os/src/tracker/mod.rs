@@ -192,6 +192,14 @@ impl Tracker {
         Ok(Self { pid, uffd, pagemap, ranges, owed: Vec::new(), found: Vec::new() })
     }
 
+    /// The same tracker, which never walks the page tables by more than one thread.
+    #[cfg(feature = "ablation")]
+    #[must_use]
+    pub fn walking_alone(mut self) -> Self {
+        self.pagemap.walk_alone();
+        self
+    }
+
     /// The tracked process.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -105,6 +105,11 @@ impl Pagemap {
         Ok(Self { walkers })
     }
 
+    #[cfg(feature = "ablation")]
+    pub(super) fn walk_alone(&mut self) {
+        self.walkers.truncate(1);
+    }
+
     /// Appends to `out` the pages of `places` (sorted) that are `wanted`, in order, joined with what `out` ends with. Whatever
     /// was found (and perhaps protected) before an error is in `out` as well. Large memory is walked by several threads.
     pub(super) fn scan(

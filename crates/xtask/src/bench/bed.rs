@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Name of the VM.
 const VM: &str = "bench";
 /// Where no failover is measured none shall happen, however busy the machine is: suspect late.
-const LATE_SUSPICION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 5000\n";
+pub const LATE_SUSPICION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 5000\n";
 /// An acknowledgement that takes longer is late indeed.
 const ACK_PATIENCE: Duration = Duration::from_millis(500);
 

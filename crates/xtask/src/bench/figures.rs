@@ -1,11 +1,13 @@
 //! Owns the form of what a benchmark finds: tables of figures, notes, and what was aimed at.
 
 use lab::stats::Summary;
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// What one part of a run found.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
     /// How it was measured, in sentences.
     pub how: String,
@@ -18,12 +20,12 @@ pub struct Findings {
 }
 
 /// A part of a run.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Part {
     /// Its number, as `--only` takes it.
     pub number: u32,
     /// What it is about.
-    pub title: &'static str,
+    pub title: Cow<'static, str>,
     /// How busy others kept the machine right before it, in percent of all processors.
     pub others_busy_percent: f64,
     /// How long it took.
@@ -36,12 +38,12 @@ pub struct Part {
 }
 
 /// A figure that was aimed at. Nothing fails if it is missed: machines differ.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     /// What it is.
     pub what: String,
     /// Its unit.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// What it should be.
     pub bound: Bound,
     /// What was measured.
@@ -51,7 +53,7 @@ pub struct Target {
 }
 
 /// Where a figure should lie.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// Here or below.
@@ -63,12 +65,24 @@ pub enum Bound {
 impl Target {
     /// A figure that should not be larger than `limit`.
     pub fn at_most(what: impl Into<String>, unit: &'static str, limit: f64, found: f64) -> Self {
-        Self { what: what.into(), unit, bound: Bound::AtMost(limit), found, reached: found <= limit }
+        Self {
+            what: what.into(),
+            unit: unit.into(),
+            bound: Bound::AtMost(limit),
+            found,
+            reached: found <= limit,
+        }
     }
 
     /// A figure that should not be smaller than `limit`.
     pub fn at_least(what: impl Into<String>, unit: &'static str, limit: f64, found: f64) -> Self {
-        Self { what: what.into(), unit, bound: Bound::AtLeast(limit), found, reached: found >= limit }
+        Self {
+            what: what.into(),
+            unit: unit.into(),
+            bound: Bound::AtLeast(limit),
+            found,
+            reached: found >= limit,
+        }
     }
 }
 
@@ -124,18 +138,44 @@ impl Cell {
             Self::Unknown => Value::Null,
         }
     }
+
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Unknown),
+            Value::Number(number) => number.as_f64().map(Self::Number),
+            Value::String(words) => Some(Self::Words(words.clone())),
+            other => serde_json::from_value(other.clone()).ok().map(Self::Spread),
+        }
+    }
+
+    /// Its one number: of many measurements the median.
+    pub fn middle(&self) -> Option<f64> {
+        match self {
+            Self::Spread(summary) => Some(summary.median),
+            Self::Number(number) => Some(*number),
+            Self::Words(_) | Self::Unknown => None,
+        }
+    }
+
+    /// What 99 of 100 measurements do not exceed.
+    pub fn p99(&self) -> Option<f64> {
+        match self {
+            Self::Spread(summary) => Some(summary.p99),
+            _ => None,
+        }
+    }
 }
 
 /// A column: its name for programs and its heading for people, which tells the unit.
 pub type Column = (&'static str, &'static str);
 
 /// Rows of figures of the same kinds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     /// What the rows are about.
     pub title: String,
-    /// The columns; the first says what a row is.
-    pub columns: Vec<Column>,
+    /// The columns, as in [`Column`]; the first says what a row is.
+    pub columns: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// A name and a cell for each further column.
     pub rows: Vec<(String, Vec<Cell>)>,
 }
@@ -143,7 +183,8 @@ pub struct Table {
 impl Table {
     /// A table without rows.
     pub fn new(title: impl Into<String>, columns: &[Column]) -> Self {
-        Self { title: title.into(), columns: columns.to_vec(), rows: Vec::new() }
+        let columns = columns.iter().map(|&(name, heading)| (name.into(), heading.into())).collect();
+        Self { title: title.into(), columns, rows: Vec::new() }
     }
 
     /// Adds a row.
@@ -151,17 +192,45 @@ impl Table {
         assert_eq!(N + 1, self.columns.len(), "a cell for every column of `{}`", self.title);
         self.rows.push((name.into(), cells.to_vec()));
     }
+
+    /// The name of each row and what stands in one of its columns.
+    pub fn column(&self, name: &str) -> impl Iterator<Item = (&str, &Cell)> {
+        let at = self.columns.iter().skip(1).position(|(key, _)| key == name);
+        self.rows.iter().filter_map(move |(row, cells)| Some((row.as_str(), cells.get(at?)?)))
+    }
 }
 
 impl Serialize for Table {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let row = |(name, cells): &(String, Vec<Cell>)| {
             let values = std::iter::once(json!(name)).chain(cells.iter().map(Cell::value));
-            let named = self.columns.iter().map(|(key, _)| (*key).to_owned()).zip(values);
+            let named = self.columns.iter().map(|(key, _)| key.to_string()).zip(values);
             Value::Object(named.collect::<Map<_, _>>())
         };
         let rows: Vec<Value> = self.rows.iter().map(row).collect();
-        json!({ "title": self.title, "rows": rows }).serialize(serializer)
+        json!({ "title": self.title, "columns": self.columns, "rows": rows }).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Written {
+            title: String,
+            columns: Vec<(String, String)>,
+            rows: Vec<Map<String, Value>>,
+        }
+        let Written { title, columns, rows } = Written::deserialize(deserializer)?;
+        let read = |row: &Map<String, Value>| {
+            let mut keys = columns.iter().map(|(key, _)| row.get(key));
+            let name = keys.next()??.as_str()?.to_owned();
+            Some((name, keys.map(|value| Cell::of(value?)).collect::<Option<Vec<Cell>>>()?))
+        };
+        let rows =
+            rows.iter().map(|row| read(row).ok_or_else(|| D::Error::custom("a row without its cells")));
+        let rows = rows.collect::<Result<_, _>>()?;
+        let columns = columns.into_iter().map(|(key, heading)| (key.into(), heading.into())).collect();
+        Ok(Self { title, columns, rows })
     }
 }
 
@@ -212,6 +281,27 @@ mod tests {
         assert_eq!(value["rows"][0]["what"], "bare");
         assert_eq!(value["rows"][0]["pause_ms"]["median"], 2.0);
         assert_eq!(value["rows"][0]["ratio"], Value::Null);
+    }
+
+    #[test]
+    fn figures_that_were_kept_are_read_as_they_were() {
+        let mut table = Table::new("Pauses", &[("what", "what"), ("ms", "pause, ms"), ("told", "told")]);
+        table.row("bare", [Summary::of([1.0, 2.0, 3.0]).into(), "none".into()]);
+        table.row("other", [2.5.into(), Cell::Unknown]);
+        let found = Findings {
+            how: "so".into(),
+            targets: vec![Target::at_least("x", "%", 80.0, 79.9)],
+            tables: vec![table],
+            notes: vec!["note".into()],
+        };
+        let text = serde_json::to_string(&found).expect("JSON");
+        let read: Findings = serde_json::from_str(&text).expect("figures");
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), text);
+        let cells: Vec<_> = read.tables[0].column("ms").map(|(row, cell)| (row, cell.middle())).collect();
+        assert_eq!(cells, [("bare", Some(2.0)), ("other", Some(2.5))]);
+        assert_eq!(read.tables[0].column("nothing").count(), 0);
+        let without = text.replace("\"told\":\"none\",", "");
+        assert!(serde_json::from_str::<Findings>(&without).is_err(), "{without}");
     }
 
     #[test]

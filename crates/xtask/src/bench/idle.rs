@@ -59,13 +59,18 @@ fn one(run: &mut Run<'_>, found: &mut Findings, number: usize, mib: u32) -> Resu
     let shape = VmShape { memory_mib: mib, ..VmShape::default() };
     let file = VmFile::redis(&run.props.guest, "bench", shape, None)?;
     let bed = Bed::boot(cluster, run, file)?;
-    run.screen.live(&format!("{mib} MiB: the guest uses its memory"));
-    bed.pulse(|pulse| pulse.hold(u64::from(mib) * 256 / 8 * 7 - HELD_BY_OTHERS))?;
+    fill(run, &bed, mib)?;
     bed.protect(INTERVAL)?;
     row(run, found, &bed, mib, "every 25 ms")?;
     bed.unprotect()?;
     bed.protect_following()?;
     row(run, found, &bed, mib, "following the output")
+}
+
+/// Has the guest use seven eighths of its memory.
+pub fn fill(run: &mut Run<'_>, bed: &Bed, mib: u32) -> Result<()> {
+    run.screen.live(&format!("{mib} MiB: the guest uses its memory"));
+    bed.pulse(|pulse| pulse.hold(u64::from(mib) * 256 / 8 * 7 - HELD_BY_OTHERS))
 }
 
 /// Pages that the guest's kernel and servers use.

@@ -3,10 +3,12 @@
 //! Each part has its own hosts and VM, so that one can be run alone, and what fails in one spoils no other. Before
 //! each the processors are looked at: a loaded machine is said, not hidden. Nothing is asserted.
 
+mod all;
 mod bare;
 mod bed;
 mod clock;
 mod closed;
+mod comparison;
 mod copies;
 mod cost;
 mod cpu;
@@ -29,6 +31,7 @@ use crate::demo::Output;
 use crate::stage::screen::Screen;
 use crate::stage::{self, Props};
 use crate::workspace;
+use all::kept::{self, Kept};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use figures::{Findings, Part};
@@ -57,6 +60,10 @@ pub enum Bench {
     Failover(BenchArgs),
     /// Live migration beside stopping the VM first and beside QEMU's own (10 minutes, as root). One part
     Migrate(BenchArgs),
+    /// What the evaluation has beside the others (12 minutes, as root).
+    /// Parts: 1 a guest that writes memory, by interval, 2 beside QEMU's COLO, 3 checkpoints with parts left out
+    Comparison(BenchArgs),
+    All(all::AllArgs),
     /// How fast the deterministic machine is beside `qemu-system-riscv64` (1 minute).
     /// Example: `cargo xtask bench rv --kernel vmlinux --initrd initrd.cpio`
     Rv(rv::RvArgs),
@@ -77,6 +84,9 @@ pub struct BenchArgs {
     /// How the figures are printed at the end; they are in files in any case
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// In `comparison`: leave parts out of this `undying`, built with the feature `ablation`, instead of building one
+    #[arg(long, value_name = "FILE")]
+    ablated: Option<PathBuf>,
 }
 
 /// What measures one part. What it found before it failed is kept.
@@ -149,6 +159,17 @@ const MIGRATE: Suite = Suite {
     facts: Vec::new,
 };
 
+const COMPARISON: Suite = Suite {
+    name: "comparison",
+    title: "Comparisons and ablations measured",
+    parts: &[
+        ("A guest that writes memory as fast as it can", comparison::writing::measure),
+        ("Beside QEMU's COLO", comparison::colo::measure),
+        ("Checkpoints with parts left out", comparison::ablation::measure),
+    ],
+    facts: Vec::new,
+};
+
 impl Serialize for Suite {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.name.serialize(serializer)
@@ -161,6 +182,8 @@ pub struct Run<'a> {
     pub props: &'a Props,
     /// Where progress is shown.
     pub screen: &'a mut Screen,
+    /// A program of which parts can be left out, if one was given.
+    pub ablated: Option<&'a Path>,
     quick: bool,
 }
 
@@ -217,6 +240,12 @@ impl Record {
         self.parts.push(part);
     }
 
+    /// The parts that could not be measured.
+    fn failed(&self) -> Vec<String> {
+        let failed = self.parts.iter().filter(|part| part.error.is_some());
+        failed.map(|part| part.title.to_string()).collect()
+    }
+
     /// Writes the JSON, and the document: the one in `docs` only of a whole run.
     fn write(&self, whole: bool) -> Result<[PathBuf; 2]> {
         let folder = workspace::target().join("bench");
@@ -243,11 +272,11 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Many(args) => (&MANY, args),
         Bench::Failover(args) => (&FAILOVER, args),
         Bench::Migrate(args) => (&MIGRATE, args),
+        Bench::Comparison(args) => (&COMPARISON, args),
+        Bench::All(args) => return all::run(args),
         Bench::Rv(args) => return rv::run(args),
     };
-    if !rustix::process::geteuid().is_root() {
-        bail!("only root may make network namespaces and protect VMs: run this as root");
-    }
+    only_root()?;
     if let Some(number) = args.only.iter().find(|number| **number as usize > suite.parts.len()) {
         bail!("there is no part {number}: `bench {}` has {} parts", suite.name, suite.parts.len());
     }
@@ -255,31 +284,50 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
     let mut screen = Screen::new(args.output == Output::Json);
     screen.chapter("What is needed");
     let props = props(args, &mut screen)?;
+    let record = self::suite(suite, args, &mut screen, &props)?;
+    screen.say(&format!("Measured in {:.0} s.", began.elapsed().as_secs_f64()));
+    if args.output == Output::Json {
+        println!("{:#}", serde_json::to_value(&record)?);
+    }
+    let failed = record.failed();
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join("; "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn only_root() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("only root may make network namespaces and protect VMs: run this as root");
+    }
+    Ok(())
+}
+
+/// Measures the parts that were asked for, and writes what was found.
+fn suite(suite: &'static Suite, args: &BenchArgs, screen: &mut Screen, props: &Props) -> Result<Record> {
     let mut facts = site::facts(&props.guest.manifest);
     facts.extend((suite.facts)());
     let mut record = Record::new(suite, command(suite, args), args.quick, facts);
     let wanted = |number: u32| args.only.is_empty() || args.only.contains(&number);
     for (number, &(title, work)) in (1..).zip(suite.parts).filter(|(number, _)| wanted(*number)) {
-        let mut run = Run { props: &props, screen: &mut screen, quick: args.quick };
+        let ablated = args.ablated.as_deref();
+        let mut run = Run { props, screen: &mut *screen, ablated, quick: args.quick };
         let part = measure(&mut run, number, title, work);
-        show(&mut screen, &part);
+        show(screen, &part);
+        if part.error.is_none() {
+            let facts =
+                record.facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let (suite, command) = (suite.name.to_owned(), record.command.clone());
+            kept::keep(args.quick, &Kept { suite, command, facts, part: part.clone() })?;
+        }
         record.add(part);
     }
     // A document with holes must not take the place of a whole one.
-    let failed: Vec<&str> =
-        record.parts.iter().filter(|part| part.error.is_some()).map(|part| part.title).collect();
-    let whole = !args.quick && args.only.is_empty() && failed.is_empty();
+    let whole = !args.quick && args.only.is_empty() && record.failed().is_empty();
     for path in record.write(whole)? {
         screen.done(&format!("written: {}", workspace::relative(&path)));
     }
-    screen.say(&format!("Measured in {:.0} s.", began.elapsed().as_secs_f64()));
-    if args.output == Output::Json {
-        println!("{:#}", serde_json::to_value(&record)?);
-    }
-    if !failed.is_empty() {
-        bail!("not measured: {}", failed.join("; "));
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(record)
 }
 
 fn props(args: &BenchArgs, screen: &mut Screen) -> Result<Props> {
@@ -314,7 +362,14 @@ fn measure(run: &mut Run<'_>, number: u32, title: &'static str, work: Work) -> P
     let start = Instant::now();
     let mut found = Findings::default();
     let error = work(run, &mut found).err().map(|error| format!("{error:#}"));
-    Part { number, title, others_busy_percent, seconds: start.elapsed().as_secs_f64(), error, found }
+    Part {
+        number,
+        title: title.into(),
+        others_busy_percent,
+        seconds: start.elapsed().as_secs_f64(),
+        error,
+        found,
+    }
 }
 
 fn show(screen: &mut Screen, part: &Part) {

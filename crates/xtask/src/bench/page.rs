@@ -1,7 +1,7 @@
 //! Owns the document that people read, such as `checkpoint.md`, made of the same figures as the JSON.
 
 use super::Record;
-use super::figures::{Bound, Cell, Part, Table};
+use super::figures::{Bound, Cell, Part, Table, Target};
 use super::site::LOADED_PERCENT;
 use lab::stats::Summary;
 use std::fmt::Write;
@@ -17,14 +17,15 @@ pub fn markdown(record: &Record) -> String {
         line(&mut text, &format!("- {name}: {value}"));
     }
     text.push_str("\nWhere many values were measured a field shows *min / median / p99 (count)*.\n\n");
-    targets(&mut text, &record.parts);
+    targets(&mut text, record.parts.iter().flat_map(|part| &part.found.targets));
     for part in &record.parts {
         chapter(&mut text, part);
     }
     text
 }
 
-fn line(text: &mut String, words: &str) {
+/// Adds a line.
+pub fn line(text: &mut String, words: &str) {
     text.push_str(words);
     text.push('\n');
 }
@@ -47,8 +48,9 @@ fn quiet(record: &Record) -> String {
     text
 }
 
-fn targets(text: &mut String, parts: &[Part]) {
-    let mut targets = parts.iter().flat_map(|part| &part.found.targets).peekable();
+/// What was aimed at and what was found, if anything was.
+pub fn targets<'a>(text: &mut String, targets: impl Iterator<Item = &'a Target>) {
+    let mut targets = targets.peekable();
     if targets.peek().is_none() {
         return;
     }
@@ -148,7 +150,7 @@ pub fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{Findings, Target};
+    use super::super::figures::Findings;
     use super::*;
 
     fn record(busy: f64) -> Record {
@@ -162,7 +164,7 @@ mod tests {
         };
         let part = Part {
             number: 1,
-            title: "Pause",
+            title: "Pause".into(),
             others_busy_percent: busy,
             seconds: 1.0,
             error: Some("it broke".into()),

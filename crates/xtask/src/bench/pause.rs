@@ -110,7 +110,8 @@ pub fn dirty_pages(epochs: &[EpochRecord]) -> Summary {
     Summary::of(epochs.iter().map(|epoch| epoch.dirty_pages as f64)).expect("there are checkpoints")
 }
 
-fn ack_ms(epochs: &[EpochRecord]) -> Option<Summary> {
+/// From their cuts to their acknowledgements.
+pub fn ack_ms(epochs: &[EpochRecord]) -> Option<Summary> {
     Summary::of_us_in_ms(epochs.iter().map(|epoch| epoch.ack_us).filter(|&ack_us| ack_us > 0))
 }
 

@@ -36,6 +36,11 @@ pub fn with_bug(screen: &mut Screen, planted: Planted) -> Result<PathBuf> {
     release(screen, &["--features", planted.feature()], &workspace::target().join("planted"))
 }
 
+/// Builds `undying` so that parts of its checkpoints can be left out. It lies in a place of its own as well.
+pub fn ablated(screen: &mut Screen) -> Result<PathBuf> {
+    release(screen, &["--features", "ablation"], &workspace::target().join("ablated"))
+}
+
 fn release(screen: &mut Screen, features: &[&str], target: &Path) -> Result<PathBuf> {
     let start = Instant::now();
     let mut command = process::cargo();

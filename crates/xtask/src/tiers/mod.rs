@@ -116,8 +116,8 @@ fn files_that_say_unsafe() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// What must not be part of the program that is shipped: simulator, model, laboratory, planted bugs, and grants that
-/// can be cloned.
+/// What must not be part of the program that is shipped: simulator, model, laboratory, planted bugs, checkpoints of which
+/// parts can be left out, and grants that can be cloned.
 fn shipped() -> Result<Vec<String>> {
     let mut tree = process::cargo();
     tree.args(["tree", "--locked", "--package", "undying", "--edges", "normal,build"]);
@@ -131,7 +131,7 @@ fn wrongly_shipped(tree: &str) -> Vec<String> {
         let features = line.split_once("features=").map_or("", |(_, features)| features);
         let features = features.trim_end_matches(" (*)");
         ["sim", "model", "lab", "xtask"].contains(&name)
-            || features.split(',').any(|feature| feature == "planted" || feature == "model")
+            || features.split(',').any(|feature| ["planted", "model", "ablation"].contains(&feature))
     };
     tree.lines().filter(|line| wrong(line)).map(|line| format!("`undying` ships {line}")).collect()
 }
@@ -193,6 +193,7 @@ mod tests {
     fn the_simulator_and_planted_bugs_are_not_shipped() {
         assert_eq!(wrongly_shipped("undying v1 (/x) features=\nprotocol v1 (/x) features= (*)\n"), [""; 0]);
         assert_eq!(wrongly_shipped("protocol v1 (/x) features=a,planted (*)\n").len(), 1);
+        assert_eq!(wrongly_shipped("host v1 (/x) features=ablation\n").len(), 1);
         assert_eq!(wrongly_shipped("protocol v1 (/x) features=model\n").len(), 1);
         assert_eq!(wrongly_shipped("sim v1 (/x) features=\nlab v1 (/x) features=\n").len(), 2);
     }

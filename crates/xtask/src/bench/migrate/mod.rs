@@ -39,6 +39,13 @@ pub struct Migrated {
     pub steps_ms: Option<[f64; 4]>,
 }
 
+impl Migrated {
+    fn said(&self) -> String {
+        let guest = self.guest_ms.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
+        format!("{:.1} ms ({guest} ms by the guest) in {:.0} ms", self.downtime_ms, self.total_ms)
+    }
+}
+
 /// A VM that dirties so many MB a second from its boot on, and compares its clock with the machine's.
 fn file(run: &Run<'_>, megabytes: u64) -> Result<VmFile> {
     let load = format!("{PAGES}:{}:random,clock", megabytes * 1_000_000 / 4_096);
@@ -73,6 +80,9 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     ));
     for (link, says) in [(Some(LINK), "128 MiB/s"), (None, "as fast as it goes")] {
         for megabytes in RATES {
+            if run.quick && (link.is_none() || megabytes != RATES[1]) {
+                continue;
+            }
             let what = format!("{megabytes} MB/s dirtied, {says}");
             let ours = ours::measure(run, &what, file(run, megabytes)?, link)?;
             let stock = stock::measure(run, &what, &file(run, megabytes)?, link)?;
@@ -81,9 +91,10 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
             };
             let plain =
                 |sets: &[(&str, Vec<Migrated>)], get| sets.first().and_then(|(_, all)| median(all, get));
-            let (downtime, total) = (|one: &Migrated| one.downtime_ms, |one: &Migrated| one.total_ms);
+            let downtime = |one: &Migrated| one.guest_ms.unwrap_or(one.downtime_ms);
+            let total = |one: &Migrated| one.total_ms;
             if let (Some(our), Some(their)) = (plain(&ours, downtime), plain(&stock, downtime)) {
-                let aim = format!("downtime, {what}, of QEMU's precopy ({} ms)", number(their));
+                let aim = format!("lost to the guest, {what}, of QEMU's precopy ({} ms)", number(their));
                 found.targets.push(Target::at_most(aim, "%", 50.0, our / their * 100.0));
             }
             if let (Some(our), Some(their)) = (plain(&ours, total), plain(&stock, total)) {

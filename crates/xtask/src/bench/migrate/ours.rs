@@ -34,7 +34,7 @@ pub fn measure(
             run.pass(&format!("{what}: {name}, {number}"), Duration::from_secs(2));
             let one = migrate(&bed, from, to, strategy, link)
                 .with_context(|| format!("{what}: {name}, from {from} to {to}"))?;
-            run.screen.done(&format!("{what}: {name}, {:.1} ms in {:.0} ms", one.downtime_ms, one.total_ms));
+            run.screen.done(&format!("{what}: {name}, {}", one.said()));
             found.push(one);
             from = to;
         }

@@ -43,10 +43,7 @@ pub fn measure(
             let one = migrate(file, capability, limit_ms, link).with_context(|| format!("{what}: {name}"))?;
             match one {
                 Some(one) => {
-                    run.screen.done(&format!(
-                        "{what}: {name}, {:.1} ms in {:.0} ms",
-                        one.downtime_ms, one.total_ms
-                    ));
+                    run.screen.done(&format!("{what}: {name}, {}", one.said()));
                     found.push(one);
                 }
                 None => run.screen.bad(&format!("{what}: {name} did not end in {} s", PATIENCE.as_secs())),
