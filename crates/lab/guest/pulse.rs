@@ -9,7 +9,6 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, ExitCode};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,8 +26,8 @@ const STOP: &str = "/stop";
 const TICK: Duration = Duration::from_millis(5);
 /// How often the machine's real-time clock is looked at: the moment of a new second is known as well as that.
 const LOOK: Duration = Duration::from_micros(500);
-/// Ports of the real-time clock: which register, and what is in it. Register 0 has the seconds, of two decimal digits.
-const RTC: (u64, u64) = (0x70, 0x71);
+/// The machine's real-time clock, in seconds since 1970 (Linux Documentation/admin-guide/rtc.rst).
+const MACHINE_CLOCK: &str = "/sys/class/rtc/rtc0/since_epoch";
 
 /// One guest page. Atomics, because relaxed stores are real stores that the compiler does not drop.
 #[repr(align(4096))]
@@ -483,23 +482,19 @@ fn compare_forever(shared: &Shared) {
 }
 
 fn compare(shared: &Shared, seen: u64) -> io::Result<()> {
-    let ports = fs::OpenOptions::new().read(true).write(true).open("/dev/port")?;
     let second = || -> io::Result<u64> {
-        let mut digits = [0];
-        ports.write_all_at(&[0], RTC.0)?;
-        ports.read_exact_at(&mut digits, RTC.1)?;
-        Ok(u64::from(digits[0] >> 4) * 10 + u64::from(digits[0] & 15))
+        let text = fs::read_to_string(MACHINE_CLOCK)?;
+        text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, text))
     };
-    let (mut last, mut since, mut counted) = (second()?, None, 0);
+    let (mut last, mut first) = (second()?, None);
     while shared.change.load(Relaxed) == seen {
-        let (now, this) = (Instant::now(), second()?);
+        let (this, now) = (second()?, Instant::now());
         if this != last {
-            let began = *since.get_or_insert(now);
-            // The first one seen is where counting begins.
-            counted += if began == now { 0 } else { (this + 60 - last) % 60 };
+            // Counting begins with the first new second: when the one before began is not known.
+            let (began, zero) = *first.get_or_insert((now, this));
+            let (counted, own) = (this.saturating_sub(zero), now.duration_since(began).as_micros());
+            println!("CLOCK {counted} {}", counted as i64 * 1_000_000 - own as i64);
             last = this;
-            let own = now.duration_since(began).as_micros() as i64;
-            println!("CLOCK {counted} {}", counted as i64 * 1_000_000 - own);
         }
         thread::sleep(LOOK);
     }
