@@ -58,7 +58,7 @@ pub enum Bench {
     /// What clients see when hosts and links die (12 minutes, as root).
     /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links
     Failover(BenchArgs),
-    /// Live migration beside stopping the VM first and beside QEMU's own (10 minutes, as root). One part
+    /// Live migration beside stopping the VM first and beside QEMU's own (14 minutes, as root). One part
     Migrate(BenchArgs),
     /// What the evaluation has beside the others (12 minutes, as root).
     /// Parts: 1 a guest that writes memory, by interval, 2 beside QEMU's COLO, 3 checkpoints with parts left out

@@ -143,10 +143,10 @@ fn legend<'a, X: Ranged<ValueType = f64>>(
     labels.background_style(WHITE.mix(0.85)).border_style(RGBColor(180, 180, 180)).draw().map_err(failed)
 }
 
-/// A height with room above the highest.
+/// A height with room above the highest, where the names of all series stand.
 fn top(series: &[Series]) -> f64 {
     let highest = series.iter().flat_map(|one| one.points.iter().map(|point| point.1)).fold(0.0, f64::max);
-    highest * 1.35
+    highest / (0.92 - 0.055 * series.len() as f64).max(0.4)
 }
 
 fn distinct(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -57,6 +57,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
             ("ack_ms", "cut to acknowledgement, ms"),
             ("bytes", "bytes an epoch on the wire, mean"),
             ("percent", "of the dirty bytes, %"),
+            ("delta_percent", "pages sent as deltas, %"),
+            ("unchanged_percent", "pages not sent, since nothing changed, %"),
         ],
     ));
     for (number, (name, without)) in VARIANTS.into_iter().enumerate() {
@@ -93,7 +95,7 @@ fn loads(run: &mut Run<'_>, bed: &Bed, variant: &str, table: &mut Table) -> Resu
             bed.protect(*wanted)?;
         }
         let label = format!("{what}: {variant}");
-        let epochs = under(run, bed, load, &label)?;
+        let (epochs, kinds) = under(run, bed, load, &label)?;
         let (dirty, sent) = (sum(&epochs, |epoch| epoch.dirty_pages), sum(&epochs, |epoch| epoch.wire_bytes));
         let count = epochs.len() as f64;
         table.row(
@@ -104,6 +106,8 @@ fn loads(run: &mut Run<'_>, bed: &Bed, variant: &str, table: &mut Table) -> Resu
                 ack_ms(&epochs).into(),
                 (sent / count).into(),
                 (sent / (dirty * PAGE) * 100.0).into(),
+                kinds[0].into(),
+                kinds[1].into(),
             ],
         );
     }
@@ -114,7 +118,8 @@ fn sum(epochs: &[EpochRecord], get: fn(&EpochRecord) -> u64) -> f64 {
     epochs.iter().map(get).sum::<u64>() as f64
 }
 
-fn under(run: &mut Run<'_>, bed: &Bed, load: &Load, label: &str) -> Result<Vec<EpochRecord>> {
+/// Checkpoints under a load, and how many of their pages went as deltas and not at all, in percent.
+fn under(run: &mut Run<'_>, bed: &Bed, load: &Load, label: &str) -> Result<(Vec<EpochRecord>, [f64; 2])> {
     let mut writers = None;
     match load {
         Load::Nothing => bed.pulse(PulseClient::stop)?,
@@ -126,14 +131,20 @@ fn under(run: &mut Run<'_>, bed: &Bed, load: &Load, label: &str) -> Result<Vec<E
     }
     run.pass(&format!("{label}: settling"), SETTLE);
     let time = run.stretch(4);
+    let before = bed.status(HOSTS[0])?.measured;
     let mut epochs = bed.epochs(run, label, time)?;
+    let after = bed.status(HOSTS[0])?.measured;
+    let pages = (after.pages - before.pages) as f64;
+    let percent = |from: u64, to: u64| (to - from) as f64 / pages * 100.0;
+    let deltas = percent(before.delta_pages, after.delta_pages);
+    let unchanged = percent(before.unchanged_pages, after.unchanged_pages);
     if let Some(writers) = writers {
         writers.stop()?;
     }
     // What was cut last may not have been sent yet.
     epochs.retain(|epoch| epoch.wire_bytes > 0);
     anyhow::ensure!(!epochs.is_empty(), "nothing was sent in {} s", time.as_secs_f64());
-    Ok(epochs)
+    Ok((epochs, [deltas, unchanged]))
 }
 
 fn walkers(run: &mut Run<'_>, found: &mut Findings, binary: &PathBuf) -> Result<()> {

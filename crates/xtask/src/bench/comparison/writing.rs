@@ -82,7 +82,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
 }
 
 const HOW: &str = "A program in a Linux guest of 512 MiB writes a word to random ones of 16,384 pages (64 MiB) without a break. What it \
-    loses is the pauses, the write that lifts the protection of each page once in every epoch, the processor that the agents \
+    loses is the pauses, the fault at the first write to each page in every epoch (in a short epoch nearly every write is a first one: no \
+    load is worse for it), the processor that the agents \
     take on this machine, and the time for which it is stopped because the backup does not keep up (throttled).";
 
 fn see(run: &mut Run<'_>, bed: &Bed, label: &str, protected: bool) -> Result<Seen> {
