@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use host::api::types::EpochRecord;
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::pulse::PulseClient;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(25);
@@ -147,7 +147,7 @@ fn under(run: &mut Run<'_>, bed: &Bed, load: &Load, label: &str) -> Result<(Vec<
     Ok((epochs, [deltas, unchanged]))
 }
 
-fn walkers(run: &mut Run<'_>, found: &mut Findings, binary: &PathBuf) -> Result<()> {
+fn walkers(run: &mut Run<'_>, found: &mut Findings, binary: &Path) -> Result<()> {
     let mib = if run.quick { LARGE_MIB / 4 } else { LARGE_MIB };
     let mut table = Table::new(
         format!("An idle VM of {mib} MiB in use, checkpoints every 25 ms"),
