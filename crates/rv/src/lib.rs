@@ -15,6 +15,7 @@ pub mod float;
 mod boot;
 mod bus;
 mod code;
+mod compare;
 mod compressed;
 mod csr;
 mod decode;
@@ -38,6 +39,7 @@ mod uart;
 mod virtio;
 
 pub use boot::BootError;
+pub use compare::Difference;
 pub use devices::{Disk, Hardware};
 pub use machine::{Answer, Input, Machine, Mode, Output, RAM, Request, Stop, TICKS};
-pub use snapshot::{History, Snapshot, SnapshotError};
+pub use snapshot::{Snapshot, SnapshotError};

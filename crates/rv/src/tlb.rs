@@ -35,6 +35,12 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// All of it, word by word.
+    pub fn words(&self) -> Vec<u64> {
+        let pages = self.pages.iter().flat_map(|&(list, page, target)| [list.into(), page, target]);
+        pages.chain([self.large]).collect()
+    }
+
     /// Whether a cache can hold this, and gives it in this order.
     pub fn is_possible(&self) -> bool {
         let places = || self.pages.iter().map(|&(list, page, _)| (list, page as usize % SLOTS));

@@ -1,17 +1,23 @@
 //! Owns the digest of everything that left a machine, in order. How outputs were batched does not matter.
 
 use rv::{Output, Request};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// A running digest of outputs.
-#[derive(Clone, Default)]
-pub struct Digest(Xxh3);
+/// A running digest of outputs: each is digested with what came out before as its seed, so that a number is all that has
+/// to be kept to go on.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Digest(u64);
 
 impl Digest {
+    /// The digest that had this value.
+    pub fn from_value(value: u64) -> Digest {
+        Digest(value)
+    }
+
     /// Adds an output.
     pub fn add(&mut self, output: &Output) {
         match output {
-            Output::Console(byte) => self.0.update(&[0, *byte]),
+            Output::Console(byte) => self.update(&[0, *byte]),
             Output::Terminal(bytes) => self.part(&[1], bytes),
             Output::Frame { card, frame } => self.part(&[2, *card], frame),
             Output::Disk { disk, number, request } => {
@@ -28,7 +34,7 @@ impl Digest {
                         head.extend(sector.to_le_bytes());
                         self.part(&head, data);
                     }
-                    Request::Flush => self.part(&head, &[]),
+                    Request::Flush => self.part(&[&head[..], &[2]].concat(), &[]),
                 }
             }
             Output::Entropy { number, length } => {
@@ -38,14 +44,17 @@ impl Digest {
     }
 
     fn part(&mut self, head: &[u8], bytes: &[u8]) {
-        self.0.update(head);
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.update(head);
+        self.update(bytes);
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
     }
 
     /// The digest so far.
     pub fn value(&self) -> u64 {
-        self.0.digest()
+        self.0
     }
 }
 

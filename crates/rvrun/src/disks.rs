@@ -1,10 +1,13 @@
 //! Owns disk images: plain files whose requests are carried out in order, at once.
 
+use crate::saved::{BLOCK, Blocks, before};
 use rv::{Answer, Disk, Request};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const SECTOR: u64 = 512;
 
@@ -40,6 +43,18 @@ pub enum DiskError {
 pub struct Image {
     file: File,
     disk: Disk,
+    tracked: Option<Tracked>,
+}
+
+/// What is kept of an image's blocks for snapshots.
+#[derive(Debug)]
+struct Tracked {
+    /// Where is put down what a block was.
+    before: Arc<File>,
+    number: u8,
+    written: BTreeSet<u64>,
+    /// Written since changes were asked for last.
+    changed: BTreeSet<u64>,
 }
 
 impl Image {
@@ -57,12 +72,65 @@ impl Image {
         if !size.is_multiple_of(SECTOR) {
             return Err(DiskError::Size { path: path.to_owned(), size });
         }
-        Ok(Image { file, disk: Disk { sectors: size / SECTOR, read_only } })
+        Ok(Image { file, disk: Disk { sectors: size / SECTOR, read_only }, tracked: None })
     }
 
     /// What the guest is told of it.
     pub fn disk(&self) -> Disk {
         self.disk
+    }
+
+    /// From now on what was written is known, and what stood there before is put down.
+    pub fn track(&mut self, number: u8, before: Arc<File>) {
+        self.tracked = Some(Tracked { before, number, written: BTreeSet::new(), changed: BTreeSet::new() });
+    }
+
+    /// Makes ready for a request: before a block is written for the first time, what it was is put down.
+    pub fn prepare(&mut self, request: &Request) -> io::Result<()> {
+        let (Request::Write { sector, data }, false) = (request, self.disk.read_only) else { return Ok(()) };
+        let first = sector * SECTOR / BLOCK as u64;
+        let behind = (sector * SECTOR + data.len() as u64).div_ceil(BLOCK as u64);
+        let Some(mut tracked) = self.tracked.take() else { return Ok(()) };
+        let done = (first..behind).try_for_each(|block| {
+            tracked.changed.insert(block);
+            if tracked.written.insert(block) {
+                before::put_down(&tracked.before, tracked.number, block, &self.block(block)?)?;
+            }
+            Ok(())
+        });
+        self.tracked = Some(tracked);
+        done
+    }
+
+    /// What the blocks hold that were written: all of them, or those since it was asked last.
+    pub fn changes(&mut self, all: bool) -> io::Result<Blocks> {
+        let Some(tracked) = &mut self.tracked else { return Ok(Blocks::new()) };
+        let changed = std::mem::take(&mut tracked.changed);
+        let numbers = if all { tracked.written.clone() } else { changed };
+        numbers.into_iter().map(|block| Ok((block, self.block(block)?))).collect()
+    }
+
+    /// Puts blocks back.
+    pub fn restore(&self, blocks: &Blocks) -> io::Result<()> {
+        for (block, bytes) in blocks {
+            let place = block * BLOCK as u64;
+            let length = self.inside(place);
+            self.file.write_all_at(&bytes[..length], place)?;
+        }
+        self.file.sync_data()
+    }
+
+    fn block(&self, block: u64) -> io::Result<Vec<u8>> {
+        let place = block * BLOCK as u64;
+        let mut bytes = vec![0; BLOCK];
+        let length = self.inside(place);
+        self.file.read_exact_at(&mut bytes[..length], place)?;
+        Ok(bytes)
+    }
+
+    /// How many bytes of the block that begins here are in the image.
+    fn inside(&self, place: u64) -> usize {
+        (self.disk.sectors * SECTOR).saturating_sub(place).min(BLOCK as u64) as usize
     }
 
     /// Carries a request out.

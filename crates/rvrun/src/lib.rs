@@ -4,10 +4,13 @@
 //! - [`setup`]: what a machine is made of, and making it;
 //! - [`live`]: running it, with `disks`, `network`, `terminal` and `pace`;
 //! - [`log`]: the recording's form;
-//! - [`replay`]: doing the same again, and going on live from there.
+//! - [`replay`]: doing the same again, and going on live from there;
+//! - [`bisect`]: finding where two runs begin to differ;
+//! - [`saved`]: snapshots in files.
 
 #![forbid(unsafe_code)]
 
+pub mod bisect;
 mod digest;
 mod disks;
 pub mod live;
@@ -15,6 +18,7 @@ pub mod log;
 mod network;
 mod pace;
 pub mod replay;
+pub mod saved;
 pub mod setup;
 mod terminal;
 mod world;

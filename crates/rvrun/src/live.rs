@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::log::{Event, Writer};
 use crate::pace::Pace;
+use crate::saved::{SavedError, Taker, Where};
 use crate::setup::{Parts, SetupError};
 use crate::world::{World, WorldError};
 use rv::{Input, Machine, Output, Stop};
@@ -28,6 +29,9 @@ pub enum LiveError {
     /// It could not begin again after a reboot.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// A snapshot cannot be written.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// The recording cannot be written.
     #[error("cannot write the recording {path}: {source}")]
     Record {
@@ -70,6 +74,8 @@ pub struct Recorder {
     flushed: Instant,
     told: u64,
     next_state: u64,
+    /// How many there are in it.
+    entries: u64,
 }
 
 impl Recorder {
@@ -82,10 +88,11 @@ impl Recorder {
         let file = File::create(path).map_err(failed)?;
         let writer = Writer::begin(file, parts.setup()).map_err(failed)?;
         let path = path.to_owned();
-        Ok(Recorder { path, writer, flushed: Instant::now(), told: 0, next_state: STATE })
+        Ok(Recorder { path, writer, flushed: Instant::now(), told: 0, next_state: STATE, entries: 0 })
     }
 
     fn add(&mut self, at: u64, event: Event) -> Result<(), LiveError> {
+        self.entries += 1;
         self.writer.add(at, event).map_err(|source| self.failed(source))
     }
 
@@ -112,6 +119,7 @@ pub struct Live {
     world: World,
     digest: Digest,
     recorder: Option<Recorder>,
+    taker: Option<Taker>,
     pace: Pace,
     /// Instructions of boots before this one.
     before: u64,
@@ -119,12 +127,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// A machine at its first instruction.
+    /// A machine where its run begins: at its first instruction, or at a snapshot.
     ///
     /// # Errors
     /// It cannot be made, or the recording not be written.
     pub fn begin(parts: Parts, world: World, recorder: Option<Recorder>) -> Result<Live, LiveError> {
-        let machine = parts.machine()?;
+        let machine = parts.first()?;
         Live::go_on(parts, machine, Digest::default(), &[], world, recorder)
     }
 
@@ -139,13 +147,24 @@ impl Live {
     ) -> Result<Live, LiveError> {
         world.fits(parts.setup())?;
         let pace = Pace::begin(machine.clock(), Instant::now());
-        let mut live = Live { parts, machine, world, digest, recorder, pace, before: 0, reboots: 0 };
+        let mut live =
+            Live { parts, machine, world, digest, recorder, taker: None, pace, before: 0, reboots: 0 };
         live.machine.set_horizon(0);
         live.deliver(wall_clock())?;
         for answer in live.world.carry_out(open)? {
             live.deliver(answer)?;
         }
         Ok(live)
+    }
+
+    /// From now on snapshots are taken.
+    ///
+    /// # Errors
+    /// What stood on the disks cannot be kept.
+    pub fn take_snapshots(&mut self, taker: Taker) -> Result<(), LiveError> {
+        self.world.track(taker.directory())?;
+        self.taker = Some(taker);
+        Ok(())
     }
 
     /// Runs until the guest switches itself off, the keys are typed, or `quit` is set (looked at between slices).
@@ -247,8 +266,11 @@ impl Live {
         self.deliver(wall_clock())
     }
 
-    /// What a recording notes between slices.
+    /// What snapshots and a recording note between slices.
     fn note(&mut self) -> Result<(), LiveError> {
+        if self.taker.as_ref().is_some_and(Taker::is_due) {
+            self.take_snapshot()?;
+        }
         let at = self.machine.instructions();
         let Some(recorder) = &mut self.recorder else { return Ok(()) };
         if at >= recorder.next_state {
@@ -256,6 +278,16 @@ impl Live {
             recorder.add(at, Event::State(self.machine.hash()))?;
         }
         if recorder.flushed.elapsed() >= FLUSH { self.flush() } else { Ok(()) }
+    }
+
+    /// Everything that left was carried out by now, and answered: see [`World::carry_out`].
+    fn take_snapshot(&mut self) -> Result<(), LiveError> {
+        self.flush()?;
+        let Live { parts, machine, world, digest, recorder, taker, before, reboots, .. } = self;
+        let Some(taker) = taker else { return Ok(()) };
+        let entries = recorder.as_ref().map(|recorder| recorder.entries);
+        let at = Where { setup: parts.setup(), before: *before, reboots: *reboots, digest, entries };
+        taker.take(machine, &at, |all| world.changes(all).map_err(LiveError::from))
     }
 
     fn flush(&mut self) -> Result<(), LiveError> {
@@ -270,6 +302,9 @@ impl Live {
             recorder.add(at, Event::State(state))?;
             recorder.add(at, Event::End)?;
             recorder.flush(at, outputs)?;
+        }
+        if let Some(taker) = &mut self.taker {
+            taker.finish()?;
         }
         Ok(Summary { end, instructions: self.before + at, reboots: self.reboots, state, outputs })
     }

@@ -5,6 +5,7 @@ use crate::digest::Digest;
 use crate::disks::{DiskError, Image};
 use crate::live::{Live, LiveError};
 use crate::log::{Event, LogError, Reader};
+use crate::saved::{Saved, SavedError};
 use crate::setup::{Parts, Setup, SetupError};
 use crate::terminal::Screen;
 use crate::world::World;
@@ -25,6 +26,12 @@ pub enum ReplayError {
     /// A disk image for what is written cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The snapshot that it shall begin at cannot be used.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// The recording ends before the snapshot.
+    #[error("the recording ends before the snapshot that the replay shall begin at")]
+    EndsBefore,
     /// Not the number of disks.
     #[error("the recorded machine has {has} disks, and {given} images are given for what it writes")]
     Disks {
@@ -131,9 +138,32 @@ impl<R: Read> Replay<R> {
             disks.iter().zip(&setup.disks).map(|(path, (_, read_only))| Image::open(path, *read_only));
         let disks = disks.collect::<Result<_, _>>()?;
         let parts = setup.load()?;
-        let machine = parts.machine()?;
+        let machine = parts.first()?;
         let (digest, open) = (Digest::default(), BTreeMap::new());
         Ok(Replay { reader, parts, machine, digest, open, screen, disks, before: 0, reboots: 0, compared: 0 })
+    }
+
+    /// Goes to a snapshot that was taken when the recording was made. Disks that are given are brought to what they held
+    /// there.
+    ///
+    /// # Errors
+    /// It was taken of another run, or the recording or the disks do not go with it.
+    pub fn go_to(&mut self, saved: Saved) -> Result<(), ReplayError> {
+        let other = || SavedError::OtherRun { path: saved.path.clone() };
+        let entries =
+            saved.head.entries.filter(|_| saved.head.setup == *self.reader.setup()).ok_or_else(other)?;
+        if !self.disks.is_empty() {
+            for (disk, (image, blocks)) in (0..).zip(self.disks.iter().zip(saved.disks()?)) {
+                image.restore(&blocks).map_err(|_| ReplayError::Write { disk })?;
+            }
+        }
+        for _ in 0..entries {
+            self.reader.next()?.ok_or(ReplayError::EndsBefore)?;
+        }
+        self.machine = saved.machine;
+        self.digest = Digest::from_value(saved.head.outputs);
+        (self.before, self.reboots) = (saved.head.before, saved.head.reboots);
+        Ok(())
     }
 
     /// Replays to the end, or to an instruction count over all boots.

@@ -1,5 +1,6 @@
 //! Owns what a machine is made of, so that it can be made again: the same at a reboot, and for a replay.
 
+use crate::saved::{Saved, SavedError};
 use rv::{BootError, Disk, Hardware, Machine};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -25,6 +26,9 @@ pub enum SetupError {
         /// Why.
         source: BootError,
     },
+    /// The snapshot that it begins at cannot be used.
+    #[error(transparent)]
+    Saved(#[from] Box<SavedError>),
     /// A file is not the one that was recorded.
     #[error(
         "{path} is not the file of the recording: give the one that has {length} bytes and the digest {digest:016x}"
@@ -67,6 +71,17 @@ pub struct Setup {
     pub cards: Vec<[u8; 6]>,
     /// What the kernel's generator of random numbers begins with.
     pub seed: Vec<u8>,
+    /// The snapshot that it begins at, if it does not begin with a boot.
+    pub from: Option<Origin>,
+}
+
+/// A snapshot by where it was and what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where it was.
+    pub path: PathBuf,
+    /// What its machine is called: see [`rv::Snapshot::id`].
+    pub id: u64,
 }
 
 /// A setup with its files in memory.
@@ -96,6 +111,7 @@ impl Setup {
             disks: Vec::new(),
             cards: Vec::new(),
             seed: Vec::new(),
+            from: None,
         })
     }
 
@@ -142,6 +158,19 @@ impl Parts {
     /// What it is made of.
     pub fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// The machine where its run begins: at a snapshot, or at its first instruction.
+    ///
+    /// # Errors
+    /// The snapshot cannot be used or is another one, or as with [`Parts::machine`].
+    pub fn first(&self) -> Result<Machine, SetupError> {
+        let Some(Origin { path, id }) = &self.setup.from else { return self.machine() };
+        let saved = Saved::load(path).map_err(Box::new)?;
+        if saved.id() != *id {
+            return Err(Box::new(SavedError::OtherRun { path: path.clone() }).into());
+        }
+        Ok(saved.machine)
     }
 
     /// A machine at its first instruction.

@@ -2,14 +2,17 @@
 
 use crate::disks::{DiskError, Image};
 use crate::network::Cable;
+use crate::saved::{Blocks, Saved, SavedError, before};
 use crate::setup::Setup;
 use crate::terminal::{Keys, Screen};
 use os::tap::TapError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rv::{Input, Output};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// So many frames of a card are taken between two slices: the guest has room for no more.
@@ -32,6 +35,9 @@ pub enum WorldError {
         /// What the system said.
         source: io::Error,
     },
+    /// A snapshot.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// What is given is not what the machine has.
     #[error("the machine has {has} {what}, and {given} are given")]
     Number {
@@ -115,7 +121,44 @@ impl World {
             false => Err(WorldError::Number { what, has, given }),
         };
         number("disks", setup.disks.len(), self.disks.len())?;
-        number("network cards", setup.cards.len(), self.cables.len())
+        number("network cards", setup.cards.len(), self.cables.len())?;
+        for (disk, (&(has, _), image)) in setup.disks.iter().zip(&self.disks).enumerate() {
+            let given = image.disk().sectors;
+            if has != given {
+                return Err(SavedError::Disk { disk, has, given }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the disks to what they held at a snapshot. Each is either as the snapshot's run left it, or as it was when
+    /// that run began.
+    ///
+    /// # Errors
+    /// They are not the machine's disks, cannot be written, or the snapshot not be read.
+    pub fn restore(&mut self, saved: &Saved) -> Result<(), WorldError> {
+        self.fits(&saved.head().setup)?;
+        for (image, blocks) in self.disks.iter().zip(saved.disks()?) {
+            image.restore(&blocks).map_err(system("bring a disk to what it was at the snapshot"))?;
+        }
+        Ok(())
+    }
+
+    /// From now on it is known what is written to the disks, and what stood there before is put down in this directory.
+    pub(crate) fn track(&mut self, directory: &Path) -> Result<(), WorldError> {
+        let path = directory.join(before::NAME);
+        let failed = |source| SavedError::File { what: "write", path: path.clone(), source };
+        let before = Arc::new(File::create_new(&path).map_err(failed)?);
+        for (number, image) in (0..).zip(&mut self.disks) {
+            image.track(number, before.clone());
+        }
+        Ok(())
+    }
+
+    /// What the disks hold where they were written: ever, or since it was asked last.
+    pub(crate) fn changes(&mut self, all: bool) -> Result<Vec<Blocks>, WorldError> {
+        let changes = self.disks.iter_mut().map(|image| image.changes(all));
+        changes.collect::<io::Result<_>>().map_err(system("read what was written to a disk"))
     }
 
     /// Carries out what left the machine; what is answered at once comes back.
@@ -132,7 +175,8 @@ impl World {
                     }
                 }
                 Output::Disk { disk, number, request } => {
-                    if let Some(image) = self.disks.get(usize::from(*disk)) {
+                    if let Some(image) = self.disks.get_mut(usize::from(*disk)) {
+                        image.prepare(request).map_err(system("put down what a disk held, for snapshots"))?;
                         let answer = image.carry_out(request);
                         answers.push(Input::Disk { disk: *disk, number: *number, answer });
                     }

@@ -3,6 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "session/bisect.rs"]
+mod bisect;
+#[path = "session/snapshots.rs"]
+mod snapshots;
+
 use rvrun::live::{End, Live, Recorder, Summary};
 use rvrun::log::{Event, Reader, Writer};
 use rvrun::replay::{Reached, Replay, ReplayError};

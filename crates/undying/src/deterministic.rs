@@ -1,6 +1,8 @@
 //! Owns the grammar of `undying rv`.
 
+use crate::duration::parse_micros;
 use clap::{Args, Subcommand};
+use protocol::Micros;
 use qemu::spec::MemorySize;
 use std::path::PathBuf;
 
@@ -13,7 +15,7 @@ pub enum RvCommand {
     /// switches itself off ends the command, one that reboots begins anew. What is told at the end goes to
     /// standard error; with `--output json` it goes to standard output, and the console to standard error.
     #[command(
-        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log"
+        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --snapshots today --snapshot-every 10s\n  undying rv run --from today/0000042.snapshot --disk root.img"
     )]
     Run(RunArgs),
     /// Do again exactly what a recording tells
@@ -24,14 +26,23 @@ pub enum RvCommand {
         after_long_help = "Examples:\n  undying rv replay run.log\n  undying rv replay run.log --until 1200000000 --output json\n  undying rv replay run.log --disk copy.img --tap tap0 --go-live"
     )]
     Replay(ReplayArgs),
+    /// Find the first instruction at which two runs differ
+    ///
+    /// Does two recordings again, side by side, and tells where they begin to differ: the instruction, the inputs, the
+    /// registers and the memory. With `--plainly` the second one (the same one again, if it is not given) is done without
+    /// anything that makes the machine fast.
+    #[command(
+        after_long_help = "Examples:\n  undying rv bisect good.log bad.log\n  undying rv bisect run.log --plainly --output json"
+    )]
+    Bisect(BisectArgs),
 }
 
 /// Of `undying rv run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// A RISC-V kernel, uncompressed (`Image`, Debian's `vmlinux-*-riscv64`)
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    pub kernel: Option<PathBuf>,
     /// Its initial file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
@@ -42,14 +53,24 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub tap: Vec<String>,
     /// RAM
-    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", conflicts_with = "from")]
     pub memory: MemorySize,
     /// The kernel's command line
-    #[arg(long, value_name = "WORDS", default_value = "console=ttyS0")]
+    #[arg(long, value_name = "WORDS", default_value = "console=ttyS0", conflicts_with = "from")]
     pub append: String,
     /// Record everything that enters, for `undying rv replay`; an existing file is replaced
     #[arg(long, value_name = "LOG")]
     pub record: Option<PathBuf>,
+    /// Go on from a snapshot; each disk is brought to what it held then, and has to be the one of that run, or a copy from
+    /// before it
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<PathBuf>,
+    /// Take snapshots into this new directory: each time that SIGUSR1 comes, and as often as `--snapshot-every` tells
+    #[arg(long, value_name = "DIR")]
+    pub snapshots: Option<PathBuf>,
+    /// Take a snapshot each so often
+    #[arg(long, value_name = "TIME", value_parser = parse_micros, requires = "snapshots")]
+    pub snapshot_every: Option<Micros>,
 }
 
 /// Of `undying rv replay`.
@@ -57,6 +78,12 @@ pub struct RunArgs {
 pub struct ReplayArgs {
     /// The recording
     pub log: PathBuf,
+    /// Begin at a snapshot that was taken when the recording was made
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from: Option<PathBuf>,
+    /// The snapshot that the recorded run went on from, if it is not where it was
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub origin: Option<PathBuf>,
     /// Stop at this instruction, counted over all boots
     #[arg(long, value_name = "N")]
     pub until: Option<u64>,
@@ -75,4 +102,26 @@ pub struct ReplayArgs {
     /// A TAP device for a network card of a machine that goes live
     #[arg(long, value_name = "NAME", requires = "go_live")]
     pub tap: Vec<String>,
+}
+
+/// Of `undying rv bisect`.
+#[derive(Debug, Args)]
+pub struct BisectArgs {
+    /// A recording
+    pub first: PathBuf,
+    /// Another one; without it the first one once more
+    #[arg(required_unless_present = "plainly")]
+    pub second: Option<PathBuf>,
+    /// Read and decode each instruction of the second one when it is carried out
+    #[arg(long)]
+    pub plainly: bool,
+    /// The kernel of both, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The initial file system of both, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// The snapshot that both runs went on from, if it is not where it was
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub origin: Option<PathBuf>,
 }

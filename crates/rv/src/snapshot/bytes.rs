@@ -59,8 +59,8 @@ impl core::error::Error for SnapshotError {}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    ram: u64,
     base: Option<u64>,
+    ram: u64,
     pages: u32,
 }
 
@@ -70,7 +70,7 @@ impl Snapshot {
         let mut all = Vec::with_capacity(self.data.len() + self.state.len() + 8 * self.pages.len() + 256);
         all.extend(MAGIC);
         all.extend(VERSION.to_le_bytes());
-        let header = Header { ram: self.ram, base: self.base, pages: self.pages.len() as u32 };
+        let header = Header { base: self.base, ram: self.ram, pages: self.pages.len() as u32 };
         let mut number = 0;
         let mut block = |bytes: &[u8]| {
             all.extend((bytes.len() as u32).to_le_bytes());
@@ -127,8 +127,9 @@ impl Snapshot {
         if !blocks.rest.is_empty() {
             return Err(SnapshotError::Damaged("there is more behind its end"));
         }
-        let id = xxh3_64_with_seed(&state, header.base.unwrap_or(0));
-        Ok(Snapshot { id, base: header.base, ram: header.ram, state, instructions, pages, data })
+        let Header { base, ram, .. } = header;
+        let id = xxh3_64_with_seed(&state, base.unwrap_or(0));
+        Ok(Snapshot { id, base, ram, state, instructions, pages, data })
     }
 }
 

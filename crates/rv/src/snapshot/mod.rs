@@ -5,18 +5,16 @@
 //! [`Machine::outputs`] is no part of it: whoever takes snapshots takes that first.
 
 mod bytes;
-mod history;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use bytes::SnapshotError;
-pub use history::History;
 
 use crate::dirty::PAGE;
 use crate::machine::Machine;
 use alloc::vec::Vec;
-use state::State;
+pub(crate) use state::State;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A machine at an instruction count: all of it, or what changed since another snapshot.
@@ -80,54 +78,6 @@ impl Snapshot {
         Ok(machine)
     }
 
-    /// Takes in the changes that the next snapshot tells.
-    ///
-    /// # Errors
-    /// That one does not follow this one.
-    pub fn follow(&mut self, next: &Snapshot) -> Result<(), SnapshotError> {
-        if next.base != Some(self.id) || next.ram != self.ram {
-            return Err(SnapshotError::NotNext);
-        }
-        *self = self.overlaid(next);
-        Ok(())
-    }
-
-    /// This one's pages with those of a later one over them, and all else of that one.
-    fn overlaid(&self, next: &Snapshot) -> Snapshot {
-        let (mut pages, mut data) = (Vec::new(), Vec::new());
-        let mut add = |page: u32, bytes: &[u8]| {
-            pages.push(page);
-            data.extend_from_slice(bytes);
-        };
-        let mut old = self.each().peekable();
-        for (page, bytes) in next.each() {
-            while let Some((before, bytes)) = old.next_if(|(before, _)| *before < page) {
-                add(before, bytes);
-            }
-            old.next_if(|(before, _)| *before == page);
-            // A whole one leaves out what is zero.
-            if self.base.is_some() || !is_zero(bytes) {
-                add(page, bytes);
-            }
-        }
-        old.for_each(|(page, bytes)| add(page, bytes));
-        Snapshot {
-            id: next.id,
-            base: self.base,
-            state: next.state.clone(),
-            instructions: next.instructions,
-            ram: self.ram,
-            pages,
-            data,
-        }
-    }
-
-    /// The page of this number, if it is in here.
-    fn page(&self, number: u32) -> Option<&[u8]> {
-        let place = self.pages.binary_search(&number).ok()?;
-        Some(&self.data[place * PAGE..(place + 1) * PAGE])
-    }
-
     /// Each page with its number.
     fn each(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.pages.iter().copied().zip(self.data.chunks_exact(PAGE))
@@ -166,6 +116,27 @@ impl Machine {
         self.take_state(State::decode(&next.state)?, next.id);
         for (page, bytes) in next.each() {
             self.put_page(page, bytes);
+        }
+        Ok(())
+    }
+
+    /// Takes everything back that happened since a snapshot, at which the other machine stands still.
+    ///
+    /// # Errors
+    /// The other one stands somewhere else.
+    pub fn go_back(&mut self, to: &Machine) -> Result<(), SnapshotError> {
+        let stands = to.saved.is_some() && to.dirty.pages().next().is_none();
+        let Some(id) =
+            self.saved.filter(|_| stands && to.saved == self.saved && to.ram.len() == self.ram.len())
+        else {
+            return Err(SnapshotError::NotNext);
+        };
+        let pages: Vec<u32> = self.dirty.pages().collect();
+        self.take_state(State::of(to), id);
+        for page in pages {
+            let start = page as usize * PAGE;
+            let end = to.ram.len().min(start + PAGE);
+            self.put_page(page, &to.ram[start..end]);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Everything but RAM. The order is that of the bytes; a change needs another version.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct State {
+pub(crate) struct State {
     x: [u64; 32],
     f: [u64; 32],
     pc: u64,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"UDRVLOG\0";
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Longer than any block that is written.
 const LONGEST: u32 = 64 << 20;
 /// A block is written when it has so many bytes.

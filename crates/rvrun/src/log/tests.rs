@@ -12,6 +12,7 @@ fn setup() -> Setup {
         disks: vec![(64, false)],
         cards: vec![[2, 0, 0, 0, 0, 1]],
         seed: vec![1, 2],
+        from: None,
     }
 }
 
@@ -121,16 +122,16 @@ fn the_bytes_are_a_contract() {
     ]);
     let setup = [
         &b"\x80\x80\x80\x80\x01\x05quiet\x02/k\x05\x06\x00\x01\x40\x00\x01"[..],
-        &[2, 0, 0, 0, 0, 1, 2, 1, 2],
+        &[2, 0, 0, 0, 0, 1, 2, 1, 2, 0],
     ]
     .concat();
     let blocks: [&[u8]; 3] = [&setup, &[0xac, 2, 0, 4, 0, 2, 9, 8, 0, 0, 2, 5, 1, 1, 7], &[0, 4]];
-    let mut golden = b"UDRVLOG\0\x01\0\0\0".to_vec();
+    let mut golden = b"UDRVLOG\0\x02\0\0\0".to_vec();
     for (number, block) in (0..).zip(blocks) {
         golden.extend((block.len() as u32).to_le_bytes());
         golden.extend(checksum(number, block).to_le_bytes());
         golden.extend(block);
     }
     assert_eq!(log, golden);
-    assert!(matches!(read(b"UDRVLOG\0\x02\0\0\0"), Err(LogError::Version(2))));
+    assert!(matches!(read(b"UDRVLOG\0\x03\0\0\0"), Err(LogError::Version(3))));
 }

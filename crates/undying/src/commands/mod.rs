@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod arbiter;
+pub mod bisect;
 pub mod disk;
 pub mod doctor;
 pub mod events;

@@ -1,55 +1,102 @@
 //! Owns `undying rv`: the deterministic machine on this terminal.
 
+use super::bisect::bisect_logs;
 use crate::cli::Output;
 use crate::deterministic::{ReplayArgs, RunArgs, RvCommand};
 use crate::failure::{Failure, Kind};
 use crate::out;
 use rvrun::live::{self, End, Live, Recorder};
 use rvrun::replay::{self, Reached, Replay};
-use rvrun::setup::Setup;
+use rvrun::saved::{Saved, Taker};
+use rvrun::setup::{Origin, Setup};
 use rvrun::{RawMode, Screen, World};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Carries out a command of the deterministic machine.
 pub fn run(output: Output, command: &RvCommand) -> Result<(), Failure> {
     match command {
         RvCommand::Run(args) => run_machine(output, args),
         RvCommand::Replay(args) => replay_log(output, args),
+        RvCommand::Bisect(args) => bisect_logs(output, args),
     }
 }
 
 fn run_machine(output: Output, args: &RunArgs) -> Result<(), Failure> {
     let disks: Vec<(PathBuf, bool)> = args.disk.iter().map(|disk| parse_disk(disk)).collect();
-    let initrd = args.initrd.as_deref();
-    let mut setup = Setup::new(args.memory.0, &args.append, &args.kernel, initrd).map_err(invalid)?;
-    let world = World::open(&disks, &args.tap, screen(output), Some(keyboard()?)).map_err(invalid)?;
-    world.describe(&mut setup).map_err(Failure::failed)?;
+    let mut world = World::open(&disks, &args.tap, screen(output), Some(keyboard()?)).map_err(invalid)?;
+    let setup = match (&args.from, &args.kernel) {
+        (Some(from), _) => setup_from(from, args, &mut world)?,
+        (None, Some(kernel)) => {
+            let initrd = args.initrd.as_deref();
+            let mut setup = Setup::new(args.memory.0, &args.append, kernel, initrd).map_err(invalid)?;
+            world.describe(&mut setup).map_err(Failure::failed)?;
+            setup
+        }
+        (None, None) => return Err(invalid("name a kernel, or a snapshot to go on from")),
+    };
     let parts = setup.load().map_err(invalid)?;
+    let taker = args.snapshots.as_deref().map(|directory| taker(directory, args)).transpose()?;
     let recorder = args.record.as_deref().map(|path| Recorder::create(path, &parts)).transpose();
-    let live = Live::begin(parts, world, recorder.map_err(Failure::failed)?).map_err(invalid)?;
+    let mut live = Live::begin(parts, world, recorder.map_err(Failure::failed)?).map_err(invalid)?;
+    if let Some(taker) = taker {
+        live.take_snapshots(taker).map_err(Failure::failed)?;
+    }
     go(output, live)
 }
 
+/// The setup of a machine that goes on from a snapshot; the disks are brought to what they held there.
+fn setup_from(from: &Path, args: &RunArgs, world: &mut World) -> Result<Setup, Failure> {
+    let saved = Saved::load(from).map_err(invalid)?;
+    world.restore(&saved).map_err(invalid)?;
+    let mut setup = saved.head().setup.clone();
+    setup.from = Some(Origin { path: from.to_owned(), id: saved.id() });
+    correct(&mut setup, args.kernel.as_deref(), args.initrd.as_deref(), None);
+    Ok(setup)
+}
+
+/// What takes snapshots: by the clock, and when SIGUSR1 comes.
+fn taker(directory: &Path, args: &RunArgs) -> Result<Taker, Failure> {
+    let asked = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGUSR1, asked.clone()).map_err(Failure::failed)?;
+    let every = args.snapshot_every.map(|every| Duration::from_micros(every.0));
+    Taker::begin(directory, every, asked).map_err(invalid)
+}
+
+/// Lets a setup's files be where they are now.
+pub(super) fn correct(
+    setup: &mut Setup,
+    kernel: Option<&Path>,
+    initrd: Option<&Path>,
+    origin: Option<&Path>,
+) {
+    if let Some(kernel) = kernel {
+        setup.kernel.path = kernel.to_owned();
+    }
+    if let (Some(path), Some(initrd)) = (initrd, &mut setup.initrd) {
+        initrd.path = path.to_owned();
+    }
+    if let (Some(path), Some(origin)) = (origin, &mut setup.from) {
+        origin.path = path.to_owned();
+    }
+}
+
 fn replay_log(output: Output, args: &ReplayArgs) -> Result<(), Failure> {
-    let file = File::open(&args.log)
-        .map_err(|error| invalid(format!("cannot open {}: {error}", args.log.display())))?;
+    let log = open_log(&args.log)?;
     let correct = |setup: &mut Setup| {
-        if let Some(kernel) = &args.kernel {
-            setup.kernel.path.clone_from(kernel);
-        }
-        if let (Some(path), Some(initrd)) = (&args.initrd, &mut setup.initrd) {
-            initrd.path.clone_from(path);
-        }
+        correct(setup, args.kernel.as_deref(), args.initrd.as_deref(), args.origin.as_deref());
     };
-    let mut replay =
-        Replay::begin(BufReader::new(file), correct, screen(output), &args.disk).map_err(invalid)?;
+    let mut replay = Replay::begin(log, correct, screen(output), &args.disk).map_err(invalid)?;
+    if let Some(from) = &args.from {
+        replay.go_to(Saved::load(from).map_err(invalid)?).map_err(invalid)?;
+    }
     let summary = replay.run(args.until).map_err(Failure::failed)?;
     if !args.go_live {
         return tell_replay(output, &summary);
@@ -109,6 +156,11 @@ fn tell_replay(output: Output, summary: &replay::Summary) -> Result<(), Failure>
     Ok(())
 }
 
+pub(super) fn open_log(path: &Path) -> Result<BufReader<File>, Failure> {
+    let file = File::open(path);
+    file.map(BufReader::new).map_err(|error| invalid(format!("cannot open {}: {error}", path.display())))
+}
+
 /// Where the console is shown: not where JSON goes.
 fn screen(output: Output) -> Screen {
     match output {
@@ -131,14 +183,14 @@ fn parse_disk(text: &str) -> (PathBuf, bool) {
     }
 }
 
-fn hexadecimal(value: u64) -> String {
+pub(super) fn hexadecimal(value: u64) -> String {
     format!("{value:016x}")
 }
 
-fn tell(text: &str) {
+pub(super) fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-fn invalid(error: impl ToString) -> Failure {
+pub(super) fn invalid(error: impl ToString) -> Failure {
     Failure::new(Kind::Invalid, error.to_string())
 }
