@@ -10,7 +10,8 @@
 mod asm;
 
 use asm::*;
-use rv::{Machine, RAM, Stop};
+use rv::{Hotness, Machine, RAM, Stop};
+use rvjit::Pieces;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -152,9 +153,15 @@ fn with_ending(program: &[u32]) -> (Vec<u8>, u64) {
     (all.iter().flat_map(|word| word.to_le_bytes()).collect(), end)
 }
 
+fn compile(machine: &mut Machine) -> Result<(), Failure> {
+    machine.compile_with(Box::new(Pieces::new()?), Hotness::default());
+    Ok(())
+}
+
 fn bare(program: &[u32]) -> Result<(f64, u64), Failure> {
     let (bytes, end) = with_ending(program);
     let mut machine = Machine::new(MEMORY);
+    compile(&mut machine)?;
     if !machine.put(RAM, &bytes) {
         return Err("the program does not fit".into());
     }
@@ -178,6 +185,7 @@ fn boot(kernel: &str, initrd: &str) -> Result<(f64, u64), Failure> {
     let (kernel, initrd) = (std::fs::read(kernel)?, std::fs::read(initrd)?);
     let before = used(OWN)?;
     let mut machine = Machine::with_kernel(256 << 20, &kernel, &initrd, "console=ttyS0 earlycon=sbi")?;
+    compile(&mut machine)?;
     loop {
         match machine.run(machine.instructions() + 1_000_000) {
             Stop::Reached => machine.outputs(),

@@ -4,12 +4,12 @@
 //! The fast path writes to no page that is in here (see [`Tlb`](crate::tlb::Tlb)); all others call
 //! [`Code::wrote`].
 
-use crate::decode::Op;
+use crate::decode::{Kind, Op};
+use crate::hot::Hot;
+use crate::pieces::{Ops, PLACES};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// Places of instructions in a page: one for each half.
-pub(crate) const PLACES: usize = 2048;
 /// Pages that are kept at most, 16 KiB for each; if one more is executed all are forgotten.
 const PAGES: usize = 4096;
 /// A page to which so many stores went was perhaps used for something else.
@@ -20,10 +20,21 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     /// One more than places: what follows the last instruction.
-    pub ops: Box<[Op; PLACES + 1]>,
+    pub ops: Box<Ops>,
     /// Where the page begins in RAM.
     pub start: usize,
     stores: u32,
+    /// How often the interpreter was seen at each place.
+    heat: Box<[u8; PLACES]>,
+    /// What stood at the places at which machine code begins now.
+    pieces: Vec<(usize, Op)>,
+}
+
+impl Page {
+    /// The interpreter carries out again what stands here.
+    fn forget_pieces(&mut self) {
+        self.pieces.drain(..).for_each(|(place, _)| self.ops[place] = Op::UNDECODED);
+    }
 }
 
 /// The cache.
@@ -33,12 +44,13 @@ pub(crate) struct Code {
     map: Vec<u32>,
     pub pages: Vec<Page>,
     free: Vec<u32>,
+    pub hot: Hot,
 }
 
 impl Code {
     /// For so many bytes of RAM.
     pub fn new(ram: usize) -> Code {
-        Code { map: alloc::vec![NONE; ram / 0x1000], pages: Vec::new(), free: Vec::new() }
+        Code { map: alloc::vec![NONE; ram / 0x1000], pages: Vec::new(), free: Vec::new(), hot: Hot::new() }
     }
 
     /// The number of the page that holds this byte of RAM, if it is in here.
@@ -52,23 +64,33 @@ impl Code {
             return self.find(at);
         }
         if self.free.is_empty() && self.pages.len() == PAGES {
-            self.map.fill(NONE);
-            self.pages.clear();
+            self.forget_all();
         }
         let number = match self.free.pop() {
             Some(number) => number as usize,
             None => {
                 let ops: Box<[Op]> = alloc::vec![Op::UNDECODED; PLACES + 1].into();
-                self.pages.push(Page { ops: ops.try_into().ok()?, start: 0, stores: 0 });
+                let heat: Box<[u8]> = alloc::vec![0; PLACES].into();
+                let (ops, heat) = (ops.try_into().ok()?, heat.try_into().ok()?);
+                self.pages.push(Page { ops, start: 0, stores: 0, heat, pieces: Vec::new() });
                 self.pages.len() - 1
             }
         };
         let page = &mut self.pages[number];
         page.ops.fill(Op::UNDECODED);
         page.ops[PLACES] = Op::PAGE_END;
+        page.heat.fill(0);
         (page.start, page.stores) = (at & !0xfff, 0);
         self.map[at >> 12] = number as u32;
         Some(number)
+    }
+
+    /// Forgets everything.
+    pub fn forget_all(&mut self) {
+        self.forget_pieces();
+        self.map.fill(NONE);
+        self.pages.clear();
+        self.free.clear();
     }
 
     /// Forgets what these bytes of RAM were, of which none lies in another page than the first.
@@ -85,10 +107,51 @@ impl Code {
         // The instruction before may reach into what was written.
         let (first, last) = ((within / 2).saturating_sub(1), (within + size - 1) / 2);
         page.ops[first..=last.min(PLACES - 1)].fill(Op::UNDECODED);
+        if !page.pieces.is_empty() {
+            page.forget_pieces();
+            if let Some(compiler) = &mut self.hot.compiler {
+                compiler.forget(page.start >> 12);
+            }
+        }
         page.stores += 1;
         if page.stores >= STORES {
             self.map[page.start >> 12] = NONE;
             self.free.push(number as u32);
+        }
+    }
+
+    /// Notes that the interpreter was seen at a place of a page of RAM, and gives how often it was.
+    pub fn warm(&mut self, page: usize, place: usize) -> u8 {
+        let Some(number) = self.find(page << 12) else { return 0 };
+        let seen = &mut self.pages[number].heat[place];
+        *seen = seen.saturating_add(1);
+        *seen
+    }
+
+    /// Has machine code made of what is executed from a place of a page of RAM on.
+    pub fn compile(&mut self, page: usize, place: usize) {
+        if self.hot.compiler.as_ref().is_some_and(|compiler| compiler.is_full()) {
+            self.forget_pieces();
+        }
+        let Some(number) = self.find(page << 12) else { return };
+        let Some(compiler) = &mut self.hot.compiler else { return };
+        let found = &mut self.pages[number];
+        found.heat[place] = 0;
+        let op = found.ops[place];
+        let entries: Vec<usize> = found.pieces.iter().map(|&(place, _)| place).collect();
+        let mut ops = found.ops.clone();
+        found.pieces.iter().for_each(|&(place, op)| ops[place] = op);
+        if op.kind != Kind::Compiled && compiler.compile(page, place, &ops, &entries) {
+            found.ops[place] = Op::COMPILED;
+            found.pieces.push((place, op));
+        }
+    }
+
+    /// Forgets all machine code.
+    pub fn forget_pieces(&mut self) {
+        self.pages.iter_mut().for_each(Page::forget_pieces);
+        if let Some(compiler) = &mut self.hot.compiler {
+            compiler.clear();
         }
     }
 

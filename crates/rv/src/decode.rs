@@ -12,20 +12,23 @@ macro_rules! kinds {
         /// guessed the kind.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub(crate) enum Kind {
+        #[allow(missing_docs)]
+        pub enum Kind {
             /// Not looked at yet.
             Undecoded,
             /// Left to [`Machine::step`](crate::Machine::step).
             Slow,
             /// Behind the last instruction of a page.
             PageEnd,
+            /// Machine code begins here: see [`Compiler`](crate::Compiler).
+            Compiled,
             $($short, $long,)*
             $($only,)*
         }
 
         impl Kind {
             /// The kind of the same instruction with 4 bytes.
-            fn long(self) -> Kind {
+            pub fn long(self) -> Kind {
                 match self {
                     $(Kind::$short => Kind::$long,)*
                     other => other,
@@ -33,8 +36,7 @@ macro_rules! kinds {
             }
 
             /// Whether there are 2 bytes of it.
-            #[cfg(test)]
-            fn is_short(self) -> bool {
+            pub fn is_short(self) -> bool {
                 matches!(self, $(Kind::$short)|*)
             }
         }
@@ -55,18 +57,23 @@ kinds! {
 
 /// One instruction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Op {
+pub struct Op {
+    /// What it does.
     pub kind: Kind,
-    /// [`Kind::BranchFar`]: which branch it is.
+    /// The register that is written. [`Kind::BranchFar`]: which branch it is.
     pub rd: u8,
+    /// The first register that is read.
     pub rs1: u8,
+    /// The second one.
     pub rs2: u8,
+    /// A number, a distance in bytes, or the place in the page that is jumped to. [`Kind::Multiply`]: which operation.
     pub immediate: i32,
 }
 
 impl Op {
-    pub const UNDECODED: Op = Op::bare(Kind::Undecoded);
-    pub const PAGE_END: Op = Op::bare(Kind::PageEnd);
+    pub(crate) const UNDECODED: Op = Op::bare(Kind::Undecoded);
+    pub(crate) const PAGE_END: Op = Op::bare(Kind::PageEnd);
+    pub(crate) const COMPILED: Op = Op::bare(Kind::Compiled);
 
     const fn bare(kind: Kind) -> Op {
         Op { kind, rd: 0, rs1: 0, rs2: 0, immediate: 0 }
@@ -144,7 +151,7 @@ fn decode_word(i: u32, place: usize) -> Option<Op> {
 /// The place in the page that lies so far from this one.
 fn near(place: usize, distance: i32) -> Option<i32> {
     let to = place as i32 + distance / 2;
-    (0..crate::code::PLACES as i32).contains(&to).then_some(to)
+    (0..crate::pieces::PLACES as i32).contains(&to).then_some(to)
 }
 
 fn branch(i: u32, place: usize, far: Op) -> Option<Op> {
@@ -242,7 +249,7 @@ mod tests {
             for high in [0, 0x0010, low.rotate_left(7)] {
                 let bytes = [low.to_le_bytes(), high.to_le_bytes()].concat();
                 let kind = decode(&bytes, 0).kind;
-                let known = !matches!(kind, Kind::Slow | Kind::PageEnd | Kind::Undecoded);
+                let known = !matches!(kind, Kind::Slow | Kind::PageEnd | Kind::Undecoded | Kind::Compiled);
                 assert!(!known || kind.is_short() == (low & 3 != 3), "{high:04x}{low:04x}: {kind:?}");
             }
         }

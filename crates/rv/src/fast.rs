@@ -15,6 +15,8 @@ pub(crate) enum Ending {
     Ready,
     /// The next instruction is not for the fast path.
     Slow,
+    /// There is machine code for what comes next.
+    Compiled,
 }
 
 /// The bytes of RAM that an access touches, if the page was found and all of them lie in it.
@@ -23,7 +25,7 @@ fn place<const SIZE: usize>(slots: &[Slot; SLOTS], address: u64) -> Option<usize
     let slot = &slots[slot_of(address)];
     let within = address & 0xfff;
     (slot.tag == address & !0xfff && within <= 0x1000 - SIZE as u64)
-        .then(|| (slot.target.wrapping_sub(RAM) | within) as usize)
+        .then(|| address.wrapping_add(slot.addend) as usize)
 }
 
 #[inline(always)]
@@ -249,6 +251,10 @@ impl Machine {
                 }
                 Kind::Slow => {
                     ending = Ending::Slow;
+                    break;
+                }
+                Kind::Compiled => {
+                    ending = Ending::Compiled;
                     break;
                 }
             }

@@ -380,9 +380,10 @@ impl Machine {
                 self.take_interrupt();
             }
             let end = until.min(self.next_look());
-            if self.plain || self.run_fast(end) == Ending::Slow {
+            if self.plain || self.run_hot(end) == Ending::Slow {
                 self.step();
                 self.instructions += 1;
+                self.code.hot.begin(self.pc);
             }
         }
         self.stop.unwrap_or(Stop::Reached)

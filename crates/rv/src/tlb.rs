@@ -4,26 +4,35 @@
 //! the guest's instructions only, never by where a run is cut.
 
 use crate::csr::{MPP, MPRV, SUM};
-use crate::machine::{Machine, Mode};
+use crate::machine::{Machine, Mode, RAM};
 use crate::mmu::Access;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const SLOTS: usize = 256;
+/// Pages that are kept for each kind of access and each view.
+pub const SLOTS: usize = 256;
 /// Views: machine mode, user mode, supervisor mode without and with access to user pages.
 const VIEWS: usize = 4;
 /// In a slot's tag: not for the fast path.
 const INDIRECT: u64 = 1;
 /// In a slot's tag: nothing was found.
-const EMPTY: Slot = Slot { tag: 2, target: 0 };
+const EMPTY: Slot = Slot { tag: 2, addend: 0 };
 
 /// A page that was found.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
+#[repr(C)]
+pub struct Slot {
     /// The virtual page's address, and marks in its lowest bits: the fast path finds only what has none.
     pub tag: u64,
+    /// What a virtual address and its place in RAM differ by.
+    pub addend: u64,
+}
+
+impl Slot {
     /// The physical page's address.
-    pub target: u64,
+    fn target(&self) -> u64 {
+        (self.tag & !0xfff).wrapping_add(self.addend).wrapping_add(RAM)
+    }
 }
 
 /// What is in a cache, without what only the fast path needs.
@@ -74,12 +83,14 @@ impl Tlb {
 
     pub fn find(&self, address: u64, access: Access, view: usize) -> Option<u64> {
         let slot = self.slots(access, view)[slot_of(address)];
-        (slot.tag & !INDIRECT == address & !0xfff).then_some(slot.target | address & 0xfff)
+        let found = slot.tag & !INDIRECT == address & !0xfff;
+        found.then_some(address.wrapping_add(slot.addend).wrapping_add(RAM))
     }
 
     pub fn insert(&mut self, address: u64, access: Access, view: usize, target: u64, direct: bool) {
         let tag = address & !0xfff | if direct { 0 } else { INDIRECT };
-        self.slots[access as usize * VIEWS + view][slot_of(address)] = Slot { tag, target: target & !0xfff };
+        let addend = (target & !0xfff).wrapping_sub(address & !0xfff).wrapping_sub(RAM);
+        self.slots[access as usize * VIEWS + view][slot_of(address)] = Slot { tag, addend };
     }
 
     /// Notes that the page lies in a larger one, of so many levels.
@@ -94,7 +105,7 @@ impl Tlb {
     /// From now on stores to this physical page are not for the fast path.
     pub fn watch(&mut self, target: u64) {
         for slots in &mut self.slots[Access::Store as usize * VIEWS..] {
-            for slot in slots.iter_mut().filter(|slot| slot.target == target) {
+            for slot in slots.iter_mut().filter(|slot| slot.target() == target) {
                 slot.tag |= INDIRECT;
             }
         }

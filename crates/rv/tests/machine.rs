@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use rv::{Input, Machine, Output, RAM, Stop};
+use rv::{Hotness, Input, Machine, Output, RAM, Stop};
+use rvjit::Pieces;
 
 fn addi(rd: u32, rs1: u32, immediate: i32) -> u32 {
     (immediate as u32) << 20 | rs1 << 15 | rd << 7 | 0x13
@@ -32,6 +33,13 @@ fn load(program: &[u32]) -> Machine {
     let mut machine = Machine::new(1 << 20);
     let bytes: Vec<u8> = program.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert!(machine.put(RAM, &bytes));
+    machine
+}
+
+/// The same machine with machine code for nearly everything that is executed twice.
+fn compiled(mut machine: Machine) -> Machine {
+    let pieces = Pieces::new().expect("a compiler for this host");
+    machine.compile_with(Box::new(pieces), Hotness { between: 1, seen: 1 });
     machine
 }
 
@@ -126,7 +134,10 @@ fn the_serial_port_sends_and_receives() {
 #[test]
 fn where_a_run_is_cut_does_not_matter() {
     for seed in 1..40 {
-        let (mut whole, mut cut) = (hostile(seed), hostile(seed));
+        let (mut whole, mut cut) = (compiled(hostile(seed)), hostile(seed));
+        if seed & 1 != 0 {
+            cut = compiled(cut);
+        }
         let mut state = seed;
         let (mut told, mut told_cut) = (Vec::new(), Vec::new());
         for until in [500, 1000, 5000] {
@@ -182,17 +193,19 @@ fn interrupted(step: i32) -> Machine {
 fn a_timer_interrupts_at_the_same_count_however_a_run_is_cut_and_cached() {
     for step in 1..60 {
         let (mut plain, mut fast, mut cut) = (interrupted(step), interrupted(step), interrupted(step));
+        let mut made = compiled(interrupted(step));
         plain.run_plainly();
         let mut state = step as u64;
         for _ in 0..40 {
             let until = fast.instructions() + 1 + draw(&mut state) % 500;
             plain.run(until);
             fast.run(until);
+            made.run(until);
             while cut.instructions() < until {
                 cut.run((cut.instructions() + 1 + draw(&mut state) % 90).min(until));
             }
-            let hash = plain.hash();
-            assert_eq!((hash, hash), (fast.hash(), cut.hash()), "step {step}, before {until}");
+            let hashes = [&plain, &fast, &cut, &made].map(Machine::hash);
+            assert_eq!(hashes, [hashes[0]; 4], "step {step}, before {until}");
         }
         assert!(fast.x(12) > 3, "interrupts came");
     }
@@ -216,12 +229,14 @@ fn instructions_written_by_stores_that_are_known_already_are_seen() {
         5 << 15 | 1 << 7 | 0x67,
         STAY,
     ];
-    let (mut fast, mut plain) = (load(&program), load(&program));
+    let (mut fast, mut plain, mut made) = (load(&program), load(&program), compiled(load(&program)));
     plain.run_plainly();
-    fast.run(100);
-    plain.run(100);
-    // `addi a0, a0, 1` and return; then `addi a0, zero, 7`.
-    assert_eq!((plain.x(10), plain.hash()), (7, fast.hash()));
+    for machine in [&mut fast, &mut plain, &mut made] {
+        machine.run(100);
+        // `addi a0, a0, 1` and return; then `addi a0, zero, 7`.
+        assert_eq!(machine.x(10), 7);
+    }
+    assert_eq!((plain.hash(), plain.hash()), (fast.hash(), made.hash()));
 }
 
 #[test]
@@ -265,5 +280,6 @@ fn an_input_changes_the_state() {
 fn no_program_makes_the_machine_panic() {
     for seed in 1..300 {
         hostile(seed).run(5000);
+        compiled(hostile(seed)).run(2000);
     }
 }

@@ -9,7 +9,7 @@ use crate::saved::{Saved, SavedError};
 use crate::setup::{Parts, Setup, SetupError};
 use crate::terminal::Screen;
 use crate::world::World;
-use rv::{Answer, Input, Machine, Output, Request};
+use rv::{Answer, Hotness, Input, Machine, Output, Request};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -161,9 +161,16 @@ impl<R: Read> Replay<R> {
             self.reader.next()?.ok_or(ReplayError::EndsBefore)?;
         }
         self.machine = saved.machine;
+        self.parts.let_compile(&mut self.machine);
         self.digest = Digest::from_value(saved.head.outputs);
         (self.before, self.reboots) = (saved.head.before, saved.head.reboots);
         Ok(())
+    }
+
+    /// When instructions are compiled from now on; none if all are interpreted. A replay is the same either way.
+    pub fn set_hotness(&mut self, hotness: Option<Hotness>) {
+        self.parts.set_hotness(hotness);
+        self.parts.let_compile(&mut self.machine);
     }
 
     /// Replays to the end, or to an instruction count over all boots.

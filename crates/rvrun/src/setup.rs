@@ -1,7 +1,8 @@
 //! Owns what a machine is made of, so that it can be made again: the same at a reboot, and for a replay.
 
 use crate::saved::{Saved, SavedError};
-use rv::{BootError, Disk, Hardware, Machine};
+use rv::{BootError, Disk, Hardware, Hotness, Machine};
+use rvjit::Pieces;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,7 @@ pub struct Parts {
     setup: Setup,
     kernel: Vec<u8>,
     initrd: Vec<u8>,
+    hotness: Option<Hotness>,
 }
 
 impl Setup {
@@ -122,7 +124,7 @@ impl Setup {
     pub fn load(self) -> Result<Parts, SetupError> {
         let kernel = self.kernel.read()?;
         let initrd = self.initrd.as_ref().map(FileId::read).transpose()?.unwrap_or_default();
-        Ok(Parts { setup: self, kernel, initrd })
+        Ok(Parts { setup: self, kernel, initrd, hotness: Some(Hotness::default()) })
     }
 
     fn hardware(&self) -> Hardware {
@@ -160,16 +162,22 @@ impl Parts {
         &self.setup
     }
 
+    /// When the machine's instructions are compiled; none if all are interpreted. What the machine does is the same.
+    pub fn set_hotness(&mut self, hotness: Option<Hotness>) {
+        self.hotness = hotness;
+    }
+
     /// The machine where its run begins: at a snapshot, or at its first instruction.
     ///
     /// # Errors
     /// The snapshot cannot be used or is another one, or as with [`Parts::machine`].
     pub fn first(&self) -> Result<Machine, SetupError> {
         let Some(Origin { path, id }) = &self.setup.from else { return self.machine() };
-        let saved = Saved::load(path).map_err(Box::new)?;
+        let mut saved = Saved::load(path).map_err(Box::new)?;
         if saved.id() != *id {
             return Err(Box::new(SavedError::OtherRun { path: path.clone() }).into());
         }
+        self.let_compile(&mut saved.machine);
         Ok(saved.machine)
     }
 
@@ -181,7 +189,18 @@ impl Parts {
         let failed = |source| SetupError::Boot { path: self.setup.kernel.path.clone(), source };
         let memory = usize::try_from(self.setup.memory).map_err(|_| failed(BootError::TooLittleRam))?;
         let Setup { command_line, .. } = &self.setup;
-        Machine::with_hardware(memory, &self.setup.hardware(), &self.kernel, &self.initrd, command_line)
-            .map_err(failed)
+        let hardware = self.setup.hardware();
+        let mut machine = Machine::with_hardware(memory, &hardware, &self.kernel, &self.initrd, command_line)
+            .map_err(failed)?;
+        self.let_compile(&mut machine);
+        Ok(machine)
+    }
+
+    /// Gives the machine a compiler, where there is one for this host and it is wanted.
+    pub(crate) fn let_compile(&self, machine: &mut Machine) {
+        match (self.hotness, Pieces::new()) {
+            (Some(hotness), Ok(pieces)) => machine.compile_with(Box::new(pieces), hotness),
+            _ => machine.interpret(),
+        }
     }
 }

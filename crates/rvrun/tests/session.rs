@@ -8,6 +8,7 @@ mod bisect;
 #[path = "session/snapshots.rs"]
 mod snapshots;
 
+use rv::Hotness;
 use rvrun::live::{End, Live, Recorder, Summary};
 use rvrun::log::{Event, Reader, Writer};
 use rvrun::replay::{Reached, Replay, ReplayError};
@@ -144,13 +145,17 @@ impl Session {
     }
 }
 
-fn begin(directory: &Path, text: &Text, keyboard: PipeReader) -> Live {
+/// Nearly everything is compiled that is executed twice.
+const EAGER: Option<Hotness> = Some(Hotness { between: 1, seen: 1 });
+
+fn begin(directory: &Path, text: &Text, keyboard: PipeReader, hotness: Option<Hotness>) -> Live {
     let kernel_file = directory.join("kernel");
     std::fs::write(&kernel_file, kernel()).unwrap();
     let mut setup = Setup::new(4 << 20, "", &kernel_file, None).unwrap();
     let world = World::open(&[], &[], Screen::new(text.clone()), Some(OwnedFd::from(keyboard))).unwrap();
     world.describe(&mut setup).unwrap();
-    let parts = setup.load().unwrap();
+    let mut parts = setup.load().unwrap();
+    parts.set_hotness(hotness);
     let recorder = Recorder::create(&directory.join("log"), &parts).unwrap();
     Live::begin(parts, world, Some(recorder)).unwrap()
 }
@@ -164,10 +169,14 @@ fn type_in(mut keyboard: PipeWriter, text: &Text, parts: &[(usize, &str)]) {
 }
 
 fn session(parts: &[(usize, &str)]) -> Session {
+    session_with(None, parts)
+}
+
+fn session_with(hotness: Option<Hotness>, parts: &[(usize, &str)]) -> Session {
     let directory = tempfile::tempdir().unwrap();
     let text = Text::default();
     let (reader, writer) = io::pipe().unwrap();
-    let mut live = begin(directory.path(), &text, reader);
+    let mut live = begin(directory.path(), &text, reader, hotness);
     let summary = std::thread::scope(|scope| {
         scope.spawn(|| type_in(writer, &text, parts));
         live.run(&AtomicBool::new(false)).unwrap()
@@ -191,6 +200,17 @@ fn what_was_typed_is_done_again() {
         (summary.instructions, summary.reboots, summary.state, summary.outputs),
         (instructions, reboots, state, outputs)
     );
+}
+
+#[test]
+fn what_was_recorded_compiled_is_replayed_interpreted_and_the_other_way_round() {
+    for (recorded, replayed) in [(EAGER, None), (None, EAGER)] {
+        let session = session_with(recorded, &[(1, "abc"), (4, "!"), (5, "defghi"), (11, ".")]);
+        let mut replay = Replay::begin(session.open(), |_| {}, Screen::new(io::sink()), &[]).unwrap();
+        replay.set_hotness(replayed);
+        let summary = replay.run(None).unwrap();
+        assert_eq!((summary.reached, summary.state), (Reached::End, session.summary.state));
+    }
 }
 
 #[test]

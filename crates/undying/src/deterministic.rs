@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// Take a snapshot each so often
     #[arg(long, value_name = "TIME", value_parser = parse_micros, requires = "snapshots")]
     pub snapshot_every: Option<Micros>,
+    /// Interpret every instruction, none is compiled: slower, and the same to the last bit
+    #[arg(long)]
+    pub interpret: bool,
 }
 
 /// Of `undying rv replay`.
@@ -102,6 +105,9 @@ pub struct ReplayArgs {
     /// A TAP device for a network card of a machine that goes live
     #[arg(long, value_name = "NAME", requires = "go_live")]
     pub tap: Vec<String>,
+    /// Interpret every instruction, none is compiled: slower, and the same to the last bit
+    #[arg(long)]
+    pub interpret: bool,
 }
 
 /// Of `undying rv bisect`.

@@ -15,7 +15,8 @@ mod units;
 
 use draw::Draw;
 use layout::*;
-use rv::{Machine, Stop};
+use rv::{Hotness, Machine, Stop};
+use rvjit::Pieces;
 use units::Unit;
 
 /// A program, and where its units begin.
@@ -53,9 +54,16 @@ fn call(distance: i64) -> [u32; 2] {
     [asm::auipc(27, upper), asm::jalr(27, 27, low)]
 }
 
+/// The same machine, with machine code for what is executed some times.
+fn compiled(mut machine: Machine) -> Machine {
+    let pieces = Pieces::new().expect("a compiler for this host");
+    machine.compile_with(Box::new(pieces), Hotness { between: 61, seen: 2 });
+    machine
+}
+
 /// Runs a program on this machine; the RAM it leaves, and the count of instructions.
 fn run_here(program: &Program) -> (Vec<u8>, u64) {
-    let mut machine = Machine::new(SIZE);
+    let mut machine = compiled(Machine::new(SIZE));
     assert!(machine.put(RAM, &program.ram));
     let slice = 1 << 16;
     while machine.x(32) != program.end && machine.instructions() < 1 << 26 {
@@ -125,12 +133,13 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
-fn the_cache_of_instructions_is_not_to_be_seen_and_neither_are_cuts() {
+fn neither_decoded_nor_compiled_instructions_nor_cuts_are_to_be_seen() {
     for seed in 1000..1002 {
         let program = program(seed);
         let (mut plain, mut fast, mut cut) = (Machine::new(SIZE), Machine::new(SIZE), Machine::new(SIZE));
+        let (mut made, mut made_cut) = (compiled(Machine::new(SIZE)), compiled(Machine::new(SIZE)));
         plain.run_plainly();
-        for machine in [&mut plain, &mut fast, &mut cut] {
+        for machine in [&mut plain, &mut fast, &mut cut, &mut made, &mut made_cut] {
             assert!(machine.put(RAM, &program.ram));
         }
         let mut draw = Draw::new(seed);
@@ -138,12 +147,14 @@ fn the_cache_of_instructions_is_not_to_be_seen_and_neither_are_cuts() {
             let until = fast.instructions() + 1 + u64::from(draw.below(300_000));
             fast.run(until);
             plain.run(until);
+            made.run(until);
             while cut.instructions() < until {
                 let next = (cut.instructions() + 1 + u64::from(draw.below(300))).min(until);
                 cut.run(next);
+                made_cut.run(next);
             }
-            let hash = plain.hash();
-            assert_eq!((hash, hash), (fast.hash(), cut.hash()), "seed {seed}, before {until}");
+            let hashes = [&plain, &fast, &cut, &made, &made_cut].map(Machine::hash);
+            assert_eq!(hashes, [hashes[0]; 5], "seed {seed}, before {until}");
         }
     }
 }

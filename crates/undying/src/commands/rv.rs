@@ -42,7 +42,10 @@ fn run_machine(output: Output, args: &RunArgs) -> Result<(), Failure> {
         }
         (None, None) => return Err(invalid("name a kernel, or a snapshot to go on from")),
     };
-    let parts = setup.load().map_err(invalid)?;
+    let mut parts = setup.load().map_err(invalid)?;
+    if args.interpret {
+        parts.set_hotness(None);
+    }
     let taker = args.snapshots.as_deref().map(|directory| taker(directory, args)).transpose()?;
     let recorder = args.record.as_deref().map(|path| Recorder::create(path, &parts)).transpose();
     let mut live = Live::begin(parts, world, recorder.map_err(Failure::failed)?).map_err(invalid)?;
@@ -94,6 +97,9 @@ fn replay_log(output: Output, args: &ReplayArgs) -> Result<(), Failure> {
         correct(setup, args.kernel.as_deref(), args.initrd.as_deref(), args.origin.as_deref());
     };
     let mut replay = Replay::begin(log, correct, screen(output), &args.disk).map_err(invalid)?;
+    if args.interpret {
+        replay.set_hotness(None);
+    }
     if let Some(from) = &args.from {
         replay.go_to(Saved::load(from).map_err(invalid)?).map_err(invalid)?;
     }

@@ -1,0 +1,13 @@
+//! Owns machine code for the deterministic machine's hot instructions, made by cranelift from decoded pages.
+
+#![deny(unsafe_code)]
+
+mod call;
+mod code;
+mod emit;
+mod piece;
+mod region;
+mod stubs;
+mod tables;
+
+pub use piece::{Pieces, Unsupported};
