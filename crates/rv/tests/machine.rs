@@ -268,6 +268,28 @@ fn a_reservation_ends_with_a_trap() {
 }
 
 #[test]
+fn machine_code_that_takes_too_much_room_is_forgotten_and_made_anew() {
+    for seed in 1..20 {
+        let (mut plain, mut made) = (hostile(seed), hostile(seed));
+        // Less than the first piece takes.
+        let pieces = Pieces::with_room(1).expect("a compiler for this host");
+        made.compile_with(Box::new(pieces), Hotness { between: 1, seen: 1 });
+        plain.run_plainly();
+        plain.run(3000);
+        made.run(3000);
+        assert_eq!(plain.hash(), made.hash(), "seed {seed}");
+        // From here on without, and again with it.
+        made.interpret();
+        made.run(3500);
+        made = compiled(made);
+        for machine in [&mut plain, &mut made] {
+            machine.run(4000);
+        }
+        assert_eq!(plain.hash(), made.hash(), "seed {seed}");
+    }
+}
+
+#[test]
 fn an_input_changes_the_state() {
     let (mut with, mut without) = (hostile(3), hostile(3));
     with.input(Input::Console(b"x".to_vec()));

@@ -278,3 +278,75 @@ fn block(ops: &Ops, known: &BTreeSet<usize>, leaders: &BTreeSet<usize>, leader: 
         return block;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOP: Op = Op { kind: Kind::Nop4, rd: 0, rs1: 0, rs2: 0, immediate: 0 };
+
+    /// A page with these instructions from its beginning on, all of 4 bytes.
+    fn page(all: &[Op]) -> Box<Ops> {
+        let mut page: Box<Ops> =
+            vec![Op { kind: Kind::Undecoded, ..NOP }; rv::PLACES + 1].try_into().unwrap();
+        page[rv::PLACES].kind = Kind::PageEnd;
+        for (number, op) in all.iter().enumerate() {
+            page[2 * number] = *op;
+        }
+        page
+    }
+
+    fn op(kind: Kind, rd: u8, rs1: u8, rs2: u8, immediate: i32) -> Op {
+        Op { kind, rd, rs1, rs2, immediate }
+    }
+
+    #[test]
+    fn a_loop_is_one_block_that_keeps_what_it_reads() {
+        let ops = page(&[op(Kind::Add4, 5, 5, 6, 0), op(Kind::Bne4, 0, 5, 7, 0), op(Kind::Slow, 0, 0, 0, 0)]);
+        let region = Region::new(&ops, 0, &[]).unwrap();
+        assert_eq!(region.blocks.keys().copied().collect::<Vec<_>>(), [0]);
+        assert_eq!((region.blocks[&0].end, region.blocks[&0].root), (End::Branch(0, 4), true));
+        assert_eq!((region.carried(0), region.longest(0)), (vec![5, 6, 7], 2));
+    }
+
+    #[test]
+    fn what_was_never_executed_is_left_out() {
+        let ops = page(&[op(Kind::Beq4, 0, 5, 6, 100), NOP, op(Kind::Slow, 0, 0, 0, 0)]);
+        let region = Region::new(&ops, 0, &[]).unwrap();
+        assert_eq!(region.blocks.keys().copied().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!((region.blocks[&2].end, region.blocks[&2].root), (End::Slow(4), false));
+        assert!(Region::new(&ops, 4, &[]).is_none(), "nothing but what is the interpreter's");
+        assert!(Region::new(&ops, 100, &[]).is_none());
+    }
+
+    #[test]
+    fn a_call_within_the_page_comes_back_within_the_region() {
+        // A call of what stands behind an endless jump; that returns.
+        let ops =
+            page(&[op(Kind::Jal, 1, 0, 0, 6), NOP, op(Kind::J4, 0, 0, 0, 0), op(Kind::Jr4, 0, 1, 0, 0)]);
+        let region = Region::new(&ops, 0, &[]).unwrap();
+        assert_eq!(region.blocks[&6].returns, [2]);
+        assert!(!region.blocks[&2].root && region.blocks[&0].root);
+        assert_eq!(region.longest(0), 4);
+    }
+
+    #[test]
+    fn no_way_is_longer_than_allowed_and_the_page_s_end_is_one() {
+        let ops = page(&[NOP; rv::PLACES / 2]);
+        let region = Region::new(&ops, 0, &[]).unwrap();
+        assert_eq!(region.blocks.values().map(|block| block.ops.len()).sum::<usize>(), INSTRUCTIONS);
+        for (&place, _) in region.blocks.iter().filter(|(_, block)| block.root) {
+            assert!(region.longest(place) <= WAY, "{place}");
+        }
+        let last = Region::new(&ops, rv::PLACES - 2, &[]).unwrap();
+        assert_eq!(last.blocks[&(rv::PLACES - 2)].end, End::PageEnd);
+    }
+
+    #[test]
+    fn a_large_region_ends_where_another_piece_begins() {
+        let ops = page(&[NOP; 100]);
+        let region = Region::new(&ops, 0, &[20, 160]).unwrap();
+        let count: usize = region.blocks.values().map(|block| block.ops.len()).sum();
+        assert_eq!(count, 80);
+    }
+}
