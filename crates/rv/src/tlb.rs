@@ -123,7 +123,7 @@ impl Tlb {
         let mut found = Found { pages: Vec::new(), large: self.large };
         for (list, slots) in (0..).zip(&self.slots) {
             let full = slots.iter().filter(|slot| slot.tag & EMPTY.tag == 0);
-            found.pages.extend(full.map(|slot| (list, slot.tag >> 12, slot.target >> 12)));
+            found.pages.extend(full.map(|slot| (list, slot.tag >> 12, slot.target() >> 12)));
         }
         found
     }
