@@ -3,12 +3,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::Lab;
-use lab::client::{Pinger, Standing, WriterConfig, Writers, WritersReport, spot_check};
+use lab::client::{Askers, Pinger, Standing, WriterConfig, Writers, WritersReport, spot_check};
 
 /// What a server does with its connection of this number.
 type Serve = fn(usize, TcpStream);
@@ -149,4 +149,51 @@ fn the_spot_check_sees_what_is_missing_or_shifted() {
         let found = spot_check(lab.client(), target, std::slice::from_ref(&standing), 2).expect("lists");
         assert_eq!(found, wrong);
     }
+}
+
+/// Gives datagrams back; of one client swallows the third, which it answers behind the seventh, and answers the fifth twice.
+fn careless_echo(lab: &Lab) -> SocketAddr {
+    let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    let socket = lab.client().run(bind).expect("in the namespace");
+    let target = socket.local_addr().expect("bound");
+    thread::spawn(move || {
+        let (mut room, mut third) = ([0; 64], Vec::new());
+        for number in 1.. {
+            let (length, client) = socket.recv_from(&mut room).expect("a datagram");
+            let answers = match number {
+                3 => {
+                    third = room[..length].to_vec();
+                    vec![]
+                }
+                5 => vec![room[..length].to_vec(); 2],
+                7 => vec![room[..length].to_vec(), third.clone()],
+                _ => vec![room[..length].to_vec()],
+            };
+            for answer in answers {
+                socket.send_to(&answer, client).expect("sent");
+            }
+        }
+    });
+    target
+}
+
+#[test]
+fn a_udp_client_asks_once_and_knows_a_lost_a_doubled_and_a_late_answer() {
+    if !common::root_and_programs() {
+        return;
+    }
+    let lab = Lab::new("udp").expect("a lab");
+    let target = careless_echo(&lab);
+    let askers = Askers::start(lab.client(), target, 1, Duration::from_secs(2)).expect("a client");
+    let (mut asked, started) = (Vec::new(), Instant::now());
+    while asked.len() < 10 {
+        assert!(started.elapsed() < Duration::from_secs(60), "it does not go on: {asked:?}");
+        asked.extend(askers.take());
+        thread::yield_now();
+    }
+    let lost: Vec<usize> = (0..asked.len()).filter(|&at| asked[at].answered_us.is_none()).collect();
+    assert_eq!(lost, [2], "the third is lost and none is sent again");
+    assert_eq!(askers.repeated(), 1, "a late answer is no second one");
+    assert!(askers.all_answered_since(asked[9].sent_us) && !askers.all_answered_since(os::clock::now_us()));
+    askers.stop().expect("it ends");
 }

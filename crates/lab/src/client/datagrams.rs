@@ -92,7 +92,11 @@ impl Askers {
         for thread in self.threads {
             let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             ended
-                .map_err(|source| LabError::Namespace { what: "enter", name: "of the client".into(), source })?
+                .map_err(|source| LabError::Namespace {
+                    what: "enter",
+                    name: "of the client".into(),
+                    source,
+                })?
                 .map_err(|source| ClientError::Connection { what: "ask", target, source })?;
         }
         Ok(())
@@ -145,7 +149,9 @@ impl Asker {
             let mut answer = [0; 8];
             match self.socket.recv(&mut answer) {
                 Ok(8) => {}
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of another length")),
+                Ok(_) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of another length"));
+                }
                 // What the network says of a datagram that was lost is no more than that.
                 Err(error) if is_silence(&error) => continue,
                 Err(error) => return Err(error),

@@ -43,8 +43,8 @@ pub struct DemoReport {
     pub outage: OutageSplit,
     /// Checkpoints that were committed.
     pub epochs: u64,
-    /// The interval between checkpoints that was asked for.
-    pub interval_ms: f64,
+    /// The interval between checkpoints that was asked for; none if they followed the output.
+    pub interval_ms: Option<f64>,
     /// How long the VM stood still for each checkpoint, by QEMU's own events.
     pub pause_ms: Summary,
     /// Request/response latency under protection, minus the median without.

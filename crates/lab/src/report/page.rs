@@ -37,10 +37,10 @@ fn heading(report: &DemoReport) -> String {
     let problem = report.verification.first_problem.as_deref().unwrap_or_default();
     format!(
         "<h1>A running VM outlives its host</h1>\n\
-         <p class=\"soft\">A Redis server in a stock QEMU guest, checkpointed to a second host every {} ms while clients \
+         <p class=\"soft\">A Redis server in a stock QEMU guest, checkpointed to a second host {} while clients \
          write to it. Then its host was killed.</p>\n\
          <div class=\"verdict {class}\"><span class=\"sign\">{sign}</span><div><b>{title}</b>{} {}</div></div>\n",
-        plain(report.interval_ms),
+        report.interval_ms.map_or("whenever output waits".into(), |ms| format!("every {} ms", plain(ms))),
         escape(&sentence(report)),
         escape(problem)
     )

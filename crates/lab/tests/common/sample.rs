@@ -80,7 +80,7 @@ pub fn sample_report() -> DemoReport {
             first_packet_ms: Some(1.2),
         },
         epochs: 810,
-        interval_ms: 25.0,
+        interval_ms: Some(25.0),
         pause_ms: summary(2.1, 4.6, 7.9, 810),
         added_latency_ms: summary(28.4, 44.0, 61.0, 1500),
         latency_unprotected_ms: Some(summary(0.9, 2.0, 4.0, 1500)),

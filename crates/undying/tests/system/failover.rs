@@ -1,7 +1,9 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
 use crate::kit::{Guest, Setup, look, possible, wait_for};
+use host::api::types::{ProtectRequest, RepairRequest};
 use lab::topology::AGENT;
+use protocol::HostName;
 
 #[test]
 fn the_primary_host_dies() {
@@ -30,6 +32,40 @@ fn the_primary_host_dies_while_checkpoints_follow_the_output() {
     let pacing = loaded.status("alpha").pacing.expect("it follows");
     assert!(pacing.rest_us < idle, "{pacing:?}");
     loaded.fails_over("alpha", "beta");
+    loaded.verdict();
+}
+
+/// How many frames of input the VM was given again at its newest promotion, here.
+fn replayed(guest: &Guest, host: &str, mark: u64) -> u64 {
+    let promoted = look::event(&guest.cluster, host, "promoted", mark);
+    promoted.what["replayed_frames"].as_u64().expect("a number")
+}
+
+#[test]
+fn input_is_replayed_unless_it_was_asked_otherwise_and_the_next_owner_knows() {
+    if !possible() {
+        return;
+    }
+    let loaded = Setup::new("replay").start();
+    let mark = look::mark(&loaded.cluster, "beta");
+    loaded.fails_over("alpha", "beta");
+    assert!(replayed(&loaded, "beta", mark) > 0, "8 clients write all the time");
+    loaded.cluster.revive("alpha").expect("alpha comes back");
+    let repair = RepairRequest { on: true, ..RepairRequest::default() };
+    let to_alpha = ProtectRequest::following(HostName::new("alpha").expect("a name"));
+    let request = ProtectRequest { input_replay: false, repair, ..to_alpha };
+    loaded.cluster.protect_as(&loaded.vm, "beta", &request).expect("the VM is protected");
+    loaded.progress();
+    for (from, to) in [("beta", "alpha"), ("alpha", "beta")] {
+        let there = look::mark(&loaded.cluster, to);
+        loaded.cluster.lab.kill_host(from).expect("it dies");
+        assert_eq!(replayed(&loaded, to, there), 0, "at {to}");
+        loaded.progress();
+        loaded.cluster.revive(from).expect("it comes back");
+        // By itself, as it was asked for.
+        look::event(&loaded.cluster, to, "protected", there);
+        loaded.progress();
+    }
     loaded.verdict();
 }
 

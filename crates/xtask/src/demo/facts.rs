@@ -1,13 +1,13 @@
 //! Owns saying on what a demonstration ran, and how its numbers came about.
 
+use crate::stage::interval::Interval;
 use crate::stage::{Props, Stage};
 use crate::workspace;
 use lab::command;
 use std::process::Command;
-use std::time::Duration;
 
 /// Name and value of everything worth knowing; what cannot be found out is left out.
-pub fn gather(stage: &Stage, props: &Props, interval: Duration) -> Vec<(String, String)> {
+pub fn gather(stage: &Stage, props: &Props, interval: Interval) -> Vec<(String, String)> {
     let timing = protocol::Timing::default();
     let status = stage.cluster.ask("beta", |api| api.vm(&stage.vm)).ok();
     let mut facts = vec![
@@ -32,10 +32,7 @@ pub fn gather(stage: &Stage, props: &Props, interval: Duration) -> Vec<(String, 
                 props.guest.manifest.kernel, props.guest.manifest.redis
             )),
         ),
-        (
-            "Checkpoints",
-            Some(format!("every {} ms, at most {} in flight", interval.as_millis(), timing.max_in_flight)),
-        ),
+        ("Checkpoints", Some(format!("{}, at most {} in flight", interval.when(), timing.max_in_flight))),
         (
             "Failure detection",
             Some(format!(

@@ -32,7 +32,7 @@ pub fn of(told: &Told) -> Result<DemoReport> {
         outage_ms: outage.duration_us as f64 / 1e3,
         outage: told.moments.split(outage, told.kill_us, spoke),
         epochs: committed(told),
-        interval_ms: told.interval.as_secs_f64() * 1e3,
+        interval_ms: told.interval.even_ms(),
         pause_ms: Summary::of_us_in_ms(pauses).context("no checkpoint was measured")?,
         added_latency_ms: added_latency_ms(&told.quiet_protected.samples, unprotected)
             .context("no reply under protection")?,
@@ -112,7 +112,7 @@ fn around_kill(told: &Told) -> Vec<lab::client::Bucket> {
 }
 
 fn commands(told: &Told) -> Vec<String> {
-    let interval = told.interval.as_millis();
+    let interval = told.interval.option();
     let words = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     vec![
         "# this demonstration".into(),
@@ -122,8 +122,8 @@ fn commands(told: &Told) -> Vec<String> {
         "undying host init alpha.toml                        # on alpha; likewise on beta; then each trusts the other".into(),
         "undying host --config alpha.toml                    # on alpha; likewise on beta".into(),
         "undying vm start web.toml                           # on alpha".into(),
-        format!("undying vm protect web --to beta --interval {interval}ms --no-repair   # on alpha"),
+        format!("undying vm protect web --to beta{interval} --no-repair   # on alpha"),
         "# alpha dies; on beta nothing has to be done. alpha comes back; without --no-repair it becomes the backup by itself".into(),
-        format!("undying vm protect web --to alpha --interval {interval}ms --no-repair  # on beta"),
+        format!("undying vm protect web --to alpha{interval} --no-repair  # on beta"),
     ]
 }

@@ -2,6 +2,7 @@
 
 use super::DemoArgs;
 use super::facts;
+use crate::stage::interval::Interval;
 use crate::stage::moments::Moments;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::{Seen, Watch};
@@ -39,8 +40,8 @@ pub struct Stretch {
 pub struct Told {
     /// The hosts, which still run.
     pub stage: Stage,
-    /// The checkpoint interval.
-    pub interval: Duration,
+    /// When checkpoints are taken.
+    pub interval: Interval,
     /// A lone client before protection.
     pub quiet_unprotected: PingReport,
     /// The same client under protection.
@@ -184,7 +185,7 @@ fn requests_for(latency_ms: Option<f64>, seconds: f64) -> u64 {
 struct Loaded<'a> {
     stage: &'a Stage,
     watch: Watch<'a>,
-    interval: Duration,
+    interval: Interval,
     fifth: Duration,
     stretches: Vec<Stretch>,
     benchmarks_under_load: Vec<Benchmark>,
@@ -225,10 +226,10 @@ impl<'a> Loaded<'a> {
         let screen = self.watch.screen();
         screen.chapter("Protection");
         screen.say(&format!(
-            "Now beta becomes the backup. All memory is copied while the VM runs; from then on, every {} ms, what has \
+            "Now beta becomes the backup. All memory is copied while the VM runs; from then on, {}, what has \
              changed since is copied as one checkpoint. What the VM says to the outside is held back until beta has \
              the checkpoint that it belongs to: so nothing that a client ever heard can be lost.",
-            self.interval.as_millis()
+            self.interval.when()
         ));
         self.begin("first copy");
         let (stage, interval) = (self.stage, self.interval);

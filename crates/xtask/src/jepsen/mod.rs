@@ -5,9 +5,10 @@
 
 mod result;
 
-use crate::demo::{Output, interval};
+use crate::demo::Output;
 use crate::stage::build::{self, Planted};
 use crate::stage::field::Field;
+use crate::stage::interval::Interval;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
 use crate::stage::{self, Load, Stage};
@@ -47,9 +48,9 @@ pub struct JepsenArgs {
     /// Decides what is done, when, and what clients ask [default: a new one, which is printed]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Time from one checkpoint to the next
-    #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
-    interval: Duration,
+    /// Time from one checkpoint to the next, or auto: as soon as output waits, seldom while none does
+    #[arg(long, value_name = "TIME|auto", default_value = "auto")]
+    interval: Interval,
     /// Build undying with this bug, which must be found; such a build lies in target/planted
     #[arg(long, value_enum)]
     planted: Option<Planted>,

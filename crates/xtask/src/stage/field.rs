@@ -1,5 +1,6 @@
 //! Owns a VM between two hosts under the blows of a nemesis, looked at: protect, rest, hit, heal, and what was measured.
 
+use super::interval::Interval;
 use super::moments::Moments;
 use super::watch::Watch;
 use super::{HOSTS, Stage, other};
@@ -53,13 +54,13 @@ pub struct Field<'a> {
     pub watch: Watch<'a>,
     /// Where the VM runs now.
     pub home: &'static str,
-    /// The checkpoint interval.
-    pub interval: Duration,
+    /// When checkpoints are taken.
+    pub interval: Interval,
 }
 
 impl<'a> Field<'a> {
     /// The VM, unprotected at its first home.
-    pub fn new(stage: &'a Stage, watch: Watch<'a>, interval: Duration) -> Self {
+    pub fn new(stage: &'a Stage, watch: Watch<'a>, interval: Interval) -> Self {
         Self { stage, watch, home: HOSTS[0], interval }
     }
 

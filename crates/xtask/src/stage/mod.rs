@@ -3,11 +3,13 @@
 
 pub mod build;
 pub mod field;
+pub mod interval;
 pub mod moments;
 pub mod screen;
 pub mod watch;
 
 use anyhow::{Context, Result};
+use interval::Interval;
 use lab::client::{Server, WriterConfig, Writers};
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::cache::Cache;
@@ -17,7 +19,7 @@ use protocol::VmName;
 use screen::Screen;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The hosts; the first is the VM's home.
 pub const HOSTS: [&str; 2] = ["alpha", "beta"];
@@ -169,8 +171,8 @@ impl Stage {
     }
 
     /// Protects the VM and waits until its backup can take over.
-    pub fn protect(&self, from: &str, to: &str, interval: Duration) -> Result<()> {
-        Ok(self.cluster.protect(&self.vm, from, to, interval)?)
+    pub fn protect(&self, from: &str, to: &str, interval: Interval) -> Result<()> {
+        Ok(self.cluster.protect_as(&self.vm, from, &interval.request(to)?)?)
     }
 
     /// Keeps the agents' logs and events in a directory, for who wants to know more.

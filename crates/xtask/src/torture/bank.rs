@@ -7,7 +7,7 @@ use lab::guest::postgres::PostgresGuest;
 use serde::Serialize;
 
 /// Clients of a run, and the transactions of each: at the usual interval it takes longer than a kill is waited for.
-const RUN: (u32, u32) = (2, 25);
+const RUN: (u32, u32) = (2, 60);
 
 /// What `pgbench` did, and what came of it.
 #[derive(Debug, Clone, Copy, Default, Serialize)]

@@ -7,8 +7,9 @@ mod bank;
 mod result;
 mod round;
 
-use crate::demo::{Output, interval};
+use crate::demo::Output;
 use crate::stage::field::Field;
+use crate::stage::interval::Interval;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
 use crate::stage::{self, Load, Stage};
@@ -75,9 +76,9 @@ pub struct TortureArgs {
     /// The server in the VM, and what its clients do
     #[arg(long, value_enum, default_value = "redis", requires_if("postgres", "disk"))]
     server: ServerKind,
-    /// Time from one checkpoint to the next
-    #[arg(long, value_name = "TIME", default_value = "25ms", value_parser = interval)]
-    interval: Duration,
+    /// Time from one checkpoint to the next, or auto: as soon as output waits, seldom while none does
+    #[arg(long, value_name = "TIME|auto", default_value = "auto")]
+    interval: Interval,
     /// Folder for the agents' logs [default: target/torture]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,

@@ -30,9 +30,9 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         Journey { bed: &bed, writers: &writers, askers: &askers, home: HOSTS[0], now: None, lost: 0 };
     let mut killed = Vec::new();
     let mut stopped = None;
-    for (number, &kind) in (1..).zip(&order) {
-        let label = format!("kill {number} of {}", order.len());
-        match journey.kill(run, kind, &label).context(label.clone()) {
+    for (at, &kind) in order.iter().enumerate() {
+        let label = format!("kill {} of {}", at + 1, order.len());
+        match journey.kill(run, kind, order.get(at + 1).copied(), &label).context(label.clone()) {
             Ok(one) => {
                 run.screen.done(&line(&label, &one));
                 killed.push(one);
@@ -119,7 +119,8 @@ fn replay(killed: &[Killed]) -> Table {
     let every = |each| kinds.map(|kind| count(kind, each));
     table.row("UDP: requests that waited when the VM went on", every(|one| one.caught.len() as u64));
     table.row("UDP: of them never answered", every(unanswered));
-    table.row("UDP: of the others, from the request to the answer, ms", kinds.map(|kind| waits(killed, kind)));
+    table
+        .row("UDP: of the others, from the request to the answer, ms", kinds.map(|kind| waits(killed, kind)));
     table.row("UDP: answers that came twice", every(|one| one.repeated));
     table
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Three, so that the VM is protected again while the host that died is still dead.
 pub const HOSTS: [&str; 3] = ["alpha", "beta", "gamma"];
 /// The VM is protected for so long, and somewhat more, before its host dies.
-const REST: Duration = Duration::from_millis(700);
+const REST: Duration = Duration::from_millis(600);
 
 /// One kill, and what followed.
 pub struct Killed {
@@ -47,8 +47,8 @@ pub struct Journey<'a> {
 }
 
 impl Journey<'_> {
-    /// Kills the VM's host while it is protected in this way.
-    pub fn kill(&mut self, run: &mut Run<'_>, kind: Kind, label: &str) -> Result<Killed> {
+    /// Kills the VM's host while it is protected in this way, and protects it in the way of the next kill, if there is one.
+    pub fn kill(&mut self, run: &mut Run<'_>, kind: Kind, next: Option<Kind>, label: &str) -> Result<Killed> {
         let (from, to) = (self.home, self.guard(run, kind, label)?);
         drop(self.askers.take());
         let repeated = self.askers.repeated();
@@ -57,6 +57,10 @@ impl Journey<'_> {
         (self.home, self.now) = (to, None);
         let protected_ms = if kind.repairs() { Some(self.mended(kind, &failover)?) } else { None };
         self.bed.cluster.revive(from)?;
+        if let Some(next) = next.filter(|&next| self.now != Some(next)) {
+            self.protect(run, next, label)?;
+        }
+        // Who lost his request learns it late: meanwhile the VM was protected again.
         until("an answer to every UDP client after the failover", || {
             self.askers.all_answered_since(failover.promoted_us)
         })?;

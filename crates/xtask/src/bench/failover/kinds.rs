@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// Whether the VM is protected again by itself after the kill. Where another kind follows that would only be undone.
+    /// Whether the VM is protected again by itself after the kill; behind the others it would only be undone.
     pub fn repairs(self) -> bool {
         self == Self::Usual
     }

@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 /// Memory of which first copies are made, MiB.
 const FULL_MIB: u64 = 256;
 /// First copies over one path, and over two.
-const COPIES: usize = 6;
+const COPIES: usize = 5;
 /// Cuts of the path that carries the checkpoints; the other one is cut half as often.
 const CUTS: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(25);
 /// How long clients are watched behind a cut: many times what it takes to go on over the other path.
 const WATCHED: Duration = Duration::from_millis(700);
+/// A path that has just come back is let be for so long.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// The stream over one path and over two, by turns, then cuts.
 pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
@@ -168,6 +170,7 @@ fn cuts(run: &mut Run<'_>, bed: &Bed, found: &mut Findings) -> Result<()> {
 /// The longest that a client waited, ms.
 fn gap(bed: &Bed, writers: &Writers, cut: Cut) -> Result<f64> {
     both_paths(bed)?;
+    std::thread::sleep(SETTLE);
     let link = match cut {
         Cut::Nothing => None,
         Cut::Active => Some(link(bed, |path| path.active)?),
