@@ -13,6 +13,8 @@ const CLOCKS_APART: u64 = 100_000;
 const CLOCKS_FAR_APART: u64 = 3_600_000_000;
 /// Each packet that a guest sends waits for a round trip at least.
 const SLOW_US: u64 = 5_000;
+/// No packet of IP is longer, whatever an interface such as the loopback could carry.
+const LONGEST: u32 = 65_535;
 /// A gigabit link carries some more.
 const NARROW: f64 = 100e6;
 /// Less carries the checkpoints of no guest that does something.
@@ -158,7 +160,7 @@ impl Measured {
                 found,
                 format!("set both to the same MTU: the end with {} loses what is longer", first.min(second)),
             ),
-            (Some(first), _) if self.tcp.is_some_and(|tcp| tcp.mtu < first) => MTU.warning(
+            (Some(first), _) if self.tcp.is_some_and(|tcp| tcp.mtu < first.min(LONGEST)) => MTU.warning(
                 of,
                 found,
                 "something between the hosts carries less than their interfaces: mend its MTU",
