@@ -347,6 +347,15 @@ mod tests {
     }
 
     #[test]
+    fn only_a_build_for_measurements_leaves_parts_of_checkpoints_out() {
+        let asked = format!("{GOOD}\n[ablation]\nwithout = ['deltas', 'walkers']\n");
+        let read = HostConfig::parse(Path::new("host.toml"), &asked);
+        assert_eq!(read.is_ok(), cfg!(feature = "ablation"), "{read:?}");
+        let typo = format!("{GOOD}\n[ablation]\nwithout = ['delta']\n");
+        assert!(HostConfig::parse(Path::new("host.toml"), &typo).is_err());
+    }
+
+    #[test]
     fn times_that_do_not_fit_are_refused() {
         for bad in ["heartbeat_ms = 100\ntimeout_ms = 200", "timeout_max_ms = 299", "timeout_max_ms = 60001"]
         {
