@@ -279,6 +279,7 @@ mod tests {
             event("STOP", 100),
             event("STOP", 110),
             event("RESUME", 115),
+            event("RESUME", 117),
             event("STOP", 200),
         ];
         assert_eq!(pauses_us(&events), [20, 5]);
