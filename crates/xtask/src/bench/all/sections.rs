@@ -101,7 +101,8 @@ fn pauses(source: Option<Kept>) -> Result<Section> {
         named("pause, 99 of 100 are shorter", against("pause_ms", Cell::p99)),
         named("from the cut to the acknowledgement, median", against("ack_ms", Cell::middle)),
     ];
-    let frame = Frame { title: "Pause and transfer by dirty pages", x: "dirty pages (logarithmic)", y: "ms" };
+    let frame =
+        Frame { title: "Pause and transfer by dirty pages", x: "dirty pages (logarithmic)", y: "time, ms" };
     let picture = drawn(
         "pause-by-dirty-pages",
         "Pause and time to the acknowledgement against dirty pages",
@@ -300,7 +301,7 @@ fn many(source: Option<Kept>) -> Result<Section> {
         named("pause, median", by_number("pause_ms")),
         named("from the cut to the acknowledgement, median", by_number("ack_ms")),
     ];
-    let frame = Frame { title: "Many VMs to one backup", x: "VMs (logarithmic)", y: "ms" };
+    let frame = Frame { title: "Many VMs to one backup", x: "VMs (logarithmic)", y: "time, ms" };
     let pictures = vec![drawn(
         "many",
         "Pause and time to the acknowledgement against the number of VMs",
