@@ -1,6 +1,6 @@
 //! Owns the digest of everything that left a machine, in order. How outputs were batched does not matter.
 
-use rv::{Output, Request};
+use rv::{Input, Output, Request};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A running digest of outputs: each is digested with what came out before as its seed, so that a number is all that has
@@ -41,6 +41,13 @@ impl Digest {
                 self.part(&[4], &[number.to_le_bytes(), u64::from(*length).to_le_bytes()].concat());
             }
         }
+    }
+
+    /// Adds an input, that was delivered after so many instructions.
+    pub(crate) fn add_input(&mut self, at: u64, input: &Input) {
+        let bytes = postcard::to_stdvec(input).expect("memory takes all bytes");
+        self.update(&[5]);
+        self.part(&at.to_le_bytes(), &bytes);
     }
 
     fn part(&mut self, head: &[u8], bytes: &[u8]) {

@@ -2,7 +2,8 @@
 //!
 //! Both go on in strides from where they were equal last. Where they are not equal after a stride, they go back, and half
 //! of it is tried, until one instruction is left, with the inputs that were delivered behind it. States are compared
-//! whole, not by their hashes.
+//! whole, not by their hashes; what entered and what left so far by its digest, since a difference may be gone from the state
+//! when the stride ends.
 
 mod side;
 
@@ -146,7 +147,7 @@ impl<R: Read> Pair<R> {
     }
 
     fn equal(&self) -> bool {
-        self.one.machine().equals(self.two.machine())
+        self.one.passed() == self.two.passed() && self.one.machine().equals(self.two.machine())
     }
 
     fn mark(&mut self) -> Result<(), BisectError> {

@@ -1,6 +1,7 @@
 //! Owns one of two runs that are compared: its machine, and the way back to where both were equal last.
 
 use super::BisectError;
+use crate::digest::Digest;
 use crate::log::{Event, Reader};
 use crate::setup::{Parts, Setup};
 use rv::{Input, Machine};
@@ -13,8 +14,10 @@ pub(super) struct Side<R> {
     machine: Machine,
     /// The machine where both were equal last: it follows, and is not run.
     mark: Machine,
-    marked: Boots,
+    marked: (Boots, Digest),
     boots: Boots,
+    /// What entered and what left.
+    passed: Digest,
     /// What was read of the recording since the mark.
     entries: Vec<(u64, Event)>,
     /// How many of them have happened.
@@ -47,13 +50,31 @@ impl<R: Read> Side<R> {
         if plainly {
             machine.run_plainly();
         }
-        let (marked, boots) = (Boots::default(), Boots::default());
+        let (marked, boots, passed) = Default::default();
         let (entries, happened, over, stuck) = (Vec::new(), 0, false, false);
-        Ok(Side { reader, parts, machine, mark, marked, boots, entries, happened, over, stuck, plainly })
+        Ok(Side {
+            reader,
+            parts,
+            machine,
+            mark,
+            marked,
+            boots,
+            passed,
+            entries,
+            happened,
+            over,
+            stuck,
+            plainly,
+        })
     }
 
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The digest of what entered and what left so far.
+    pub fn passed(&self) -> &Digest {
+        &self.passed
     }
 
     pub fn reboots(&self) -> u64 {
@@ -102,7 +123,7 @@ impl<R: Read> Side<R> {
         while self.machine.instructions() < at {
             let before = self.machine.instructions();
             self.machine.run(at);
-            self.machine.outputs();
+            self.machine.outputs().iter().for_each(|output| self.passed.add(output));
             if self.machine.instructions() == before {
                 return false;
             }
@@ -112,7 +133,10 @@ impl<R: Read> Side<R> {
 
     fn happen(&mut self) -> Result<(), BisectError> {
         match &self.entries[self.happened].1 {
-            Event::Input(input) => self.machine.input(input.clone()),
+            Event::Input(input) => {
+                self.passed.add_input(self.machine.instructions(), input);
+                self.machine.input(input.clone());
+            }
             Event::Restart => {
                 self.boots.instructions += self.machine.instructions();
                 self.boots.number += 1;
@@ -168,13 +192,14 @@ impl<R: Read> Side<R> {
         }
         self.entries.drain(..self.happened);
         self.happened = 0;
-        self.marked = self.boots;
+        self.marked = (self.boots, self.passed.clone());
         Ok(())
     }
 
     /// Back to the mark.
     pub fn back(&mut self) -> Result<(), BisectError> {
-        if self.boots.number == self.marked.number {
+        let (boots, passed) = self.marked.clone();
+        if self.boots.number == boots.number {
             self.machine.go_back(&self.mark)?;
         } else {
             self.machine = self.mark.clone();
@@ -182,7 +207,7 @@ impl<R: Read> Side<R> {
                 self.machine.run_plainly();
             }
         }
-        (self.boots, self.happened) = (self.marked, 0);
+        (self.boots, self.passed, self.happened) = (boots, passed, 0);
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ fn session(directory: &Path, parts: &[(usize, &str)]) -> (Summary, Vec<PathBuf>)
 fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
     let directory = tempfile::tempdir().unwrap();
     let (ended, files) = session(directory.path(), &[(1, "abc"), (4, "!"), (5, "de"), (7, ".")]);
-    assert!(files.len() > 8, "{files:?}");
+    assert!(files.len() > 3, "{files:?}");
     let mut boots = [0; 2];
     for path in &files {
         let log = File::open(directory.path().join("log")).unwrap();
@@ -66,7 +66,8 @@ fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
 #[test]
 fn a_run_goes_on_from_a_snapshot_and_its_recording_begins_there() {
     let directory = tempfile::tempdir().unwrap();
-    let (_, files) = session(directory.path(), &[(1, "abc"), (4, "\u{1}x")]);
+    let (_, files) = session(directory.path(), &[(1, "a"), (2, "b"), (3, "c"), (4, "\u{1}x")]);
+    assert!(files.len() > 1, "{files:?}");
     let last = files.last().unwrap();
     let saved = Saved::load(last).unwrap();
     let mut setup = saved.head().setup.clone();

@@ -7,6 +7,7 @@ use lab::guest::cache::Cache;
 use lab::guest::redis::REDIS_PORT;
 use lab::guest::riscv::{RiscvGuest, make_disk};
 use lab::topology::{GuestAddress, Lab};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -36,14 +37,25 @@ impl Drop for Machine {
 
 impl Machine {
     fn start(lab: &Lab, guest: &RiscvGuest, disk: &Path) -> Machine {
-        let place = |name: &str| lab.directory().join(name);
-        let [console, log, summary] = ["console", "session.log", "summary"].map(place);
         lab.add_tap("alpha", "tap0").expect("a TAP device");
         let mut command = Command::new(binary());
-        command.args(["rv", "run", "--output", "json", "--tap", "tap0"]);
-        command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
-        command.arg("--disk").arg(disk).arg("--record").arg(&log);
+        command.args(["rv", "run", "--kernel"]).arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
         command.arg("--append").arg(guest.append(Some(GuestAddress::of(0)), true));
+        command.arg("--snapshots").arg(lab.directory().join("snapshots")).args(["--snapshot-every", "500ms"]);
+        Machine::launch(lab, command, disk, "session")
+    }
+
+    /// Goes on from a snapshot, under another name.
+    fn go_on(lab: &Lab, snapshot: &Path, disk: &Path) -> Machine {
+        let mut command = Command::new(binary());
+        command.args(["rv", "run", "--from"]).arg(snapshot);
+        Machine::launch(lab, command, disk, "second")
+    }
+
+    fn launch(lab: &Lab, mut command: Command, disk: &Path, name: &str) -> Machine {
+        let place = |what: &str| lab.directory().join(format!("{name}.{what}"));
+        let [console, log, summary] = ["console", "log", "summary"].map(place);
+        command.args(["--output", "json", "--tap", "tap0", "--disk"]).arg(disk).arg("--record").arg(&log);
         command.stdin(Stdio::piped());
         command.stdout(File::create(&summary).expect("a file"));
         command.stderr(File::create(&console).expect("a file"));
@@ -131,20 +143,104 @@ fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
     lab::guest::ext4::check(&disk).expect("a whole file system");
 
     // Somewhere else: no TAP, no disk but a copy of what it was.
-    let mut replay = Command::new(binary());
-    replay.args(["rv", "replay", "--output", "json"]).arg(&machine.log).arg("--disk").arg(&copy);
-    let replayed = replay.output().expect("it runs");
-    let again = String::from_utf8_lossy(&replayed.stderr);
-    assert!(replayed.status.success(), "{again}");
-    let summary: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
-    assert_eq!(summary["reached"], "end");
-    for what in ["instructions", "reboots", "state", "outputs"] {
-        assert_eq!(summary[what], told[what], "{what}");
-    }
+    let (summary, again) = replay(&machine.log, &["--disk".as_ref(), copy.as_os_str()]);
+    same_end(&summary, &told);
     assert!(summary["compared"].as_u64() > Some(10), "{summary}");
     assert!(again == said, "the console is the same:\n{again}");
     assert!(
         std::fs::read(&disk).expect("a disk") == std::fs::read(&copy).expect("a disk"),
         "the disks are the same"
     );
+}
+
+/// Replays a recording: what is told of it, and the console.
+fn replay(log: &Path, arguments: &[&OsStr]) -> (serde_json::Value, String) {
+    let mut replay = Command::new(binary());
+    replay.args(["rv", "replay", "--output", "json"]).arg(log).args(arguments);
+    let replayed = replay.output().expect("it runs");
+    let console = String::from_utf8_lossy(&replayed.stderr).into_owned();
+    assert!(replayed.status.success(), "{console}");
+    let summary: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
+    assert_eq!(summary["reached"], "end");
+    (summary, console)
+}
+
+fn same_end(summary: &serde_json::Value, told: &serde_json::Value) {
+    for what in ["instructions", "reboots", "state", "outputs"] {
+        assert_eq!(summary[what], told[what], "{what}");
+    }
+}
+
+/// The snapshots in a directory, in order.
+fn snapshots(directory: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(directory).expect("a directory").map(|file| file.expect("a file").path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension() == Some("snapshot".as_ref())).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_machine_that_died_goes_on_from_its_last_snapshot_and_its_recording_from_any() {
+    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
+    let lab = Lab::with_hosts("rvsnap", &["alpha"]).expect("a lab");
+    let disk = lab.directory().join("disk");
+    make_disk(&disk, 64).expect("a disk");
+    let mut machine = Machine::start(&lab, &guest, &disk);
+    machine.await_text("READY", 1);
+    // Redis writes to the disk while snapshots are taken.
+    let wanted = set_until_snapshots(&lab, 3);
+    machine.child.kill().expect("it dies");
+    machine.child.wait().expect("it died");
+
+    let files = snapshots(&lab.directory().join("snapshots"));
+    let last = files.last().expect("a snapshot");
+    let mut second = Machine::go_on(&lab, last, &disk);
+    redis(&lab, |connection| {
+        for key in 0..wanted {
+            let reply = connection.ask(&["GET", &format!("key{key}")]).expect("a reply");
+            assert_eq!(reply, Reply::Bulk(Some(format!("value{key}").into_bytes())));
+        }
+        let reply = connection.ask(&["SET", "later", "than the snapshot"]).expect("a reply");
+        assert_eq!(reply, Reply::Simple("OK".into()));
+    });
+    second.type_line("off");
+    let told = second.end();
+    assert_eq!((&told["end"], &told["reboots"]), (&"power_off".into(), &0.into()));
+    lab::guest::ext4::check(&disk).expect("a whole file system");
+    let (summary, again) = replay(&second.log, &[]);
+    same_end(&summary, &told);
+    assert!(again == second.said(), "the console is the same:\n{again}");
+    // The recording of the machine that died breaks off; from the middle to its break it is what it was from its
+    // beginning.
+    let broken = |from: &[&OsStr]| {
+        let mut command = Command::new(binary());
+        command.args(["rv", "replay", "--output", "json"]).arg(&machine.log).args(from);
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (summary["instructions"].clone(), summary["state"].clone(), summary["outputs"].clone())
+    };
+    let middle = files[files.len() / 2].as_os_str();
+    assert_eq!(broken(&["--from".as_ref(), middle]), broken(&[]));
+}
+
+/// Sets keys until so many more snapshots were taken, and gives how many were set before the last of them began.
+fn set_until_snapshots(lab: &Lab, more: usize) -> usize {
+    let directory = lab.directory().join("snapshots");
+    let first = snapshots(&directory).len();
+    let mut set = 0;
+    let mut before = Vec::new();
+    redis(lab, |connection| {
+        while before.len() < more {
+            let reply = connection.ask(&["SET", &format!("key{set}"), &format!("value{set}")]);
+            assert_eq!(reply.expect("a reply"), Reply::Simple("OK".into()));
+            set += 1;
+            if snapshots(&directory).len() > first + before.len() {
+                before.push(set);
+            }
+        }
+    });
+    // One may have been under way when the count was taken: what was set two snapshots before is in the last.
+    before[more.saturating_sub(2)]
 }
