@@ -93,6 +93,8 @@ pub enum Cell {
     Spread(Summary),
     /// One number.
     Number(f64),
+    /// How many there were.
+    Count(u64),
     /// Words.
     Words(String),
     /// It was not measured.
@@ -112,8 +114,8 @@ impl From<f64> for Cell {
 }
 
 impl From<u64> for Cell {
-    fn from(number: u64) -> Self {
-        Self::Number(number as f64)
+    fn from(count: u64) -> Self {
+        Self::Count(count)
     }
 }
 
@@ -134,6 +136,7 @@ impl Cell {
         match self {
             Self::Spread(summary) => json!(summary),
             Self::Number(number) => json!(number),
+            Self::Count(count) => json!(count),
             Self::Words(words) => json!(words),
             Self::Unknown => Value::Null,
         }

@@ -126,6 +126,7 @@ pub fn drawn_cell(cell: &Cell) -> String {
     match cell {
         Cell::Spread(summary) => spread(summary),
         Cell::Number(value) => number(*value),
+        Cell::Count(count) => count.to_string(),
         Cell::Words(words) => words.clone(),
         Cell::Unknown => "–".into(),
     }

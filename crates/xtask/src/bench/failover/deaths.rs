@@ -60,7 +60,7 @@ const HOW: &str = "One VM, a Linux guest with Redis, goes from host to host of t
     VM's host are cut and its agent and QEMU killed by SIGKILL; the VM goes on at its backup and is protected again by itself, \
     by the third host; then the dead host comes back. The usual protection (`vm protect --to A --to B`, checkpoints that \
     follow the output) alternates with one without input replay (`--no-input-replay`) and one with a checkpoint every 25 ms \
-    (`--interval 25ms`): four kills, one, one, and so on, so that all see the same machine.";
+    (`--interval 25ms`): five kills, one, one, and so on, so that all see the same machine.";
 
 fn line(label: &str, one: &Killed) -> String {
     let again = one.protected_ms.map(|ms| format!(", protected again after {:.1} s", ms / 1e3));

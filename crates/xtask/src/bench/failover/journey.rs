@@ -133,7 +133,7 @@ impl Journey<'_> {
                 let status = self.bed.status(host);
                 status.is_ok_and(|vm| vm.role == Role::Primary && vm.phase != "copying")
             };
-            owner = HOSTS.into_iter().find(|host| owns(&host));
+            owner = HOSTS.into_iter().find(|host| owns(host));
             owner.is_some()
         })?;
         owner.context("it was found")
