@@ -147,8 +147,8 @@ impl World {
             }
             Action::Shutdown => self.end_owner(host),
             Action::Notice(Notice::Unprotected { term }) => self.label(host, term.next()),
-            // Which bytes of a disk are sent is nothing that the ownership depends on.
-            Action::Compared(..) | Action::Acknowledged(..) | Action::Notice(_) => {}
+            // Which bytes of a disk are sent, and how fast the guest runs, is nothing that the ownership depends on.
+            Action::Compared(..) | Action::Acknowledged(..) | Action::Slow(..) | Action::Notice(_) => {}
         }
         None
     }
