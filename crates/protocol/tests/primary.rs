@@ -58,8 +58,7 @@ fn output_that_waits_pulls_the_next_checkpoint_forward() {
     assert!(asks_for_checkpoint(&owner.feed(Event::OutputWaits(Epoch(2), owner.now)), 2, false));
     // Behind the cut, before the owner hears that it was made.
     owner.feed(Event::OutputWaits(Epoch(3), owner.now));
-    owner.takes(2);
-    assert!(asks_for_checkpoint(&owner.pass(Micros::from_millis(2)), 3, false));
+    assert!(asks_for_checkpoint(&owner.takes(2), 3, false));
 }
 
 #[test]
