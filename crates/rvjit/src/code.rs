@@ -7,7 +7,10 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{Module, ModuleError};
+use cranelift_module::Module;
+
+/// What the compiler says that it cannot do.
+type Failure = Box<dyn std::error::Error>;
 
 /// Machine code is given back in pages of the host.
 const PAGE: usize = 4096;
@@ -29,7 +32,7 @@ impl Code {
         Code::begin().map_err(|error| Unsupported(error.to_string()))
     }
 
-    fn begin() -> Result<Code, ModuleError> {
+    fn begin() -> Result<Code, Failure> {
         let mut flags = settings::builder();
         for (name, value) in [
             ("enable_verifier", "false"),
@@ -41,8 +44,7 @@ impl Code {
         ] {
             flags.set(name, value)?;
         }
-        let isa = cranelift_native::builder()
-            .map_err(|why| ModuleError::Backend(std::io::Error::other(why).into()))?;
+        let isa = cranelift_native::builder()?;
         let isa = isa.finish(settings::Flags::new(flags))?;
         let builder = JITBuilder::with_isa(isa, cranelift_module::default_libcall_names());
         let module = JITModule::new(builder);
@@ -61,7 +63,7 @@ impl Code {
     pub fn make(
         &mut self,
         build: impl FnOnce(&mut Context, &mut FunctionBuilderContext),
-    ) -> Result<usize, ModuleError> {
+    ) -> Result<usize, Failure> {
         self.module.clear_context(&mut self.context);
         build(&mut self.context, &mut self.builder);
         let id = self.module.declare_anonymous_function(&self.context.func.signature)?;

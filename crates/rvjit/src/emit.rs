@@ -196,7 +196,7 @@ impl<'a> Emitter<'a> {
         match (block.end, last) {
             (End::To(to), _) => self.go_to(to, state),
             (End::Slow(place), _) => self.go_back(place, &mut state),
-            (End::PageEnd, _) => self.go_to(PLACES, state),
+            (End::Behind, _) => self.go_to(PLACES, state),
             (End::Branch(to, or), Some((_, op))) => {
                 if !self.is_branch(to) && !self.is_branch(or) {
                     self.flush(&mut state);

@@ -32,7 +32,7 @@ pub(crate) enum End {
     /// Before an instruction that is the interpreter's.
     Slow(usize),
     /// Behind the last instruction of the page.
-    PageEnd,
+    Behind,
 }
 
 /// A straight run of instructions.
@@ -53,7 +53,7 @@ impl Block {
         let (first, second) = match self.end {
             End::To(to) | End::Far(to) => (Some(to), None),
             End::Branch(to, or) => (Some(to), Some(or)),
-            End::Away | End::Slow(_) | End::PageEnd => (None, None),
+            End::Away | End::Slow(_) | End::Behind => (None, None),
         };
         first.into_iter().chain(second).chain(self.returns.iter().copied())
     }
@@ -255,7 +255,7 @@ fn reach(ops: &Ops, entry: usize, entries: &[usize]) -> Reach {
 }
 
 fn block(ops: &Ops, known: &BTreeSet<usize>, leaders: &BTreeSet<usize>, leader: usize) -> Block {
-    let mut block = Block { ops: Vec::new(), end: End::PageEnd, returns: Vec::new(), root: false };
+    let mut block = Block { ops: Vec::new(), end: End::Behind, returns: Vec::new(), root: false };
     let mut place = leader;
     loop {
         let Some(op) = ops.get(place) else { return block };
@@ -339,7 +339,7 @@ mod tests {
             assert!(region.longest(place) <= WAY, "{place}");
         }
         let last = Region::new(&ops, rv::PLACES - 2, &[]).unwrap();
-        assert_eq!(last.blocks[&(rv::PLACES - 2)].end, End::PageEnd);
+        assert_eq!(last.blocks[&(rv::PLACES - 2)].end, End::Behind);
     }
 
     #[test]
