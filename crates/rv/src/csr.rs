@@ -121,25 +121,31 @@ impl Machine {
 
     /// Reads a register as the running mode.
     pub(crate) fn read_csr(&self, number: u32, instruction: u32) -> Result<u64, Trap> {
-        let illegal = Trap { cause: ILLEGAL, value: instruction.into() };
-        if (self.mode as u32) < (number >> 8) & 3 {
-            return Err(illegal);
-        }
         let csr = &self.csr;
-        Ok(match number {
-            1..=3 if csr.mstatus & FS == 0 => return Err(illegal),
+        let closed = match number {
+            1..=3 => csr.mstatus & FS == 0,
+            0xc00..=0xc02 => {
+                let bit = 1 << (number & 3);
+                (self.mode < Mode::Machine && csr.mcounteren & bit == 0)
+                    || (self.mode == Mode::User && csr.scounteren & bit == 0)
+            }
+            0x180 => self.mode == Mode::Supervisor && csr.mstatus & TVM != 0,
+            _ => false,
+        };
+        let open = !closed && self.mode as u32 >= (number >> 8) & 3;
+        let value = if open { self.csr_value(number) } else { None };
+        value.ok_or(Trap { cause: ILLEGAL, value: instruction.into() })
+    }
+
+    /// What a register holds; none if there is no such.
+    pub(crate) fn csr_value(&self, number: u32) -> Option<u64> {
+        let csr = &self.csr;
+        Some(match number {
             1 => csr.fflags,
             2 => csr.frm,
             3 => csr.frm << 5 | csr.fflags,
-            0xc00..=0xc02 => {
-                let bit = 1 << (number & 3);
-                let closed = (self.mode < Mode::Machine && csr.mcounteren & bit == 0)
-                    || (self.mode == Mode::User && csr.scounteren & bit == 0);
-                if closed {
-                    return Err(illegal);
-                }
-                if number == 0xc01 { self.time() } else { self.instructions }
-            }
+            0xc01 => self.time(),
+            0xc00 | 0xc02 => self.instructions,
             0x100 => self.status() & (S_WRITABLE | SD | 3 << 32),
             0x104 => csr.mie & csr.mideleg,
             0x105 => csr.stvec,
@@ -149,7 +155,6 @@ impl Machine {
             0x142 => csr.scause,
             0x143 => csr.stval,
             0x144 => self.pending() & csr.mideleg,
-            0x180 if self.mode == Mode::Supervisor && csr.mstatus & TVM != 0 => return Err(illegal),
             0x180 => csr.satp,
             0x300 => self.status(),
             0x301 => MISA,
@@ -167,7 +172,7 @@ impl Machine {
             0x3b0..=0x3bf => csr.pmpaddr[(number - 0x3b0) as usize],
             0xb00 | 0xb02 => self.instructions,
             0xf11..=0xf15 | 0x320 | 0x323..=0x33f | 0xb03..=0xb1f => 0,
-            _ => return Err(illegal),
+            _ => return None,
         })
     }
 

@@ -72,6 +72,8 @@ pub struct Op {
 
 impl Op {
     pub(crate) const UNDECODED: Op = Op::bare(Kind::Undecoded);
+    /// Left to [`Machine::step`](crate::Machine).
+    pub(crate) const SLOW: Op = Op::bare(Kind::Slow);
     pub(crate) const PAGE_END: Op = Op::bare(Kind::PageEnd);
     pub(crate) const COMPILED: Op = Op::bare(Kind::Compiled);
 

@@ -147,6 +147,8 @@ impl Machine {
             _ => return Err(illegal),
         };
         self.write(physical, size, new).ok_or(fault)?;
+        self.touched(address, size, Access::Load);
+        self.touched(address, size, Access::Store);
         Ok(old)
     }
 

@@ -176,7 +176,7 @@ impl Machine {
     pub(crate) fn run_fast(&mut self, end: u64) -> Ending {
         let Some(number) = self.code_page() else { return Ending::Slow };
         let views = [Access::Fetch, Access::Load, Access::Store].map(|access| self.view(access));
-        let Machine { x, ram, tlb, code, .. } = self;
+        let Machine { x, ram, tlb, code, debugged, .. } = self;
         let fetches = tlb.slots(Access::Fetch, views[0]);
         let loads = tlb.slots(Access::Load, views[1]);
         let stores = tlb.slots(Access::Store, views[2]);
@@ -233,7 +233,8 @@ impl Machine {
             operations! {
                 op, at, next, x, base;
                 Kind::Undecoded => {
-                    ops[at] = decode(&ram[start..start + 0x1000], at);
+                    let stops = debugged.is_place(at);
+                    ops[at] = if stops { Op::SLOW } else { decode(&ram[start..start + 0x1000], at) };
                     continue;
                 }
                 Kind::PageEnd => {

@@ -76,9 +76,10 @@ impl Machine {
         self.code.hot = Hot::new();
     }
 
-    /// As [`Machine::run_fast`], with machine code where there is some.
+    /// As [`Machine::run_fast`], with machine code where there is some. With a debugger there is none: it would run past
+    /// its breakpoints.
     pub(crate) fn run_hot(&mut self, end: u64) -> Ending {
-        if self.code.hot.compiler.is_none() {
+        if self.code.hot.compiler.is_none() || self.debugged.stops_somewhere() {
             return self.run_fast(end);
         }
         loop {

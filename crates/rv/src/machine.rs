@@ -2,6 +2,7 @@
 
 use crate::code::Code;
 use crate::csr::Csrs;
+use crate::debug::Debugged;
 use crate::devices::{Devices, Hardware, surroundings};
 use crate::dirty::Dirty;
 use crate::fast::Ending;
@@ -21,7 +22,7 @@ const NANOSECONDS: u64 = 10;
 /// Ticks in a second of the guest: an instruction takes 10 ns.
 pub const TICKS: u32 = 10_000_000;
 /// So many instructions pass at most until an interrupt is taken.
-const STRIDE: u64 = 64;
+pub(crate) const STRIDE: u64 = 64;
 
 /// A timer set later than this, some 2,900 years, counts as none: the guest's clock never overflows.
 pub(crate) const LATEST: u64 = u64::MAX / PER_TICK / 2;
@@ -158,6 +159,8 @@ pub enum Stop {
     PowerOff,
     /// The guest asked to be started again.
     Reboot,
+    /// A debugger's stop: see [`Machine::halt`].
+    Halted,
 }
 
 /// The whole machine.
@@ -189,6 +192,7 @@ pub struct Machine {
     /// The snapshot since which pages are counted as dirty.
     pub(crate) saved: Option<u64>,
     pub(crate) plain: bool,
+    pub(crate) debugged: Debugged,
     /// How far waiting may move the guest's clock. A wish of who runs the machine, no part of its state.
     pub(crate) horizon: u64,
 }
@@ -221,6 +225,7 @@ impl Machine {
             dirty: Dirty::new(ram),
             saved: None,
             plain: false,
+            debugged: Debugged::default(),
             horizon: u64::MAX,
         }
     }
@@ -369,21 +374,20 @@ impl Machine {
     /// Runs until so many instructions were carried out since reset, or until something stops the guest.
     pub fn run(&mut self, until: u64) -> Stop {
         while self.instructions < until {
-            if let Some(stop) = self.stop {
+            if let Some(stop) = self.settle() {
                 return stop;
-            }
-            if self.waits && !self.wake() {
-                return Stop::Idle;
-            }
-            // A multiple of a fixed stride, not of where a run ended: where a run is cut must not matter.
-            if self.check || self.instructions.is_multiple_of(STRIDE) {
-                self.take_interrupt();
             }
             let end = until.min(self.next_look());
             if self.plain || self.run_hot(end) == Ending::Slow {
+                if self.halts_before() {
+                    return Stop::Halted;
+                }
                 self.step();
                 self.instructions += 1;
                 self.code.hot.begin(self.pc);
+                if self.halts_after() {
+                    return Stop::Halted;
+                }
             }
         }
         self.stop.unwrap_or(Stop::Reached)
@@ -401,7 +405,7 @@ impl Machine {
     }
 
     /// Ends a `wfi`: at once, or by going to the next timer; false if nothing will come.
-    fn wake(&mut self) -> bool {
+    pub(crate) fn wake(&mut self) -> bool {
         if self.pending() & self.csr.mie == 0 {
             let Some(due) = self.due().filter(|&due| due <= self.horizon) else { return false };
             self.idle = self.idle.max(due.saturating_sub(self.instructions));

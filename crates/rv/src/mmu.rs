@@ -39,18 +39,19 @@ impl Machine {
         }
         let (physical, level) = self.walk(address, access)?;
         self.tlb.note_large(address, level);
-        let direct = self.is_direct(physical, access);
+        let direct = self.is_direct(address, physical, access);
         self.tlb.insert(address, access, view, physical, direct);
         Ok(physical)
     }
 
-    /// Whether the fast path may touch a page: RAM, and for stores none of which instructions were decoded, and one that
-    /// is marked as dirty already.
-    pub(crate) fn is_direct(&self, physical: u64, access: Access) -> bool {
+    /// Whether the fast path may touch a page: RAM, for stores none of which instructions were decoded, and one that is
+    /// marked as dirty already; none that a debugger watches.
+    pub(crate) fn is_direct(&self, address: u64, physical: u64, access: Access) -> bool {
         let Some(at) = physical.checked_sub(RAM).map(|at| at as usize & !0xfff) else { return false };
         at < self.ram.len()
             && self.ram.len() - at >= 0x1000
             && (access != Access::Store || (self.code.find(at).is_none() && self.dirty.holds(at)))
+            && !self.debugged.is_page(address, access)
     }
 
     /// The physical address, and the level at which it was found: 0 for a page of 4 KiB.
@@ -122,6 +123,7 @@ impl Machine {
             return Ok(value);
         }
         let physical = self.translate(address, Access::Load)?;
+        self.touched(address, size, Access::Load);
         self.read(physical, size).ok_or(Trap { cause: LOAD_ACCESS, value: address })
     }
 
@@ -137,7 +139,8 @@ impl Machine {
         }
         let physical = self.translate(address, Access::Store)?;
         self.write(physical, size, value).ok_or(Trap { cause: STORE_ACCESS, value: address })?;
-        if self.is_direct(physical, Access::Store) {
+        self.touched(address, size, Access::Store);
+        if self.is_direct(address, physical, Access::Store) {
             // The page is marked as dirty now, and instructions that were decoded there may be forgotten.
             let view = self.view(Access::Store);
             self.tlb.insert(address, Access::Store, view, physical, true);

@@ -129,7 +129,7 @@ impl Tlb {
     }
 
     /// Forgets everything, and takes what was found by another.
-    pub fn take(&mut self, found: &Found, direct: impl Fn(u64, Access) -> bool) {
+    pub fn take(&mut self, found: &Found, direct: impl Fn(u64, u64, Access) -> bool) {
         self.flush();
         self.large = found.large;
         for &(list, page, target) in &found.pages {
@@ -139,8 +139,18 @@ impl Tlb {
                 access,
                 usize::from(list) % VIEWS,
                 target << 12,
-                direct(target << 12, access),
+                direct(page << 12, target << 12, access),
             );
+        }
+    }
+
+    /// From now on loads and stores to this virtual page are not for the fast path, in any view.
+    pub fn keep_slow(&mut self, page: u64) {
+        for slots in &mut self.slots[Access::Load as usize * VIEWS..] {
+            let slot = &mut slots[slot_of(page)];
+            if slot.tag == page {
+                slot.tag |= INDIRECT;
+            }
         }
     }
 

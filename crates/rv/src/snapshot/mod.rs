@@ -5,11 +5,13 @@
 //! [`Machine::outputs`] is no part of it: whoever takes snapshots takes that first.
 
 mod bytes;
+mod history;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use bytes::SnapshotError;
+pub use history::History;
 
 use crate::dirty::PAGE;
 use crate::machine::Machine;

@@ -76,7 +76,7 @@ impl State {
         machine.uart = self.uart;
         machine.devices = self.devices;
         let mut tlb = core::mem::take(&mut machine.tlb);
-        tlb.take(&self.translations, |target, access| machine.is_direct(target, access));
+        tlb.take(&self.translations, |address, target, access| machine.is_direct(address, target, access));
         machine.tlb = tlb;
     }
 

@@ -52,9 +52,9 @@ fn pages_are_dirty_if_and_only_if_they_were_written_since() {
     assert!(machine.put(RAM + 0x5700, &[1, 2]));
     assert_eq!(changes(&mut machine), [1, 2, 5]);
     // The fast path may store there no more, until it was marked again.
-    assert!(!machine.is_direct(RAM + 0x1000, crate::mmu::Access::Store));
+    assert!(!machine.is_direct(RAM + 0x1000, RAM + 0x1000, crate::mmu::Access::Store));
     machine.store(RAM + 0x1000, 8, 7).expect("a store");
-    assert!(machine.is_direct(RAM + 0x1000, crate::mmu::Access::Store));
+    assert!(machine.is_direct(RAM + 0x1000, RAM + 0x1000, crate::mmu::Access::Store));
     assert_eq!(changes(&mut machine), [1]);
     assert!(machine.store(RAM + 0x57fc, 8, 7).is_err());
     assert_eq!(machine.save().pages, [1, 2, 5]);
