@@ -9,12 +9,13 @@ $B mount -t devtmpfs dev /dev
 for M in $($B cat /modules/order); do
     $B insmod "/modules/$M" || echo "UNDYING: cannot load the module $M"
 done
-IP= DISK= REDIS=yes
+IP= DISK= REDIS=yes OFF=
 for WORD in $($B cat /proc/cmdline); do
     case "$WORD" in
     ud.ip=*) IP=${WORD#ud.ip=} ;;
     ud.disk=*) DISK=${WORD#ud.disk=} ;;
     ud.redis=no) REDIS= ;;
+    ud.off=yes) OFF=yes ;;
     esac
 done
 $B ip link set lo up
@@ -44,6 +45,7 @@ if [ -n "$REDIS" ]; then
 fi
 echo "UNDYING: it is $($B date -u +%Y) here"
 echo "READY"
+[ -n "$OFF" ] && $B poweroff -f
 while read -r LINE; do
     case "$LINE" in
     off | reboot)
