@@ -1,9 +1,9 @@
-//! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [INSTRUCTIONS]`.
+//! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [FIRMWARE]`.
 //! Every 1,000 million instructions the state hash goes to the standard error: two runs must tell the same.
 
 #![forbid(unsafe_code)]
 
-use rv::{Machine, Output, Stop};
+use rv::{Files, Hardware, Machine, Output, Stop};
 use std::io::Write;
 
 /// Instructions between two hashes.
@@ -14,13 +14,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [_, kernel, initrd, rest @ ..] = arguments.as_slice() else {
         return Err("give a kernel and an initial file system".into());
     };
-    let limit = rest.first().map_or(Ok(u64::MAX), |text| text.parse())?;
-    let command_line = "console=ttyS0 earlycon=sbi";
-    let mut machine =
-        Machine::with_kernel(256 << 20, &std::fs::read(kernel)?, &std::fs::read(initrd)?, command_line)?;
+    let firmware = rest.first().map(std::fs::read).transpose()?;
+    let (kernel, initrd) = (std::fs::read(kernel)?, std::fs::read(initrd)?);
+    let files = Files {
+        firmware: firmware.as_deref(),
+        kernel: &kernel,
+        initrd: &initrd,
+        command_line: "console=ttyS0 earlycon=sbi",
+    };
+    let mut machine = Machine::with_hardware(256 << 20, &Hardware::default(), &files)?;
     let mut console = std::io::stdout();
     loop {
-        let until = (machine.instructions() + SLICE / 1000).min(limit);
+        let until = machine.instructions() + SLICE / 1000;
         let stop = machine.run(until);
         for output in machine.outputs() {
             if let Output::Console(byte) = output {
@@ -28,10 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         console.flush()?;
-        if stop != Stop::Reached || until == limit || until.is_multiple_of(SLICE) {
+        if stop != Stop::Reached || until.is_multiple_of(SLICE) {
             eprintln!("[{stop:?} at {}: {:016x}]", machine.instructions(), machine.hash());
         }
-        if stop != Stop::Reached || until == limit {
+        if stop != Stop::Reached {
             return Ok(());
         }
     }

@@ -1,12 +1,14 @@
 //! Owns the map of physical addresses: RAM, and which device answers where. It is the map of QEMU's `virt`.
 
 use crate::devices::{PLACES, STRIDE, surroundings};
-use crate::machine::{Machine, Output, RAM};
+use crate::machine::{Machine, Output, RAM, Stop};
 
 /// Timer and software interrupts.
 pub(crate) const CLINT: u64 = 0x200_0000;
 /// Interrupt controller.
 pub(crate) const PLIC: u64 = 0xc00_0000;
+/// Switches the machine off, or has it begin anew.
+pub(crate) const SWITCH: u64 = 0x10_0000;
 /// Real-time clock.
 pub(crate) const CLOCK: u64 = 0x10_1000;
 /// The first virtio device.
@@ -53,6 +55,7 @@ impl Machine {
             }
             CLINT..0x201_0000 => self.read_clint(address - CLINT, size),
             VIRTIO..VIRTIO_END => self.devices.read(address - VIRTIO, size),
+            SWITCH..CLOCK if size <= 4 => Some(0),
             CLOCK..0x10_2000 if size == 4 => {
                 let now = self.nanoseconds();
                 Some(self.devices.rtc.read(address - CLOCK, now).into())
@@ -75,6 +78,12 @@ impl Machine {
             }
             PLIC..0xc40_0000 if size == 4 => self.plic.write(address - PLIC, value as u32),
             CLINT..0x201_0000 => self.write_clint(address - CLINT, size, value)?,
+            SWITCH if matches!(size, 2 | 4) => match value & 0xffff {
+                0x3333 | 0x5555 => self.stop = Some(Stop::PowerOff),
+                0x7777 => self.stop = Some(Stop::Reboot),
+                _ => {}
+            },
+            SWITCH..CLOCK if size <= 4 => {}
             VIRTIO..VIRTIO_END if size == 4 => {
                 let Machine { ram, code, dirty, outputs, .. } = self;
                 let mut all = surroundings(ram, code, dirty, outputs);

@@ -63,8 +63,8 @@ pub(crate) struct Debugged {
     /// The places in a page at which some breakpoint is.
     places: BTreeSet<usize>,
     halt: Option<Halt>,
-    /// The count of instructions at which breakpoints do not count: the machine goes on from one.
-    leaving: Option<u64>,
+    /// The count of instructions and the address from which the machine goes on: no breakpoint.
+    leaving: Option<(u64, u64)>,
 }
 
 impl Debugged {
@@ -96,6 +96,7 @@ impl Debugged {
 impl Machine {
     /// From now on the machine stops there, and nowhere else.
     pub fn set_stops(&mut self, stops: &Stops) {
+        self.debugged.leaving = None;
         if self.debugged.stops == *stops {
             return;
         }
@@ -117,9 +118,10 @@ impl Machine {
         }
     }
 
-    /// Breakpoints at the next instruction do not count: the machine shall go on from one.
+    /// A breakpoint at the next instruction does not count: the machine shall go on from it. One at an interrupt's handler
+    /// does, if that comes first.
     pub fn leave_breakpoint(&mut self) {
-        self.debugged.leaving = Some(self.instructions);
+        self.debugged.leaving = Some((self.instructions, self.pc));
     }
 
     /// Why the machine came back with [`Stop::Halted`].
@@ -131,7 +133,7 @@ impl Machine {
     pub(crate) fn halts_before(&mut self) -> bool {
         self.debugged.halt = None;
         let here = self.debugged.stops.breakpoints.contains(&self.pc);
-        if here && self.debugged.leaving != Some(self.instructions) {
+        if here && self.debugged.leaving != Some((self.instructions, self.pc)) {
             self.debugged.halt = Some(Halt::Breakpoint);
         }
         self.debugged.halt.is_some()

@@ -1,6 +1,7 @@
 //! Owns the device tree that tells the kernel what this machine has, in its flat form.
 
-use crate::bus::{CLINT, CLOCK, PLIC, UART, VIRTIO};
+use crate::boot::Files;
+use crate::bus::{CLINT, CLOCK, PLIC, SWITCH, UART, VIRTIO};
 use crate::devices::{Hardware, STRIDE};
 use crate::machine::{RAM, TICKS};
 use alloc::{format, string::String, vec::Vec};
@@ -66,12 +67,12 @@ impl Writer {
     }
 }
 
-/// The tree of a machine with so much RAM, these devices, this command line and an initial file system at these
+/// The tree of a machine with so much RAM, these devices, what these files need, and an initial file system at these
 /// addresses.
 pub(crate) fn describe(
     ram: u64,
     hardware: &Hardware,
-    command_line: &str,
+    files: &Files<'_>,
     initrd: Option<(u64, u64)>,
 ) -> Vec<u8> {
     let mut tree = Writer::default();
@@ -81,7 +82,7 @@ pub(crate) fn describe(
         root.text("compatible", "riscv-virtio");
         root.text("model", "deterministic machine");
         root.node("chosen", |chosen| {
-            chosen.text("bootargs", command_line);
+            chosen.text("bootargs", files.command_line);
             chosen.text("stdout-path", &format!("/soc/serial@{UART:x}"));
             if !hardware.seed.is_empty() {
                 chosen.property("rng-seed", &hardware.seed);
@@ -96,7 +97,16 @@ pub(crate) fn describe(
             memory.range("reg", RAM, ram);
         });
         root.node("cpus", cpus);
-        root.node("soc", |node| soc(node, hardware.count()));
+        root.node("soc", |node| {
+            soc(node, hardware.count());
+            // The machine's own firmware does it, and the kernel asks that.
+            if files.firmware.is_some() {
+                node.node(&format!("test@{SWITCH:x}"), |switch| {
+                    switch.text("compatible", "sifive,test1\0sifive,test0\0syscon");
+                    switch.range("reg", SWITCH, 0x1000);
+                });
+            }
+        });
     });
     tree.finish()
 }

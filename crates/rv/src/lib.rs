@@ -41,7 +41,7 @@ mod trap;
 mod uart;
 mod virtio;
 
-pub use boot::BootError;
+pub use boot::{BootError, Files};
 pub use compare::Difference;
 pub use debug::{Halt, Stops, Watch};
 pub use decode::{Kind, Op};

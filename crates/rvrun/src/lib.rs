@@ -6,11 +6,13 @@
 //! - [`log`]: the recording's form;
 //! - [`replay`]: doing the same again, and going on live from there;
 //! - [`bisect`]: finding where two runs begin to differ;
-//! - [`saved`]: snapshots in files.
+//! - [`saved`]: snapshots in files;
+//! - [`debug`]: gdb, for a live machine and for a recording.
 
 #![forbid(unsafe_code)]
 
 pub mod bisect;
+pub mod debug;
 mod digest;
 mod disks;
 pub mod live;

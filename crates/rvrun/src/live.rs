@@ -6,9 +6,10 @@ use crate::pace::Pace;
 use crate::saved::{SavedError, Taker, Where};
 use crate::setup::{Parts, SetupError};
 use crate::world::{World, WorldError};
-use rv::{Input, Machine, Output, Stop};
+use rv::{Input, Machine, Output, Stop, Stops};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -49,6 +50,26 @@ pub enum End {
     PowerOff,
     /// Somebody ended it.
     Quit,
+}
+
+/// What came of one slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There may be more.
+    Done,
+    /// At a stop that was set.
+    Halted,
+    /// The guest switched itself off, or the keys were typed.
+    Ended(End),
+}
+
+impl Turn {
+    pub(crate) fn ended(self) -> Option<End> {
+        match self {
+            Turn::Ended(end) => Some(end),
+            Turn::Done | Turn::Halted => None,
+        }
+    }
 }
 
 /// What a run was.
@@ -121,6 +142,7 @@ pub struct Live {
     recorder: Option<Recorder>,
     taker: Option<Taker>,
     pace: Pace,
+    stops: Stops,
     /// Instructions of boots before this one.
     before: u64,
     reboots: u64,
@@ -142,13 +164,23 @@ impl Live {
         machine: Machine,
         digest: Digest,
         open: &[Output],
-        world: World,
+        mut world: World,
         recorder: Option<Recorder>,
     ) -> Result<Live, LiveError> {
-        world.fits(parts.setup())?;
+        world.connect(parts.setup())?;
         let pace = Pace::begin(machine.clock(), Instant::now());
-        let mut live =
-            Live { parts, machine, world, digest, recorder, taker: None, pace, before: 0, reboots: 0 };
+        let mut live = Live {
+            parts,
+            machine,
+            world,
+            digest,
+            recorder,
+            taker: None,
+            pace,
+            stops: Stops::default(),
+            before: 0,
+            reboots: 0,
+        };
         live.machine.set_horizon(0);
         live.deliver(wall_clock())?;
         for answer in live.world.carry_out(open)? {
@@ -173,27 +205,72 @@ impl Live {
     /// The world or the recording failed: the machine is lost.
     pub fn run(&mut self, quit: &AtomicBool) -> Result<Summary, LiveError> {
         loop {
-            let mut until = self.machine.instructions() + SLICE;
-            if let Some(recorder) = &self.recorder {
-                until = until.min(recorder.next_state);
+            let turn = self.turn(u64::MAX)?;
+            let quit = quit.load(Ordering::Relaxed);
+            if let Some(end) = turn.ended().or(quit.then_some(End::Quit)) {
+                return self.finish(end);
             }
-            let stop = self.machine.run(until);
-            let answered = self.carry_out()?;
-            let ended = match stop {
-                Stop::Reached => self.collect(Some(Duration::ZERO))?,
-                Stop::Idle if answered => false,
-                Stop::Idle => self.wait()?,
-                Stop::PowerOff => return self.finish(End::PowerOff),
-                Stop::Reboot => {
-                    self.restart()?;
-                    false
-                }
-            };
-            if ended || quit.load(Ordering::Relaxed) {
-                return self.finish(End::Quit);
-            }
-            self.note()?;
         }
+    }
+
+    /// One slice of instructions, at most to a count over all boots, and what the world has to do with it.
+    pub(crate) fn turn(&mut self, last: u64) -> Result<Turn, LiveError> {
+        let mut until = (self.machine.instructions() + SLICE).min(last.saturating_sub(self.before));
+        if let Some(recorder) = &self.recorder {
+            until = until.min(recorder.next_state);
+        }
+        let stop = self.machine.run(until);
+        if stop == Stop::Halted {
+            // The interrupt before the next instruction may be taken already: an answer would come too late for it, and a
+            // replay, which gives it first, might take another. So what left is carried out after that instruction.
+            return Ok(Turn::Halted);
+        }
+        let answered = self.carry_out()?;
+        let ended = match stop {
+            Stop::Reached | Stop::Halted => self.collect(Some(Duration::ZERO))?,
+            Stop::Idle if answered => false,
+            Stop::Idle => self.wait()?,
+            Stop::PowerOff => return Ok(Turn::Ended(End::PowerOff)),
+            Stop::Reboot => {
+                self.restart()?;
+                false
+            }
+        };
+        if ended {
+            return Ok(Turn::Ended(End::Quit));
+        }
+        self.note()?;
+        Ok(Turn::Done)
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Instructions so far, over all boots.
+    pub(crate) fn position(&self) -> u64 {
+        self.before + self.machine.instructions()
+    }
+
+    /// From now on it stops there, in every boot.
+    pub(crate) fn set_stops(&mut self, stops: &Stops) {
+        self.stops.clone_from(stops);
+        self.machine.set_stops(stops);
+    }
+
+    /// What comes here ends the guest's waiting.
+    pub(crate) fn listen_to(&mut self, debugger: OwnedFd) {
+        self.world.listen_to(Some(debugger));
+    }
+
+    pub(crate) fn listen_no_more(&mut self) {
+        self.world.listen_to(None);
+    }
+
+    /// Goes on after it stood still: the guest's clock does not have to make up for it.
+    pub(crate) fn set_out(&mut self) {
+        self.machine.leave_breakpoint();
+        self.pace = Pace::begin(self.machine.clock(), Instant::now());
     }
 
     /// Gives an input to the machine, and to the recording.
@@ -261,6 +338,7 @@ impl Live {
         self.before += at;
         self.reboots += 1;
         self.machine = self.parts.machine()?;
+        self.machine.set_stops(&self.stops);
         self.machine.set_horizon(0);
         self.pace = Pace::begin(self.machine.clock(), Instant::now());
         self.deliver(wall_clock())
@@ -295,7 +373,8 @@ impl Live {
         self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.flush(at, outputs))
     }
 
-    fn finish(&mut self, end: End) -> Result<Summary, LiveError> {
+    /// Ends it here: the recording is complete.
+    pub(crate) fn finish(&mut self, end: End) -> Result<Summary, LiveError> {
         let (at, state, outputs) = (self.machine.instructions(), self.machine.hash(), self.digest.value());
         if let Some(recorder) = &mut self.recorder {
             recorder.add(at, Event::Outputs(outputs))?;

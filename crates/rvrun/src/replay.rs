@@ -1,6 +1,10 @@
 //! Owns doing again what was recorded: the same inputs at the same instruction counts, compared with what was noted,
 //! and going on live from there.
 
+mod moment;
+
+pub(crate) use moment::Moments;
+
 use crate::digest::Digest;
 use crate::disks::{DiskError, Image};
 use crate::live::{Live, LiveError};
@@ -9,7 +13,7 @@ use crate::saved::{Saved, SavedError};
 use crate::setup::{Parts, Setup, SetupError};
 use crate::terminal::Screen;
 use crate::world::World;
-use rv::{Answer, Hotness, Input, Machine, Output, Request};
+use rv::{Answer, Hotness, Input, Machine, Output, Request, SnapshotError, Stop, Stops};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -49,6 +53,9 @@ pub enum ReplayError {
     /// The console cannot be shown.
     #[error("cannot show the guest's console: {0}")]
     Show(#[source] io::Error),
+    /// An earlier moment cannot be taken up.
+    #[error("cannot go back in the recording: {0}")]
+    Snapshot(#[source] SnapshotError),
     /// The machine did something else.
     #[error(
         "the replay differs from the recording: at instruction {at} of boot {boot}, {what} is {found:016x}, and was \
@@ -79,6 +86,16 @@ pub enum Reached {
     Until,
 }
 
+/// Why a replay stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    Reached(Reached),
+    /// At a stop that was set.
+    Halted,
+    /// Somebody wants to be heard.
+    Interrupted,
+}
+
 /// What a replay was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -90,6 +107,8 @@ pub struct Summary {
     pub reboots: u64,
     /// How often what left, or the state, was compared with the recording.
     pub compared: u64,
+    /// Bytes that devices delivered: frames, what was read and typed, random numbers.
+    pub delivered: u64,
     /// The hash of the state.
     pub state: u64,
     /// The digest of everything that left.
@@ -100,16 +119,23 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Replay<R> {
     reader: Reader<R>,
+    /// The next entry, read but not done yet.
+    next: Option<(u64, Event)>,
     parts: Parts,
     machine: Machine,
     digest: Digest,
     /// Requests that left and were not answered.
     open: BTreeMap<(u8, u64), Output>,
     screen: Screen,
+    /// Bytes that the console said so far, and how many of them were shown: what is done once more is not.
+    said: u64,
+    shown: u64,
     disks: Vec<Image>,
+    stops: Stops,
     before: u64,
     reboots: u64,
     compared: u64,
+    delivered: u64,
 }
 
 /// Entropy's place among the disks in the list of open requests.
@@ -139,8 +165,23 @@ impl<R: Read> Replay<R> {
         let disks = disks.collect::<Result<_, _>>()?;
         let parts = setup.load()?;
         let machine = parts.first()?;
-        let (digest, open) = (Digest::default(), BTreeMap::new());
-        Ok(Replay { reader, parts, machine, digest, open, screen, disks, before: 0, reboots: 0, compared: 0 })
+        Ok(Replay {
+            reader,
+            next: None,
+            parts,
+            machine,
+            digest: Digest::default(),
+            open: BTreeMap::new(),
+            screen,
+            said: 0,
+            shown: 0,
+            disks,
+            stops: Stops::default(),
+            before: 0,
+            reboots: 0,
+            compared: 0,
+            delivered: 0,
+        })
     }
 
     /// Goes to a snapshot that was taken when the recording was made. Disks that are given are brought to what they held
@@ -178,40 +219,91 @@ impl<R: Read> Replay<R> {
     /// # Errors
     /// The recording is damaged, or the machine does something else than then.
     pub fn run(&mut self, until: Option<u64>) -> Result<Summary, ReplayError> {
+        let until = until.unwrap_or(u64::MAX);
         let reached = loop {
-            let Some((at, event)) = self.reader.next()? else { break Reached::BrokenOff };
-            if let Some(until) = until
-                && self.before.saturating_add(at) > until
-            {
-                self.advance(until - self.before)?;
-                break Reached::Until;
-            }
-            self.advance(at)?;
-            match event {
-                Event::Input(input) => self.deliver(input)?,
-                Event::Outputs(recorded) => {
-                    self.compare("the digest of what left", self.digest.value(), recorded)?;
-                }
-                Event::State(recorded) => {
-                    self.compare("the hash of the state", self.machine.hash(), recorded)?
-                }
-                Event::Restart => {
-                    self.before += at;
-                    self.reboots += 1;
-                    self.open.clear();
-                    self.machine = self.parts.machine()?;
-                }
-                Event::End => break Reached::End,
+            if let Pause::Reached(reached) = self.travel(until, &mut || false)? {
+                break reached;
             }
         };
-        Ok(Summary {
+        Ok(self.summary(reached))
+    }
+
+    /// What it was, if it stops here.
+    pub(crate) fn summary(&self, reached: Reached) -> Summary {
+        Summary {
             reached,
-            instructions: self.before + self.machine.instructions(),
+            instructions: self.position(),
             reboots: self.reboots,
             compared: self.compared,
+            delivered: self.delivered,
             state: self.machine.hash(),
             outputs: self.digest.value(),
-        })
+        }
+    }
+
+    /// Instructions so far, over all boots.
+    pub(crate) fn position(&self) -> u64 {
+        self.before + self.machine.instructions()
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(crate) fn machine_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// From now on it pauses there, in every boot.
+    pub(crate) fn set_stops(&mut self, stops: &Stops) {
+        self.stops.clone_from(stops);
+        self.machine.set_stops(stops);
+    }
+
+    /// Replays to an instruction count over all boots, with all that happened at it; pauses where it is told to.
+    pub(crate) fn travel(
+        &mut self,
+        until: u64,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Pause, ReplayError> {
+        loop {
+            if self.next.is_none() {
+                self.next = self.reader.next()?;
+            }
+            let Some((at, event)) = &self.next else { return Ok(Pause::Reached(Reached::BrokenOff)) };
+            let (at, ends) = (*at, *event == Event::End);
+            if let Some(pause) = self.advance(at.min(until.saturating_sub(self.before)), interrupted)? {
+                return Ok(pause);
+            }
+            if self.before.saturating_add(at) > until {
+                return Ok(Pause::Reached(Reached::Until));
+            }
+            if ends {
+                return Ok(Pause::Reached(Reached::End));
+            }
+            if let Some((at, event)) = self.next.take() {
+                self.happen(at, event)?;
+            }
+        }
+    }
+
+    fn happen(&mut self, at: u64, event: Event) -> Result<(), ReplayError> {
+        match event {
+            Event::Input(input) => self.deliver(input),
+            Event::Outputs(recorded) => {
+                self.compare("the digest of what left", self.digest.value(), recorded)
+            }
+            Event::State(recorded) => self.compare("the hash of the state", self.machine.hash(), recorded),
+            Event::Restart => {
+                self.before += at;
+                self.reboots += 1;
+                self.open.clear();
+                self.machine = self.parts.machine()?;
+                self.machine.set_stops(&self.stops);
+                Ok(())
+            }
+            Event::End => Ok(()),
+        }
     }
 
     /// Goes on from here as a live machine. The disks must be those of [`Replay::begin`], or others that hold the same.
@@ -229,17 +321,27 @@ impl<R: Read> Replay<R> {
         Live::go_on(self.parts, self.machine, self.digest, &open, world, None)
     }
 
-    /// Runs to an instruction count of this boot.
-    fn advance(&mut self, at: u64) -> Result<(), ReplayError> {
+    /// Runs to an instruction count of this boot, if nothing makes it pause before.
+    fn advance(
+        &mut self,
+        at: u64,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Pause>, ReplayError> {
         while self.machine.instructions() < at {
             let before = self.machine.instructions();
-            self.machine.run(at.min(before + SLICE));
+            let stop = self.machine.run(at.min(before + SLICE));
             self.show()?;
+            if stop == Stop::Halted {
+                return Ok(Some(Pause::Halted));
+            }
             if self.machine.instructions() == before {
                 return self.differ("the count at which it stopped", before, at);
             }
+            if interrupted() {
+                return Ok(Some(Pause::Interrupted));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn deliver(&mut self, input: Input) -> Result<(), ReplayError> {
@@ -253,6 +355,7 @@ impl<R: Read> Replay<R> {
             Input::Entropy { number, .. } => drop(self.open.remove(&(ENTROPY, *number))),
             _ => {}
         }
+        self.delivered += bytes_of(&input);
         self.machine.input(input);
         self.show()
     }
@@ -274,10 +377,18 @@ impl<R: Read> Replay<R> {
                 Output::Console(byte) => shown.push(byte),
                 Output::Disk { disk, number, .. } => drop(self.open.insert((disk, number), output)),
                 Output::Entropy { number, .. } => drop(self.open.insert((ENTROPY, number), output)),
-                Output::Frame { .. } | Output::Terminal(_) => {}
+                Output::Terminal(bytes) => shown.extend(bytes),
+                Output::Frame { .. } => {}
             }
         }
-        if shown.is_empty() { Ok(()) } else { self.screen.show(&shown).map_err(ReplayError::Show) }
+        let again = usize::try_from(self.shown - self.said).unwrap_or(usize::MAX).min(shown.len());
+        self.said += shown.len() as u64;
+        self.shown = self.shown.max(self.said);
+        if again == shown.len() {
+            Ok(())
+        } else {
+            self.screen.show(&shown[again..]).map_err(ReplayError::Show)
+        }
     }
 
     fn compare(&mut self, what: &'static str, found: u64, recorded: u64) -> Result<(), ReplayError> {
@@ -285,10 +396,21 @@ impl<R: Read> Replay<R> {
         if found == recorded { Ok(()) } else { self.differ(what, found, recorded) }
     }
 
-    fn differ(&self, what: &'static str, found: u64, recorded: u64) -> Result<(), ReplayError> {
+    fn differ<T>(&self, what: &'static str, found: u64, recorded: u64) -> Result<T, ReplayError> {
         let (at, boot) = (self.machine.instructions(), self.reboots + 1);
         Err(ReplayError::Differs { at, boot, what, found, recorded })
     }
+}
+
+/// Bytes of the world in an input.
+fn bytes_of(input: &Input) -> u64 {
+    let bytes = match input {
+        Input::Console(bytes) | Input::Terminal(bytes) | Input::Entropy { bytes, .. } => bytes.len(),
+        Input::Frame { frame, .. } => frame.len(),
+        Input::Disk { answer: Answer::Data(data), .. } => data.len(),
+        Input::Disk { .. } | Input::Wall(_) | Input::Waited(_) => 0,
+    };
+    bytes as u64
 }
 
 /// Instructions between two looks at what left.

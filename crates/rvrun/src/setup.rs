@@ -1,7 +1,7 @@
 //! Owns what a machine is made of, so that it can be made again: the same at a reboot, and for a replay.
 
 use crate::saved::{Saved, SavedError};
-use rv::{BootError, Disk, Hardware, Hotness, Machine};
+use rv::{BootError, Disk, Files, Hardware, Hotness, Machine};
 use rvjit::Pieces;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -66,6 +66,10 @@ pub struct Setup {
     pub kernel: FileId,
     /// The initial file system.
     pub initrd: Option<FileId>,
+    /// Firmware that begins in machine mode; without, the machine is the firmware.
+    pub firmware: Option<FileId>,
+    /// Whether there is a virtio console.
+    pub terminal: bool,
     /// Disks: sectors, and whether they are read-only.
     pub disks: Vec<(u64, bool)>,
     /// Addresses of network cards.
@@ -91,6 +95,7 @@ pub struct Parts {
     setup: Setup,
     kernel: Vec<u8>,
     initrd: Vec<u8>,
+    firmware: Option<Vec<u8>>,
     hotness: Option<Hotness>,
 }
 
@@ -110,11 +115,21 @@ impl Setup {
             command_line: command_line.to_owned(),
             kernel: FileId::of(kernel)?.0,
             initrd: initrd.map(|path| FileId::of(path).map(|(id, _)| id)).transpose()?,
+            firmware: None,
+            terminal: false,
             disks: Vec::new(),
             cards: Vec::new(),
             seed: Vec::new(),
             from: None,
         })
+    }
+
+    /// The same with firmware that begins in machine mode.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn with_firmware(self, firmware: &Path) -> Result<Setup, SetupError> {
+        Ok(Setup { firmware: Some(FileId::of(firmware)?.0), ..self })
     }
 
     /// Reads the files; they must be what they were when the setup was made.
@@ -124,7 +139,8 @@ impl Setup {
     pub fn load(self) -> Result<Parts, SetupError> {
         let kernel = self.kernel.read()?;
         let initrd = self.initrd.as_ref().map(FileId::read).transpose()?.unwrap_or_default();
-        Ok(Parts { setup: self, kernel, initrd, hotness: Some(Hotness::default()) })
+        let firmware = self.firmware.as_ref().map(FileId::read).transpose()?;
+        Ok(Parts { setup: self, kernel, initrd, firmware, hotness: Some(Hotness::default()) })
     }
 
     fn hardware(&self) -> Hardware {
@@ -132,7 +148,7 @@ impl Setup {
         Hardware {
             disks: self.disks.iter().map(disk).collect(),
             cards: self.cards.clone(),
-            terminal: false,
+            terminal: self.terminal,
             entropy: true,
             seed: self.seed.clone(),
         }
@@ -187,11 +203,14 @@ impl Parts {
     /// The kernel does not fit, or there are too many devices.
     pub fn machine(&self) -> Result<Machine, SetupError> {
         let failed = |source| SetupError::Boot { path: self.setup.kernel.path.clone(), source };
-        let memory = usize::try_from(self.setup.memory).map_err(|_| failed(BootError::TooLittleRam))?;
-        let Setup { command_line, .. } = &self.setup;
-        let hardware = self.setup.hardware();
-        let mut machine = Machine::with_hardware(memory, &hardware, &self.kernel, &self.initrd, command_line)
-            .map_err(failed)?;
+        let memory = usize::try_from(self.setup.memory).map_err(|_| failed(BootError::TooMuchRam))?;
+        let files = Files {
+            firmware: self.firmware.as_deref(),
+            kernel: &self.kernel,
+            initrd: &self.initrd,
+            command_line: &self.setup.command_line,
+        };
+        let mut machine = Machine::with_hardware(memory, &self.setup.hardware(), &files).map_err(failed)?;
         self.let_compile(&mut machine);
         Ok(machine)
     }

@@ -70,6 +70,10 @@ pub struct World {
     screen: Screen,
     keyboard: Option<OwnedFd>,
     keys: Keys,
+    /// What is typed goes to the virtio console, not to the serial port.
+    terminal: bool,
+    /// What comes here ends a wait, and is not taken.
+    listener: Option<OwnedFd>,
 }
 
 impl World {
@@ -91,6 +95,8 @@ impl World {
             screen,
             keyboard,
             keys: Keys::default(),
+            terminal: false,
+            listener: None,
         })
     }
 
@@ -109,6 +115,20 @@ impl World {
             setup.cards.push(address);
         }
         Ok(())
+    }
+
+    /// From now on a wait ends when something comes here.
+    pub(crate) fn listen_to(&mut self, listener: Option<OwnedFd>) {
+        self.listener = listener;
+    }
+
+    /// Connects it to a machine that was made so: what is typed goes to its virtio console if it has one.
+    ///
+    /// # Errors
+    /// The machine has other devices than are here.
+    pub(crate) fn connect(&mut self, setup: &Setup) -> Result<(), WorldError> {
+        self.terminal = setup.terminal;
+        self.fits(setup)
     }
 
     /// Whether this is what a machine was made with.
@@ -168,7 +188,7 @@ impl World {
         for output in outputs {
             match output {
                 Output::Console(byte) => shown.push(*byte),
-                Output::Terminal(_) => {}
+                Output::Terminal(bytes) => shown.extend(bytes),
                 Output::Frame { card, frame } => {
                     if let Some(cable) = self.cables.get(usize::from(*card)) {
                         cable.send(frame);
@@ -194,7 +214,8 @@ impl World {
 
     /// Waits until something comes in, at most so long (for ever without a time), and takes it.
     pub(crate) fn collect(&mut self, timeout: Option<Duration>) -> Result<Arrived, WorldError> {
-        let sources = self.cables.iter().map(AsFd::as_fd).chain(self.keyboard.iter().map(AsFd::as_fd));
+        let people = self.keyboard.iter().chain(&self.listener);
+        let sources = self.cables.iter().map(AsFd::as_fd).chain(people.map(AsFd::as_fd));
         let mut watched: Vec<PollFd<'_>> =
             sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
         let timeout = timeout
@@ -215,7 +236,7 @@ impl World {
                 arrived.inputs.push(Input::Frame { card, frame });
             }
         }
-        if ready.len() > self.cables.len() && ready.last() == Some(&true) {
+        if self.keyboard.is_some() && ready.get(self.cables.len()) == Some(&true) {
             self.take_keys(&mut arrived)?;
         }
         Ok(arrived)
@@ -231,7 +252,9 @@ impl World {
                 let typed = self.keys.take(&typed[..count]);
                 arrived.quit = typed.quit;
                 if !typed.bytes.is_empty() {
-                    arrived.inputs.push(Input::Console(typed.bytes));
+                    let typed = typed.bytes;
+                    let input = if self.terminal { Input::Terminal(typed) } else { Input::Console(typed) };
+                    arrived.inputs.push(input);
                 }
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}

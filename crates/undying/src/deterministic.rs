@@ -1,9 +1,10 @@
 //! Owns the grammar of `undying rv`.
 
 use crate::duration::parse_micros;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use protocol::Micros;
 use qemu::spec::MemorySize;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// What to do with the deterministic machine.
@@ -15,7 +16,7 @@ pub enum RvCommand {
     /// switches itself off ends the command, one that reboots begins anew. What is told at the end goes to
     /// standard error; with `--output json` it goes to standard output, and the console to standard error.
     #[command(
-        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --snapshots today --snapshot-every 10s\n  undying rv run --from today/0000042.snapshot --disk root.img"
+        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --snapshots today --snapshot-every 10s\n  undying rv run --from today/0000042.snapshot --disk root.img\n  undying rv run --kernel Image --initrd initrd.img --gdb 1234"
     )]
     Run(RunArgs),
     /// Do again exactly what a recording tells
@@ -23,7 +24,7 @@ pub enum RvCommand {
     /// Shows the console as it was and compares everything that leaves, and the state, with the recording. Needs the
     /// kernel and the initial file system of the recording, not its disks or its network.
     #[command(
-        after_long_help = "Examples:\n  undying rv replay run.log\n  undying rv replay run.log --until 1200000000 --output json\n  undying rv replay run.log --disk copy.img --tap tap0 --go-live"
+        after_long_help = "Examples:\n  undying rv replay run.log\n  undying rv replay run.log --until 1200000000 --output json\n  undying rv replay run.log --disk copy.img --tap tap0 --go-live\n  undying rv replay run.log --gdb 1234"
     )]
     Replay(ReplayArgs),
     /// Find the first instruction at which two runs differ
@@ -35,6 +36,15 @@ pub enum RvCommand {
         after_long_help = "Examples:\n  undying rv bisect good.log bad.log\n  undying rv bisect run.log --plainly --output json"
     )]
     Bisect(BisectArgs),
+}
+
+/// What is typed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Console {
+    /// The serial port.
+    Serial,
+    /// A virtio console.
+    Virtio,
 }
 
 /// Of `undying rv run`.
@@ -52,6 +62,12 @@ pub struct RunArgs {
     /// A TAP device for a network card; it is made if it is not there
     #[arg(long, value_name = "NAME")]
     pub tap: Vec<String>,
+    /// Firmware that begins in machine mode, such as OpenSBI's `fw_dynamic.bin`; without, the machine is the firmware
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
+    /// Where what is typed goes: to the serial port (`ttyS0`), or to a virtio console (`hvc0`); what either says is shown
+    #[arg(long, value_enum, default_value_t = Console::Serial)]
+    pub console: Console,
     /// RAM
     #[arg(long, value_name = "SIZE", default_value = "256MiB", conflicts_with = "from")]
     pub memory: MemorySize,
@@ -74,6 +90,9 @@ pub struct RunArgs {
     /// Interpret every instruction, none is compiled: slower, and the same to the last bit
     #[arg(long)]
     pub interpret: bool,
+    /// Wait for gdb before the first instruction; it may look at the guest and stop it, not change it
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = parse_gdb)]
+    pub gdb: Option<SocketAddr>,
 }
 
 /// Of `undying rv replay`.
@@ -99,6 +118,9 @@ pub struct ReplayArgs {
     /// The initial file system, if it is not where it was
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// The firmware, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
     /// A copy of a disk as it was when the recording began: what the guest wrote is written there
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
@@ -108,6 +130,21 @@ pub struct ReplayArgs {
     /// Interpret every instruction, none is compiled: slower, and the same to the last bit
     #[arg(long)]
     pub interpret: bool,
+    /// Wait for gdb at the beginning, or at the instruction of `--until`; it can go back too
+    ///
+    /// With `target remote localhost:PORT` gdb sees the guest with `reverse-stepi`, `reverse-continue`, breakpoints and
+    /// watchpoints in both directions. `monitor position` tells the count of instructions. Nothing can be changed. When it
+    /// detaches, what is left is replayed.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = parse_gdb, conflicts_with_all = ["go_live", "disk"])]
+    pub gdb: Option<SocketAddr>,
+}
+
+/// Where gdb is waited for: on this host only, unless an address is given.
+fn parse_gdb(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        Err(_) => text.parse().map_err(|_| format!("{text:?} is no port, and no address with a port")),
+    }
 }
 
 /// Of `undying rv bisect`.

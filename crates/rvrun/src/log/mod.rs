@@ -12,6 +12,7 @@
 mod reader;
 mod writer;
 
+pub(crate) use reader::Place;
 pub use reader::{LogError, Reader};
 pub use writer::Writer;
 

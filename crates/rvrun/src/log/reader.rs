@@ -2,7 +2,7 @@
 
 use super::{Entry, Event, LONGEST, MAGIC, VERSION, checksum};
 use crate::setup::Setup;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,18 @@ pub struct Reader<R> {
     setup: Setup,
     number: u64,
     block: Vec<u8>,
+    /// Where the block is, and where the one after it.
+    span: (u64, u64),
     /// Where in the block the next entry is.
+    next: usize,
+    at: u64,
+}
+
+/// A place between two entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    number: u64,
+    span: (u64, u64),
     next: usize,
     at: u64,
 }
@@ -57,7 +68,9 @@ impl<R: Read> Reader<R> {
         let first = read_block(&mut from, 0)?.ok_or(LogError::NotALog)?;
         let setup = postcard::from_bytes(&first)
             .map_err(|_| LogError::Damaged { block: 0, what: "it describes no machine" })?;
-        Ok(Reader { from, setup, number: 1, block: Vec::new(), next: 0, at: 0 })
+        let begin = HEAD + block_length(&first);
+        let span = (begin, begin);
+        Ok(Reader { from, setup, number: 1, block: Vec::new(), span, next: 0, at: 0 })
     }
 
     /// The machine that was recorded.
@@ -73,6 +86,7 @@ impl<R: Read> Reader<R> {
     pub fn next(&mut self) -> Result<Option<(u64, Event)>, LogError> {
         while self.next == self.block.len() {
             let Some(block) = read_block(&mut self.from, self.number)? else { return Ok(None) };
+            self.span = (self.span.1, self.span.1 + block_length(&block));
             (self.block, self.next) = (block, 0);
             self.number += 1;
         }
@@ -85,6 +99,33 @@ impl<R: Read> Reader<R> {
         self.at = if entry.event == Event::Restart { 0 } else { at };
         Ok(Some((at, entry.event)))
     }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Where it is.
+    pub(crate) fn place(&self) -> Place {
+        Place { number: self.number, span: self.span, next: self.next, at: self.at }
+    }
+
+    /// Goes back to where it was.
+    pub(crate) fn go_to(&mut self, place: Place) -> Result<(), LogError> {
+        let Place { number, span, next, at } = place;
+        self.from.seek(SeekFrom::Start(span.0))?;
+        self.block = Vec::new();
+        if span.0 != span.1 {
+            let gone = || LogError::Damaged { block: number - 1, what: "it was there, and is no more" };
+            self.block = read_block(&mut self.from, number - 1)?.ok_or_else(gone)?;
+        }
+        (self.number, self.span, self.next, self.at) = (number, span, next, at);
+        Ok(())
+    }
+}
+
+/// Bytes before the first block, and before the bytes of each.
+const HEAD: u64 = 12;
+
+fn block_length(bytes: &[u8]) -> u64 {
+    HEAD + bytes.len() as u64
 }
 
 /// The next block; none at the end, also if it is cut short.

@@ -13,6 +13,8 @@ fn setup() -> Setup {
         cards: vec![[2, 0, 0, 0, 0, 1]],
         seed: vec![1, 2],
         from: None,
+        firmware: None,
+        terminal: false,
     }
 }
 
@@ -121,7 +123,7 @@ fn the_bytes_are_a_contract() {
         (0, Event::End),
     ]);
     let setup = [
-        &b"\x80\x80\x80\x80\x01\x05quiet\x02/k\x05\x06\x00\x01\x40\x00\x01"[..],
+        &b"\x80\x80\x80\x80\x01\x05quiet\x02/k\x05\x06\x00\x00\x00\x01\x40\x00\x01"[..],
         &[2, 0, 0, 0, 0, 1, 2, 1, 2, 0],
     ]
     .concat();

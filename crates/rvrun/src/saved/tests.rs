@@ -15,6 +15,8 @@ fn setup() -> Setup {
         cards: Vec::new(),
         seed: vec![1, 2],
         from: None,
+        firmware: None,
+        terminal: false,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::bisect::bisect_logs;
 use crate::cli::Output;
-use crate::deterministic::{ReplayArgs, RunArgs, RvCommand};
+use crate::deterministic::{Console, ReplayArgs, RunArgs, RvCommand};
 use crate::failure::{Failure, Kind};
 use crate::out;
+use rvrun::debug::{Left, LiveSubject, Timeline, serve};
 use rvrun::live::{self, End, Live, Recorder};
 use rvrun::replay::{self, Reached, Replay};
 use rvrun::saved::{Saved, Taker};
@@ -14,6 +15,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +39,10 @@ fn run_machine(output: Output, args: &RunArgs) -> Result<(), Failure> {
         (None, Some(kernel)) => {
             let initrd = args.initrd.as_deref();
             let mut setup = Setup::new(args.memory.0, &args.append, kernel, initrd).map_err(invalid)?;
+            if let Some(firmware) = &args.firmware {
+                setup = setup.with_firmware(firmware).map_err(invalid)?;
+            }
+            setup.terminal = args.console == Console::Virtio;
             world.describe(&mut setup).map_err(Failure::failed)?;
             setup
         }
@@ -48,11 +54,13 @@ fn run_machine(output: Output, args: &RunArgs) -> Result<(), Failure> {
     }
     let taker = args.snapshots.as_deref().map(|directory| taker(directory, args)).transpose()?;
     let recorder = args.record.as_deref().map(|path| Recorder::create(path, &parts)).transpose();
-    let mut live = Live::begin(parts, world, recorder.map_err(Failure::failed)?).map_err(invalid)?;
+    let recorder = recorder.map_err(Failure::failed)?;
+    let debugger = args.gdb.map(await_debugger).transpose()?;
+    let mut live = Live::begin(parts, world, recorder).map_err(invalid)?;
     if let Some(taker) = taker {
         live.take_snapshots(taker).map_err(Failure::failed)?;
     }
-    go(output, live)
+    go(output, live, debugger)
 }
 
 /// The setup of a machine that goes on from a snapshot; the disks are brought to what they held there.
@@ -95,6 +103,9 @@ fn replay_log(output: Output, args: &ReplayArgs) -> Result<(), Failure> {
     let log = open_log(&args.log)?;
     let correct = |setup: &mut Setup| {
         correct(setup, args.kernel.as_deref(), args.initrd.as_deref(), args.origin.as_deref());
+        if let (Some(path), Some(firmware)) = (&args.firmware, &mut setup.firmware) {
+            firmware.path.clone_from(path);
+        }
     };
     let mut replay = Replay::begin(log, correct, screen(output), &args.disk).map_err(invalid)?;
     if args.interpret {
@@ -102,6 +113,9 @@ fn replay_log(output: Output, args: &ReplayArgs) -> Result<(), Failure> {
     }
     if let Some(from) = &args.from {
         replay.go_to(Saved::load(from).map_err(invalid)?).map_err(invalid)?;
+    }
+    if let Some(address) = args.gdb {
+        return debug_log(output, replay, args.until, address);
     }
     let summary = replay.run(args.until).map_err(Failure::failed)?;
     if !args.go_live {
@@ -113,19 +127,51 @@ fn replay_log(output: Output, args: &ReplayArgs) -> Result<(), Failure> {
     let live = replay
         .go_live(|screen| Ok(World::open(&disks, &args.tap, screen, Some(keyboard))?))
         .map_err(invalid)?;
-    go(output, live)
+    go(output, live, None)
+}
+
+fn debug_log(
+    output: Output,
+    replay: Replay<BufReader<File>>,
+    begin: Option<u64>,
+    address: SocketAddr,
+) -> Result<(), Failure> {
+    let mut timeline = Timeline::begin(replay).map_err(Failure::failed)?;
+    if let Some(position) = begin {
+        timeline.forward_to(position).map_err(Failure::failed)?;
+    }
+    let (timeline, left) = serve(await_debugger(address)?, timeline).map_err(Failure::failed)?;
+    match left {
+        Left::GoOn => tell_replay(output, &timeline.finish().map_err(Failure::failed)?),
+        Left::Kill => tell_replay(output, &timeline.summary()),
+    }
+}
+
+/// Waits until a debugger connects.
+fn await_debugger(address: SocketAddr) -> Result<TcpStream, Failure> {
+    let failed = |error| invalid(format!("cannot wait for gdb at {address}: {error}"));
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    if !address.ip().is_loopback() {
+        tell("warning: everybody who reaches this address may read all of the guest's memory");
+    }
+    tell(&format!("waiting for gdb: target remote {address}"));
+    Ok(listener.accept().map_err(failed)?.0)
 }
 
 /// Runs a live machine on this terminal to its end, and tells what it was.
-fn go(output: Output, mut live: Live) -> Result<(), Failure> {
+fn go(output: Output, live: Live, debugger: Option<TcpStream>) -> Result<(), Failure> {
     let quit = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, quit.clone()).map_err(Failure::failed)?;
     }
     let raw = RawMode::enter().map_err(Failure::failed)?;
-    let ended = live.run(&quit);
+    let ended = match debugger {
+        None => run_to_end(live, &quit),
+        Some(debugger) => run_under(debugger, live, quit),
+    };
     drop(raw);
-    let live::Summary { end, instructions, reboots, state, outputs } = ended.map_err(Failure::failed)?;
+    let live::Summary { end, instructions, reboots, state, outputs } = ended?;
     let how = match end {
         End::PowerOff => "the guest switched itself off",
         End::Quit => "the machine was ended",
@@ -143,8 +189,23 @@ fn go(output: Output, mut live: Live) -> Result<(), Failure> {
     Ok(())
 }
 
+fn run_to_end(mut live: Live, quit: &AtomicBool) -> Result<live::Summary, Failure> {
+    live.run(quit).map_err(Failure::failed)
+}
+
+fn run_under(debugger: TcpStream, live: Live, quit: Arc<AtomicBool>) -> Result<live::Summary, Failure> {
+    let heard = debugger.try_clone().map_err(Failure::failed)?;
+    let (subject, left) =
+        serve(debugger, LiveSubject::new(live, heard.into(), quit)).map_err(Failure::failed)?;
+    match left {
+        Left::GoOn => subject.finish(),
+        Left::Kill => subject.end(),
+    }
+    .map_err(Failure::failed)
+}
+
 fn tell_replay(output: Output, summary: &replay::Summary) -> Result<(), Failure> {
-    let replay::Summary { reached, instructions, reboots, compared, state, outputs } = *summary;
+    let replay::Summary { reached, instructions, reboots, compared, delivered, state, outputs } = *summary;
     let (word, how) = match reached {
         Reached::End => ("end", "the recording ended"),
         Reached::BrokenOff => ("broken_off", "the recording breaks off"),
@@ -152,7 +213,7 @@ fn tell_replay(output: Output, summary: &replay::Summary) -> Result<(), Failure>
     };
     if output == Output::Json {
         return out::json(&json!({
-            "reached": word, "instructions": instructions, "reboots": reboots, "compared": compared,
+            "reached": word, "instructions": instructions, "reboots": reboots, "compared": compared, "delivered": delivered,
             "state": hexadecimal(state), "outputs": hexadecimal(outputs),
         }));
     }

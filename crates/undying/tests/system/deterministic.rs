@@ -52,10 +52,22 @@ impl Machine {
         Machine::launch(lab, command, disk, "second")
     }
 
+    /// Goes on live where a recording ends, with a copy of the disk from before it.
+    fn go_live(lab: &Lab, log: &Path, copy: &Path) -> Machine {
+        let mut command = Command::new(binary());
+        command.args(["rv", "replay", "--go-live"]).arg(log);
+        Machine::spawn(lab, command, copy, "live")
+    }
+
     fn launch(lab: &Lab, mut command: Command, disk: &Path, name: &str) -> Machine {
+        command.arg("--record").arg(lab.directory().join(format!("{name}.log")));
+        Machine::spawn(lab, command, disk, name)
+    }
+
+    fn spawn(lab: &Lab, mut command: Command, disk: &Path, name: &str) -> Machine {
         let place = |what: &str| lab.directory().join(format!("{name}.{what}"));
         let [console, log, summary] = ["console", "log", "summary"].map(place);
-        command.args(["--output", "json", "--tap", "tap0", "--disk"]).arg(disk).arg("--record").arg(&log);
+        command.args(["--output", "json", "--tap", "tap0", "--disk"]).arg(disk);
         command.stdin(Stdio::piped());
         command.stdout(File::create(&summary).expect("a file"));
         command.stderr(File::create(&console).expect("a file"));
@@ -104,23 +116,27 @@ fn redis(lab: &Lab, work: impl FnOnce(&mut Connection) + Send) {
         .expect("the client's namespace");
 }
 
+fn set_all(connection: &mut Connection) {
+    for key in 0..KEYS {
+        let reply = connection.ask(&["SET", &format!("key{key}"), &format!("value{key}")]);
+        assert_eq!(reply.expect("a reply"), Reply::Simple("OK".into()));
+    }
+}
+
+fn get_all(connection: &mut Connection) {
+    for key in 0..KEYS {
+        let reply = connection.ask(&["GET", &format!("key{key}")]).expect("a reply");
+        assert_eq!(reply, Reply::Bulk(Some(format!("value{key}").into_bytes())));
+    }
+}
+
 /// Writes and reads through Redis, over two boots, and gives what the machine told at its end.
 fn use_it(lab: &Lab, machine: &mut Machine) -> serde_json::Value {
     machine.await_text("READY", 1);
-    redis(lab, |connection| {
-        for key in 0..KEYS {
-            let reply = connection.ask(&["SET", &format!("key{key}"), &format!("value{key}")]);
-            assert_eq!(reply.expect("a reply"), Reply::Simple("OK".into()));
-        }
-    });
+    redis(lab, set_all);
     machine.type_line("reboot");
     machine.await_text("READY", 2);
-    redis(lab, |connection| {
-        for key in 0..KEYS {
-            let reply = connection.ask(&["GET", &format!("key{key}")]).expect("a reply");
-            assert_eq!(reply, Reply::Bulk(Some(format!("value{key}").into_bytes())));
-        }
-    });
+    redis(lab, get_all);
     machine.type_line("off");
     machine.end()
 }
@@ -243,4 +259,39 @@ fn set_until_snapshots(lab: &Lab, more: usize) -> usize {
     });
     // One may have been under way when the count was taken: what was set two snapshots before is in the last.
     before[more.saturating_sub(2)]
+}
+
+#[test]
+fn a_recording_goes_on_live_where_it_ends() {
+    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
+    let lab = Lab::with_hosts("rvlive", &["alpha"]).expect("a lab");
+    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
+    make_disk(&disk, 64).expect("a disk");
+    std::fs::copy(&disk, &copy).expect("a copy");
+    let mut recorded = Machine::start(&lab, &guest, &disk);
+    recorded.await_text("READY", 1);
+    redis(&lab, set_all);
+    // Ended in the middle of its life, Redis and all.
+    recorded.type_line("\u{1}x");
+    let told = recorded.end();
+    assert_eq!(told["end"], "quit");
+
+    let mut live = Machine::go_live(&lab, &recorded.log, &copy);
+    live.await_text("live from here", 1);
+    redis(&lab, |connection| {
+        get_all(connection);
+        let reply = connection.ask(&["SET", "after", "it went live"]).expect("a reply");
+        assert_eq!(reply, Reply::Simple("OK".into()));
+    });
+    live.type_line("off");
+    let summary = live.end();
+    assert_eq!((&summary["end"], &summary["reboots"]), (&"power_off".into(), &0.into()));
+    assert!(summary["instructions"].as_u64() > told["instructions"].as_u64(), "{summary} {told}");
+    lab::guest::ext4::check(&copy).expect("a whole file system");
+    // What was written live is on the disk; it is not on the one of the recording.
+    let holds = |disk: &Path| {
+        let bytes = std::fs::read(disk).expect("a disk");
+        bytes.windows(12).any(|part| part == b"it went live")
+    };
+    assert!(holds(&copy) && !holds(&disk));
 }
