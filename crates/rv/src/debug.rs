@@ -4,9 +4,9 @@
 //! a place, within any page, that the fast path leaves to [`Machine::step`], which is reached only after the program
 //! counter was compared; a watched page is one that the fast path does not touch.
 
-use crate::pieces::PLACES;
 use crate::machine::{Machine, Mode, RAM, Stop};
 use crate::mmu::Access;
+use crate::pieces::PLACES;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 

@@ -29,9 +29,10 @@ const PAGE: u64 = 4096;
 /// What a handover takes beside the pages: stopping, devices, the arbiter, loading them; `cargo xtask bench migrate`
 /// shows where it goes.
 pub const HANDOVER: Micros = Micros::from_millis(15);
-/// Below the limit another round is worth it as long as each leaves less than half of what it sent, and so much downtime can
-/// be saved.
+/// Below the limit another round is worth it as long as so much downtime can be saved...
 const WORTH_A_ROUND: Micros = Micros::from_millis(4);
+/// ...and each leaves at most so much, in percent, of what it sent: rounds cost the guest nothing but time, a stop does.
+const WORTH_LEAVING: u64 = 85;
 /// Rounds without progress before something is done about it.
 const PATIENCE: u32 = 3;
 /// By so much, in percent, the least that was left must shrink within these rounds to be progress.
@@ -237,7 +238,7 @@ impl Migration {
     pub fn after(&mut self, round: Round) -> Step {
         self.learn(round);
         let rounds = self.view.rounds;
-        let halved = round.left.saturating_mul(2) <= round.sent;
+        let shrinks = round.left.saturating_mul(100) <= round.sent.saturating_mul(WORTH_LEAVING);
         if self.stop_first {
             return Step::Stop(Reason::StoppedFirst);
         }
@@ -246,7 +247,7 @@ impl Migration {
         }
         if self.view.downtime.is_some_and(|downtime| downtime <= self.limits.max_downtime) {
             let saves = self.carrying(round.left).is_some_and(|time| time >= WORTH_A_ROUND);
-            let on = halved && saves && rounds < self.limits.max_rounds;
+            let on = shrinks && saves && rounds < self.limits.max_rounds;
             return if on { self.again() } else { Step::Stop(Reason::WithinLimit) };
         }
         if rounds >= self.limits.max_rounds {

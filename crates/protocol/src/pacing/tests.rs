@@ -169,7 +169,7 @@ proptest! {
             let ran = pacer.due().since(pacer.runs_since).0;
             (lost, paused) = (lost + newest.0, paused + newest.1);
             // The first epoch is measured from the session's beginning, which lies behind its cut.
-            let loss = if ran == 0 { pause } else { pause * (ran * percent / 100) / ran };
+            let loss = (pause * (ran * percent / 100)).checked_div(ran).unwrap_or(pause);
             newest = (loss, pause);
             let cut_at = take_of(&mut pacer, epoch, pause, Some(Micros(ran * percent / 100)));
             end = cut_at + Micros(pause);

@@ -33,7 +33,8 @@ fn a_recording_of_an_earlier_build_is_done_again() {
 #[ignore = "writes the fixture"]
 fn make_the_fixture() {
     let kernel = hard_working_kernel();
-    let session = session_with(&kernel, None, &[(1, "a"), (2, "bc"), (4, "!"), (5, "xy"), (7, "z"), (8, ".")]);
+    let session =
+        session_with(&kernel, None, &[(1, "a"), (2, "bc"), (4, "!"), (5, "xy"), (7, "z"), (8, ".")]);
     fs::create_dir_all(place("")).unwrap();
     fs::write(place("kernel"), kernel).unwrap();
     fs::copy(session.log(), place("session.log")).unwrap();

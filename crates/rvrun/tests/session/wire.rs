@@ -32,7 +32,7 @@ impl Gdb {
                 byte => answer.push(byte),
             }
         }
-        (next(&mut self.0), next(&mut self.0));
+        let _checksum = [next(&mut self.0), next(&mut self.0)];
         self.0.write_all(b"+").unwrap();
         String::from_utf8(answer).unwrap()
     }

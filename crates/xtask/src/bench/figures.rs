@@ -145,7 +145,9 @@ impl Cell {
     fn of(value: &Value) -> Option<Self> {
         match value {
             Value::Null => Some(Self::Unknown),
-            Value::Number(number) => number.as_u64().map(Self::Count).or_else(|| number.as_f64().map(Self::Number)),
+            Value::Number(number) => {
+                number.as_u64().map(Self::Count).or_else(|| number.as_f64().map(Self::Number))
+            }
             Value::String(words) => Some(Self::Words(words.clone())),
             other => serde_json::from_value(other.clone()).ok().map(Self::Spread),
         }
