@@ -16,7 +16,7 @@ macro_rules! kinds {
         pub enum Kind {
             /// Not looked at yet.
             Undecoded,
-            /// Left to [`Machine::step`](crate::Machine::step).
+            /// Left to the interpreter that knows all of them.
             Slow,
             /// Behind the last instruction of a page.
             PageEnd,

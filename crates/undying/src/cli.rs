@@ -422,7 +422,7 @@ mod tests {
     fn every_command_has_examples_and_they_parse() {
         let mut all = Vec::new();
         helps(&Cli::command(), &mut all);
-        assert_eq!(all.len(), 30, "all commands were found: {all:?}");
+        assert_eq!(all.len(), 31, "all commands were found: {all:?}");
         for (command, help) in all {
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("  undying ")).collect();
             assert!(!examples.is_empty(), "{command} has no example");

@@ -2,12 +2,12 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`finding`] | what a check says |
-//! | [`facts`], [`vm`] | what a host knows of itself, and of a VM that it may have to run |
-//! | [`judge`] | one host by its facts: this one and the other one alike |
-//! | [`compare`] | two hosts by their facts |
-//! | [`link`] | a path between them by what was measured |
-//! | [`ask`], [`answer`], [`burst`] | the conversation of two agents |
+//! | `finding` | what a check says |
+//! | `facts`, `vm` | what a host knows of itself, and of a VM that it may have to run |
+//! | `judge` | one host by its facts: this one and the other one alike |
+//! | `compare` | two hosts by their facts |
+//! | `link` | a path between them by what was measured |
+//! | `ask`, `answer`, `burst` | the conversation of two agents |
 //!
 //! Facts are gathered where they are, and judged where the operator sits: by pure functions, which tests feed with every kind of
 //! bad host. Decisions are in `docs/design/doctor.md`.
