@@ -384,4 +384,6 @@ fn answer(connection: &mut Connection, header: &Header, message: &ToPrimary) -> 
 #[cfg(test)]
 mod doctor_tests;
 #[cfg(test)]
+mod path_tests;
+#[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use crate::link::paths::{Bundle, Teller, run};
 use protocol::wire::Outbound;
 use protocol::{Epoch, Micros, Session, VmId, VmName};
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::sync::atomic::AtomicBool;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +38,8 @@ impl Relay {
                             return;
                         }
                     }
+                    // That a connection ended is not swallowed: without it only detection would end the session.
+                    let _ = to.shutdown(Shutdown::Both);
                 });
             }
         });
