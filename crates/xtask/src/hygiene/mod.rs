@@ -5,10 +5,12 @@
 //! | `lengths` | files over 1,000 lines (over 600 are listed), functions over 100 |
 //! | `words` | markers of unfinished work, folders of a developer's machine, `.unwrap()` outside tests |
 //! | `links` | links in Markdown to files that are not there |
+//! | `orphans` | source files that no module names |
 
 pub mod files;
 mod lengths;
 mod links;
+mod orphans;
 pub mod source;
 mod words;
 
@@ -28,6 +30,7 @@ pub fn run() -> Result<()> {
             println!("note: {note}");
         }
     }
+    wrong.extend(orphans::check(&files));
     if !wrong.is_empty() {
         bail!("{} things to put right:\n  {}", wrong.len(), wrong.join("\n  "));
     }
