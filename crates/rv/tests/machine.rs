@@ -326,6 +326,62 @@ fn loops_by_chance_do_the_same_compiled_also_when_they_are_written_over() {
     }
 }
 
+/// A loop that loads and stores 8 bytes, by turns within a page and over its end, where the next virtual page is another
+/// physical one: machine mode with the supervisor's translations for data.
+fn over_the_end_of_a_page() -> Machine {
+    let (satp, r) = (0x180, |f3: u32, f7: u32, rd: u32, rs1: u32, rs2: u32| {
+        f7 << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 | rd << 7 | 0x33
+    });
+    let program = [
+        addi(5, 0, 8),
+        addi(5, 5, 60) | 1 << 12, // slli
+        lui(6, 0x80),
+        addi(6, 6, 0x10),
+        r(6, 0, 5, 5, 6), // or
+        csrrw(0, satp, 5),
+        lui(6, 0x21),
+        addi(6, 6, -0x800), // MPRV, and the supervisor in MPP
+        csrrw(0, MSTATUS, 6),
+        lui(10, 2),
+        addi(10, 10, -4),
+        addi(11, 0, 2000),
+        addi(12, 10, 0) & !0x7f | 3 | 3 << 12, // ld x12, (x10)
+        r(0, 0, 13, 13, 12),
+        addi(12, 12, 3),
+        store(3, 12, 10),
+        addi(10, 10, 0xc) | 4 << 12, // xori
+        addi(11, 11, -1),
+        0xfe05_94e3, // bnez x11, to the load
+        STAY,
+    ];
+    let mut machine = load(&program);
+    let entry = |at: u64, to: u64, marks: u64| (RAM + at, ((RAM + to) >> 12 << 10 | marks).to_le_bytes());
+    let words = [
+        entry(0x1_0000, 0x1_1000, 1),
+        entry(0x1_1000, 0x1_2000, 1),
+        entry(0x1_2008, 0x2_0000, 0xc7),
+        entry(0x1_2010, 0x3_0000, 0xc7),
+        (RAM + 0x2_0ff8, 0x8899_aabb_ccdd_eeff_u64.to_le_bytes()),
+        (RAM + 0x2_1000, [0x55; 8]),
+        (RAM + 0x3_0000, 0x0102_0304_0506_0708_u64.to_le_bytes()),
+    ];
+    assert!(words.iter().all(|(address, bytes)| machine.put(*address, bytes)));
+    machine
+}
+
+#[test]
+fn an_access_over_the_end_of_a_page_goes_to_the_next_virtual_one_compiled_too() {
+    let (mut plain, mut fast, mut made) =
+        (over_the_end_of_a_page(), over_the_end_of_a_page(), compiled(over_the_end_of_a_page()));
+    plain.run_plainly();
+    for machine in [&mut plain, &mut fast, &mut made] {
+        assert_eq!(machine.run(20_000), Stop::Reached);
+        assert_eq!((machine.x(11), machine.x(32)), (0, RAM + 19 * 4), "the loop came to its end");
+        assert_eq!(machine.ram()[0x2_1000..0x2_1008], [0x55; 8], "that page is not the next one");
+    }
+    assert_eq!([fast.hash(), made.hash()], [plain.hash(); 2]);
+}
+
 #[test]
 fn machine_code_that_takes_too_much_room_is_forgotten_and_made_anew() {
     for seed in 1..6 {
