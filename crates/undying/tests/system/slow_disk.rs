@@ -37,7 +37,7 @@ fn a_slow_disk_at_the_backup_slows_the_guest_and_loses_nothing() {
     let mark = look::mark(&loaded.cluster, "alpha");
     loaded.protect("alpha", "beta");
     let told = look::event(&loaded.cluster, "alpha", "throttled", mark);
-    assert!(told.text.contains("slowed down"), "{}", told.text);
+    assert!(told.text.contains("stands still"), "{}", told.text);
     let slowed = || {
         let status = loaded.status("alpha");
         assert_eq!(status.phase, "protected", "{}", look::logs(&loaded.cluster));
