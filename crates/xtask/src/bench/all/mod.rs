@@ -99,8 +99,8 @@ pub fn run(args: &AllArgs) -> Result<ExitCode> {
         screen.done(&format!("written: {}", workspace::relative(path)));
     }
     for section in composed.iter().filter(|section| section.source.is_none()) {
-        let again = kept::again(section.suite, section.number);
-        screen.bad(&format!("not measured yet: {} (`{again}`)", section.title));
+        let again = kept::again(section.plan.suite, section.plan.number);
+        screen.bad(&format!("not measured yet: {} (`{again}`)", section.plan.title));
     }
     screen.say(&format!("Done in {:.0} s.", began.elapsed().as_secs_f64()));
     if args.output == Output::Json {

@@ -17,18 +17,25 @@ pub struct Picture {
     pub svg: String,
 }
 
-/// One subject.
-pub struct Section {
+/// Finds what a part of a suite found; none if it was not measured.
+type Reader<'a> = &'a dyn Fn(&str, u32) -> Result<Option<Kept>>;
+
+/// What a section shall tell.
+pub struct Plan {
     /// What it is about.
     pub title: &'static str,
-    /// How to read it.
-    pub text: &'static str,
     /// Where the figures are from.
     pub suite: &'static str,
     /// The part of that suite.
     pub number: u32,
-    /// The figures, if they were measured.
-    pub source: Option<Kept>,
+    /// How to read it.
+    pub text: &'static str,
+    draw: fn(&Kept, Reader<'_>) -> Result<Drawn>,
+}
+
+/// What is made of figures.
+#[derive(Default)]
+pub struct Drawn {
     /// Drawn of them.
     pub pictures: Vec<Picture>,
     /// Tables in Markdown.
@@ -37,16 +44,21 @@ pub struct Section {
     pub notes: Vec<String>,
 }
 
+/// One subject.
+pub struct Section {
+    /// What it shall tell.
+    pub plan: &'static Plan,
+    /// The figures, if they were measured.
+    pub source: Option<Kept>,
+    /// What they show; nothing without them.
+    pub drawn: Drawn,
+}
+
 impl Section {
-    fn of(
-        title: &'static str,
-        suite: &'static str,
-        number: u32,
-        text: &'static str,
-        source: Option<Kept>,
-    ) -> Self {
-        let (pictures, tables, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { title, text, suite, number, source, pictures, tables, notes }
+    fn of(plan: &'static Plan, kept: Reader<'_>) -> Result<Self> {
+        let source = kept(plan.suite, plan.number)?;
+        let drawn = source.as_ref().map(|found| (plan.draw)(found, kept)).transpose()?.unwrap_or_default();
+        Ok(Self { plan, source, drawn })
     }
 
     /// For programs.
@@ -54,14 +66,14 @@ impl Section {
         let part = self.source.as_ref().map(|kept| &kept.part);
         let targets: Option<&[Target]> = part.map(|part| part.found.targets.as_slice());
         json!({
-            "title": self.title,
-            "suite": self.suite,
-            "part": self.number,
+            "title": self.plan.title,
+            "suite": self.plan.suite,
+            "part": self.plan.number,
             "measured": self.source.as_ref().map(|kept| kept.fact("Date")),
             "others_busy_percent": part.map(|part| part.others_busy_percent),
             "targets": targets,
             "tables": part.map(|part| &part.found.tables),
-            "pictures": self.pictures.iter().map(|picture| picture.name).collect::<Vec<_>>(),
+            "pictures": self.drawn.pictures.iter().map(|picture| picture.name).collect::<Vec<_>>(),
         })
     }
 }
@@ -71,25 +83,92 @@ impl Section {
 /// # Errors
 /// If kept figures cannot be read or are of an older program.
 pub fn compose(kept: impl Fn(&str, u32) -> Result<Option<Kept>>) -> Result<Vec<Section>> {
-    Ok(vec![
-        pauses(kept("checkpoint", 1)?)?,
-        throughput(kept("checkpoint", 2)?, kept("comparison", 1)?)?,
-        latency(kept("checkpoint", 2)?)?,
-        writing(kept("comparison", 1)?)?,
-        compression(kept("comparison", 3)?)?,
-        ablations(kept("comparison", 3)?)?,
-        migrations(kept("migrate", 1)?)?,
-        colo(kept("comparison", 2)?)?,
-        memory(kept("checkpoint", 7)?)?,
-        many(kept("many", 1)?)?,
-    ])
+    PLANS.iter().map(|plan| Section::of(plan, &kept)).collect()
 }
 
-fn pauses(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "Remus's first figure: how long the VM stands still, and how long a checkpoint is on its way, by the pages \
-        that the guest dirtied since the last one.";
-    let mut section = Section::of("Pause and transfer by dirty pages", "checkpoint", 1, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+const PLANS: [Plan; 10] = [
+    Plan {
+        title: "Pause and transfer by dirty pages",
+        suite: "checkpoint",
+        number: 1,
+        text: "Remus's first figure: how long the VM stands still, and how long a checkpoint is on its way, by the pages \
+        that the guest dirtied since the last one.",
+        draw: pauses,
+    },
+    Plan {
+        title: "Throughput by checkpoint interval",
+        suite: "checkpoint",
+        number: 2,
+        text: "What a protected guest gets done, as a share of what it does unprotected: a loop of arithmetic (nothing but \
+        the processor), Redis with many writes on their way and with few, which wait for checkpoints, and a program that writes \
+        memory as fast as it can.",
+        draw: throughput,
+    },
+    Plan {
+        title: "Latency by checkpoint interval",
+        suite: "checkpoint",
+        number: 2,
+        text: "What a client waits longer than at the unprotected guest, one request at a time. Checkpoints that follow the \
+        output (`auto`, the default) are the ablation of even ones: they stand in the table.",
+        draw: latency,
+    },
+    Plan {
+        title: "A guest that writes memory as fast as it can",
+        suite: "comparison",
+        number: 1,
+        text: "The curve *writing memory* above, with what it is made of.",
+        draw: writing,
+    },
+    Plan {
+        title: "Compression by load",
+        suite: "comparison",
+        number: 3,
+        text: "Bytes of whole checkpoints on the wire as a share of the bytes of dirty pages: with everything, and without \
+        deltas, that is with pages of zeros and LZ4 alone. Device state and headers are in it: where few pages are dirty they are \
+        most of it.",
+        draw: compression,
+    },
+    Plan {
+        title: "What each part is worth",
+        suite: "comparison",
+        number: 3,
+        text: "The same loads with parts of the checkpoint left out, one at a time.",
+        draw: ablations,
+    },
+    Plan {
+        title: "Live migration beside QEMU's own",
+        suite: "migrate",
+        number: 1,
+        text: "Undying and QEMU's own live migration with the same guest, machine and bound on the link, in one run. *Lost to \
+        the guest* is what a program in it sees: how far its own clock falls behind the machine's, which goes on while it stands \
+        still.",
+        draw: migrations,
+    },
+    Plan {
+        title: "Beside QEMU's COLO",
+        suite: "comparison",
+        number: 2,
+        text: "The other fault tolerance that stock QEMU has, with the same guest in the same run. It runs on this machine with \
+        the smallest of guests only.",
+        draw: colo,
+    },
+    Plan {
+        title: "The pause by memory",
+        suite: "checkpoint",
+        number: 7,
+        text: "What it costs to look through a memory of which next to nothing changes.",
+        draw: memory,
+    },
+    Plan {
+        title: "Many VMs to one backup",
+        suite: "many",
+        number: 1,
+        text: "VMs of as many hosts at one backup. All hosts share this machine's processors.",
+        draw: many,
+    },
+];
+
+fn pauses(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("asked")?;
     let against = |key: &str, height: fn(&Cell) -> Option<f64>| {
         let places = table.column("dirty_pages").map(|(_, cell)| cell.middle());
@@ -110,23 +189,17 @@ fn pauses(source: Option<Kept>) -> Result<Section> {
         &series,
     )?;
     let tables = vec![page::drawn(table)];
-    (section.pictures, section.tables) = (vec![picture], tables);
-    Ok(section)
+    Ok(Drawn { pictures: vec![picture], tables, ..Drawn::default() })
 }
 
-fn throughput(source: Option<Kept>, writing: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "What a protected guest gets done, as a share of what it does unprotected: a loop of arithmetic (nothing but \
-        the processor), Redis with many writes on their way and with few, which wait for checkpoints, and a program that writes \
-        memory as fast as it can.";
-    let mut section = Section::of("Throughput by checkpoint interval", "checkpoint", 2, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn throughput(kept: &Kept, all: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("ratio_turns")?;
     let mut series = vec![
         named("arithmetic", by_interval(table, "ratio_turns", percent)),
         named("Redis, 8 connections, 64 writes deep", by_interval(table, "ratio_depth_64", percent)),
         named("Redis, 8 connections, 4 writes deep", by_interval(table, "ratio_depth_4", percent)),
     ];
-    if let Some(writing) = &writing {
+    if let Some(writing) = all("comparison", 1)? {
         series.push(named("writing memory", by_interval(writing.table("written")?, "ratio", percent)));
     }
     let frame = Frame {
@@ -137,15 +210,10 @@ fn throughput(source: Option<Kept>, writing: Option<Kept>) -> Result<Section> {
     let picture =
         drawn("throughput-by-interval", "Throughput against the checkpoint interval", frame, &series)?;
     let tables = vec![page::drawn(table)];
-    (section.pictures, section.tables) = (vec![picture], tables);
-    Ok(section)
+    Ok(Drawn { pictures: vec![picture], tables, ..Drawn::default() })
 }
 
-fn latency(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "What a client waits longer than at the unprotected guest, one request at a time. Checkpoints that follow the \
-        output (`auto`, the default) are the ablation of even ones: they stand in the table.";
-    let mut section = Section::of("Latency by checkpoint interval", "checkpoint", 2, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn latency(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("added_ms")?;
     let series = [
         named("added, median", by_interval(table, "added_ms", Cell::middle)),
@@ -159,39 +227,25 @@ fn latency(source: Option<Kept>) -> Result<Section> {
     let picture =
         drawn("latency-by-interval", "Added latency against the checkpoint interval", frame, &series)?;
     let tables = vec![page::drawn(table)];
-    (section.pictures, section.tables) = (vec![picture], tables);
-    Ok(section)
+    Ok(Drawn { pictures: vec![picture], tables, ..Drawn::default() })
 }
 
-fn writing(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "The curve *writing memory* above, with what it is made of.";
-    let mut section =
-        Section::of("A guest that writes memory as fast as it can", "comparison", 1, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
-    section.tables = vec![page::drawn(kept.table("written")?)];
-    section.notes.clone_from(&kept.part.found.notes);
-    Ok(section)
+fn writing(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
+    let (tables, notes) = (vec![page::drawn(kept.table("written")?)], kept.part.found.notes.clone());
+    Ok(Drawn { tables, notes, ..Drawn::default() })
 }
 
-fn compression(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "Bytes of whole checkpoints on the wire as a share of the bytes of dirty pages: with everything, and without \
-        deltas, that is with pages of zeros and LZ4 alone. Device state and headers are in it: where few pages are dirty they are \
-        most of it.";
-    let mut section = Section::of("Compression by load", "comparison", 3, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn compression(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let (groups, mut series) = by_group(kept.table("percent")?, "percent");
     series.retain(|one| one.name != "without copying ahead");
     let frame =
         Frame { title: "Bytes on the wire by load", x: "load of the guest", y: "of the dirty bytes, %" };
     let svg = chart::bars(frame, &groups, &series)?;
-    section.pictures = vec![Picture { name: "compression-by-load", shows: "Bytes on the wire by load", svg }];
-    Ok(section)
+    let pictures = vec![Picture { name: "compression-by-load", shows: "Bytes on the wire by load", svg }];
+    Ok(Drawn { pictures, ..Drawn::default() })
 }
 
-fn ablations(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "The same loads with parts of the checkpoint left out, one at a time.";
-    let mut section = Section::of("What each part is worth", "comparison", 3, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn ablations(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("percent")?;
     let (groups, series) = by_group(table, "pause_ms");
     let frame =
@@ -200,16 +254,10 @@ fn ablations(source: Option<Kept>) -> Result<Section> {
     let pictures =
         vec![Picture { name: "pause-with-parts-left-out", shows: "Pause by load with parts left out", svg }];
     let tables = kept.part.found.tables.iter().map(page::drawn).collect();
-    (section.pictures, section.tables) = (pictures, tables);
-    Ok(section)
+    Ok(Drawn { pictures, tables, ..Drawn::default() })
 }
 
-fn migrations(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "Undying and QEMU's own live migration with the same guest, machine and bound on the link, in one run. *Lost to \
-        the guest* is what a program in it sees: how far its own clock falls behind the machine's, which goes on while it stands \
-        still.";
-    let mut section = Section::of("Live migration beside QEMU's own", "migrate", 1, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn migrations(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("guest_ms")?;
     let picture = |name, shows, key: &str, y| {
         let (groups, mut series) = by_group(table, key);
@@ -233,27 +281,17 @@ fn migrations(source: Option<Kept>) -> Result<Section> {
         )?,
     ];
     let (tables, notes) = (vec![page::drawn(table)], kept.part.found.notes.clone());
-    (section.pictures, section.tables, section.notes) = (pictures, tables, notes);
-    Ok(section)
+    Ok(Drawn { pictures, tables, notes })
 }
 
-fn colo(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "The other fault tolerance that stock QEMU has, with the same guest in the same run. It runs on this machine with \
-        the smallest of guests only.";
-    let mut section = Section::of("Beside QEMU's COLO", "comparison", 2, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn colo(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let notes =
         kept.part.found.notes.iter().map(|note| note.replace("](../evaluation/", "](evaluation/")).collect();
-    let Ok(table) = kept.table("rounds") else {
-        section.notes = notes;
-        return Ok(section);
-    };
-    let mut series: Vec<Series> = Vec::new();
-    for (row, cell) in table.column("pause_ms") {
-        let Some((pages, what)) = row.split_once(" pages: ") else { continue };
-        let (Ok(pages), Some(pause)) = (pages.parse(), cell.middle()) else { continue };
-        add(&mut series, what, (pages, pause));
+    if kept.part.found.tables.is_empty() {
+        return Ok(Drawn { notes, ..Drawn::default() });
     }
+    let table = kept.table("rounds")?;
+    let series = by_size(table, " pages: ");
     let frame = Frame {
         title: "Pause beside COLO",
         x: "pages the guest writes (logarithmic)",
@@ -262,21 +300,12 @@ fn colo(source: Option<Kept>) -> Result<Section> {
     let pictures =
         vec![drawn("pause-beside-colo", "Pause of COLO and of Undying against dirty pages", frame, &series)?];
     let tables = vec![page::drawn(table)];
-    (section.pictures, section.tables, section.notes) = (pictures, tables, notes);
-    Ok(section)
+    Ok(Drawn { pictures, tables, notes })
 }
 
-fn memory(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "What it costs to look through a memory of which next to nothing changes.";
-    let mut section = Section::of("The pause by memory", "checkpoint", 7, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn memory(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("wire_kb")?;
-    let mut series: Vec<Series> = Vec::new();
-    for (row, cell) in table.column("pause_ms") {
-        let Some((mib, how)) = row.split_once(" MiB, ") else { continue };
-        let (Ok(mib), Some(pause)) = (mib.parse(), cell.middle()) else { continue };
-        add(&mut series, how, (mib, pause));
-    }
+    let series = by_size(table, " MiB, ");
     let frame = Frame {
         title: "Pause of an idle VM by its memory",
         x: "memory, MiB (logarithmic)",
@@ -284,14 +313,10 @@ fn memory(source: Option<Kept>) -> Result<Section> {
     };
     let pictures = vec![drawn("pause-by-memory", "Pause of an idle VM against its memory", frame, &series)?];
     let tables = vec![page::drawn(table)];
-    (section.pictures, section.tables) = (pictures, tables);
-    Ok(section)
+    Ok(Drawn { pictures, tables, ..Drawn::default() })
 }
 
-fn many(source: Option<Kept>) -> Result<Section> {
-    const TEXT: &str = "VMs of as many hosts at one backup. All hosts share this machine's processors.";
-    let mut section = Section::of("Many VMs to one backup", "many", 1, TEXT, source);
-    let Some(kept) = &section.source else { return Ok(section) };
+fn many(kept: &Kept, _: Reader<'_>) -> Result<Drawn> {
     let table = kept.table("cpu_percent")?;
     let by_number = |key: &str| {
         let cells = table.column(key);
@@ -309,10 +334,8 @@ fn many(source: Option<Kept>) -> Result<Section> {
         &series,
     )?];
     let tables = kept.part.found.tables.iter().map(page::drawn).collect();
-    (section.pictures, section.tables) = (pictures, tables);
-    Ok(section)
+    Ok(Drawn { pictures, tables, ..Drawn::default() })
 }
-
 fn named(name: &str, points: Vec<(f64, f64)>) -> Series {
     Series { name: name.to_owned(), points }
 }
@@ -326,6 +349,17 @@ fn add(series: &mut Vec<Series>, name: &str, point: (f64, f64)) {
 
 fn drawn(name: &'static str, shows: &'static str, frame: Frame<'_>, series: &[Series]) -> Result<Picture> {
     Ok(Picture { name, shows, svg: chart::lines(frame, series)? })
+}
+
+/// Medians of the pause, of rows named by a size, `between` and a series.
+fn by_size(table: &Table, between: &str) -> Vec<Series> {
+    let mut series: Vec<Series> = Vec::new();
+    for (row, cell) in table.column("pause_ms") {
+        let Some((size, name)) = row.split_once(between) else { continue };
+        let (Ok(size), Some(pause)) = (size.parse(), cell.middle()) else { continue };
+        add(&mut series, name, (size, pause));
+    }
+    series
 }
 
 /// A ratio in percent.
@@ -362,6 +396,8 @@ mod tests {
     use crate::bench::figures::{Findings, Part};
     use lab::stats::Summary;
 
+    const NOTHING_ELSE: Reader<'static> = &|_, _| Ok(None);
+
     fn kept(suite: &str, number: u32, tables: Vec<Table>) -> Kept {
         let found = Findings { tables, ..Findings::default() };
         let part =
@@ -380,8 +416,8 @@ mod tests {
             table.row(row, [Summary::of([ms]).into()]);
         }
         assert_eq!(by_interval(&table, "added_ms", Cell::middle), [(5.0, 5.0)]);
-        let section = latency(Some(kept("checkpoint", 2, vec![table]))).expect("a section");
-        assert_eq!(section.pictures.len(), 1);
+        let drawn = latency(&kept("checkpoint", 2, vec![table]), NOTHING_ELSE).expect("a section");
+        assert_eq!(drawn.pictures.len(), 1);
     }
 
     #[test]
@@ -397,8 +433,10 @@ mod tests {
 
     #[test]
     fn figures_of_an_older_program_are_refused_with_the_command_that_helps() {
-        let error =
-            latency(Some(kept("checkpoint", 2, Vec::new()))).err().expect("no such column").to_string();
+        let error = latency(&kept("checkpoint", 2, Vec::new()), NOTHING_ELSE)
+            .err()
+            .expect("no such column")
+            .to_string();
         assert!(error.contains("added_ms") && error.contains("bench checkpoint --only 2"), "{error}");
     }
 }

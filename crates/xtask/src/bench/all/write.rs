@@ -15,7 +15,7 @@ pub fn document(sections: &[Section], quick: bool) -> Result<Vec<PathBuf>> {
     let page = folder.join("evaluation.md");
     let mut files = vec![page.clone()];
     put(&page, &markdown(sections, quick, &folder))?;
-    for picture in sections.iter().flat_map(|section| &section.pictures) {
+    for picture in sections.iter().flat_map(|section| &section.drawn.pictures) {
         let path = folder.join("evaluation").join(picture.name).with_extension("svg");
         put(&path, &picture.svg)?;
         files.push(path);
@@ -32,16 +32,16 @@ fn markdown(sections: &[Section], quick: bool, folder: &Path) -> String {
     places(&mut text, sections);
     targets(&mut text, sections);
     for (number, section) in (1..).zip(sections) {
-        line(&mut text, &format!("## {number}. {}\n", section.title));
+        line(&mut text, &format!("## {number}. {}\n", section.plan.title));
         line(&mut text, &format!("{}\n", source(section, folder)));
-        line(&mut text, &format!("{}\n", section.text));
-        for picture in &section.pictures {
+        line(&mut text, &format!("{}\n", section.plan.text));
+        for picture in &section.drawn.pictures {
             line(&mut text, &format!("![{}](evaluation/{}.svg)\n", picture.shows, picture.name));
         }
-        for table in &section.tables {
+        for table in &section.drawn.tables {
             line(&mut text, table);
         }
-        for note in &section.notes {
+        for note in &section.drawn.notes {
             line(&mut text, &format!("- {note}\n"));
         }
     }
@@ -79,15 +79,15 @@ fn targets(text: &mut String, sections: &[Section]) {
 }
 
 fn source(section: &Section, folder: &Path) -> String {
-    let report = format!("bench/{}.md", section.suite);
+    let report = format!("bench/{}.md", section.plan.suite);
     let told = if folder.join(&report).exists() {
-        format!("part {} of [{}.md]({report})", section.number, section.suite)
+        format!("part {} of [{}.md]({report})", section.plan.number, section.plan.suite)
     } else {
-        format!("part {} of `cargo xtask bench {}`", section.number, section.suite)
+        format!("part {} of `cargo xtask bench {}`", section.plan.number, section.plan.suite)
     };
     match &section.source {
         None => {
-            let again = kept::again(section.suite, section.number);
+            let again = kept::again(section.plan.suite, section.plan.number);
             format!("**Not measured yet**: {told}; `{again}`.")
         }
         Some(kept) => {
