@@ -124,11 +124,7 @@ impl Agent {
 
     fn links(&self) -> Vec<LinkStatus> {
         let handles: Vec<_> = self.table.vms().values().map(|entry| Arc::clone(&entry.handle)).collect();
-        let link = |status: VmStatus| {
-            let VmStatus { name: vm, role, phase, paths, peer, .. } = status;
-            Some(LinkStatus { peer: peer?, vm, role, phase, paths })
-        };
-        handles.iter().filter_map(|handle| link(handle.status())).collect()
+        handles.iter().filter_map(|handle| handle.link()).collect()
     }
 
     fn status(&self, handle: &VmHandle) -> VmStatus {

@@ -34,10 +34,8 @@ pub struct Context {
 
 impl Context {
     /// What a session has learnt of its link.
-    pub fn note_link(&self, learnt: Option<(&HostName, &Gaps)>) {
-        if let Some((host, gaps)) = learnt {
-            self.lock_links().note(now(), host, gaps);
-        }
+    pub fn note_link(&self, host: &HostName, gaps: &Gaps) {
+        self.lock_links().note(now(), host, gaps);
     }
 
     /// What is known of the link to this host.

@@ -17,6 +17,8 @@ use trust::{
     Connection, Ended, Handle, HandshakeError, Peer, Purpose, Refusal, Store, TrustError, Wanted, judge,
 };
 
+/// Within this time another host is usually reached.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether the hosts at the other ends are still trusted.
 const EVERY: Duration = Duration::from_millis(500);
 

@@ -1,7 +1,8 @@
 //! Owns what the two loops have in common: their clock, their channels, the priority of threads.
 
 use crossbeam_channel::{Receiver, Sender};
-use protocol::{Epoch, Instant};
+use protocol::detector::Gaps;
+use protocol::{Epoch, HostName, Instant};
 use std::time::Duration;
 
 /// Both ends: threads beside a loop get clones of the first.
@@ -14,7 +15,31 @@ pub fn now() -> Instant {
 }
 
 /// So often a VM's loop tells the host what it has learnt of its link.
-pub const NOTE_LINK: Duration = Duration::from_secs(1);
+const NOTE_LINK: Duration = Duration::from_secs(1);
+
+/// When a VM's loop tells the host what it has learnt of its link: others listen on it, or will. Once a second and at the
+/// end, and nothing twice: who does not listen any more learns nothing, and what he once knew shall grow old.
+#[derive(Debug, Default)]
+pub struct LinkNotes {
+    looked: Option<std::time::Instant>,
+    told: Option<(HostName, Gaps)>,
+}
+
+impl LinkNotes {
+    /// What is to be told now.
+    pub fn news(&mut self, learnt: Option<(&HostName, &Gaps)>, ends: bool) -> Option<&(HostName, Gaps)> {
+        if !ends && self.looked.is_some_and(|looked| looked.elapsed() < NOTE_LINK) {
+            return None;
+        }
+        self.looked = Some(std::time::Instant::now());
+        let (host, gaps) = learnt?;
+        if self.told.as_ref().is_some_and(|told| (&told.0, &told.1) == (host, gaps)) {
+            return None;
+        }
+        self.told = Some((host.clone(), gaps.clone()));
+        self.told.as_ref()
+    }
+}
 
 /// The name of a phase as the API says it.
 #[must_use]
@@ -57,4 +82,23 @@ pub fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds each process's hashers from the system's random numbers.
     std::collections::hash_map::RandomState::new().build_hasher().finish() ^ os::clock::realtime_us()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Micros;
+
+    #[test]
+    fn what_a_loop_has_learnt_is_told_once_and_what_it_learns_then_again() {
+        let (beta, heartbeat) = (HostName::new("beta").unwrap(), Micros::from_millis(30));
+        let mut gaps = Gaps::new(Instant(0), heartbeat);
+        let mut notes = LinkNotes::default();
+        assert_eq!(notes.news(None, true), None);
+        assert!(notes.news(Some((&beta, &gaps)), true).is_some());
+        assert_eq!(notes.news(Some((&beta, &gaps)), true), None, "its session is over");
+        gaps.add(Instant(400_000), Micros::from_millis(400));
+        assert_eq!(notes.news(Some((&beta, &gaps)), false), None, "not yet");
+        assert_eq!(notes.news(Some((&beta, &gaps)), true), Some(&(beta, gaps)));
+    }
 }

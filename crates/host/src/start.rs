@@ -88,8 +88,8 @@ pub fn start(
 
 fn read_spec(request: &StartRequest) -> Result<(VmName, VmSpec), ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
-    let mut spec = VmSpec::parse(&request.spec, "the VM file").map_err(|error| invalid(error.to_string()))?;
-    spec.place_in(&request.base_dir);
+    let spec = VmSpec::parse_in(&request.spec, "the VM file", &request.base_dir)
+        .map_err(|error| invalid(error.to_string()))?;
     let name = VmName::new(&spec.name).map_err(|error| invalid(error.to_string()))?;
     spec.check_protectable().map_err(|refusals| {
         let text: Vec<_> = refusals.iter().map(ToString::to_string).collect();

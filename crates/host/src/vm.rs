@@ -2,8 +2,8 @@
 
 use crate::api::migration::MigrationStatus;
 use crate::api::types::{
-    CopyProgress, DetectionStatus, FollowOutput, GateStatus, Measured, PacingStatus, RepairStatus, Role,
-    Summary, VmStatus,
+    CopyProgress, DetectionStatus, FollowOutput, GateStatus, LinkStatus, Measured, PacingStatus, PathStatus,
+    RepairStatus, Role, Summary, VmStatus,
 };
 use crate::disks::Disks;
 use crate::doctor::Asked;
@@ -275,6 +275,20 @@ impl VmHandle {
         self.state().measurements.clone()
     }
 
+    /// The link to the other host of its session, if it has one.
+    #[must_use]
+    pub fn link(&self) -> Option<LinkStatus> {
+        let state = self.state();
+        let Snapshot { phase, peer, .. } = &state.snapshot;
+        Some(LinkStatus {
+            peer: peer.clone()?,
+            vm: self.name.clone(),
+            role: state.role,
+            phase: phase.clone(),
+            paths: paths(&state),
+        })
+    }
+
     /// Everything, for the API.
     #[must_use]
     pub fn status(&self) -> VmStatus {
@@ -310,7 +324,7 @@ impl VmHandle {
             gate,
             agent_bytes: snapshot.agent_bytes,
             detection: snapshot.listening.map(DetectionStatus::from),
-            paths: state.paths.upgrade().map(|paths| paths.status()).unwrap_or_default(),
+            paths: paths(&state),
             disks: state.disks.as_ref().map(|disks| disks.status()).unwrap_or_default(),
             journal: state.disks.as_ref().and_then(|disks| disks.tap().meter().journal_status()),
             copy_rate: state.copy_rate,
@@ -320,6 +334,10 @@ impl VmHandle {
             warnings: warnings(&state),
         }
     }
+}
+
+fn paths(state: &State) -> Vec<PathStatus> {
+    state.paths.upgrade().map(|paths| paths.status()).unwrap_or_default()
 }
 
 fn warnings(state: &State) -> Vec<String> {

@@ -551,6 +551,16 @@ impl Cluster {
         .map_err(|error| self.with_log(from, error))
     }
 
+    /// Ends the protection of the VM at `from` by `to`, and waits until both hosts have.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub fn unprotect(&self, vm: &VmName, from: &str, to: &str) -> Result<(), ClusterError> {
+        self.ask(from, |api| api.unprotect(vm))?;
+        self.wait_primary(from, vm, &["unprotected"])?;
+        self.wait_gone(to, vm)
+    }
+
     fn armed(&self, host: &str, vm: &VmName) -> bool {
         let status = self.ask(host, |api| api.vm(vm));
         status.is_ok_and(|status| status.phase == "armed")

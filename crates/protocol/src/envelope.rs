@@ -16,6 +16,7 @@
 //! [witness](crate::witness), and what [`undying doctor`](crate::doctor) asks another host.
 
 use crate::le::{u16_at, u32_at, u64_at};
+use alloc::string::String;
 use alloc::vec::Vec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Length of an envelope's header in bytes.
 pub const HEADER_LEN: usize = 32;
+
+/// As much of a text as fits into so many bytes: a message with more could not be read.
+#[must_use]
+pub fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    text[..end.unwrap_or(0)].into()
+}
 
 /// Why bytes were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

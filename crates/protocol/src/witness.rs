@@ -1,6 +1,6 @@
 //! Owns what a host asks a witness, and the answers: each in an [envelope](crate::envelope) of the family `UDYW`.
 
-use crate::envelope::Message;
+use crate::envelope::{Message, cut};
 use crate::ids::{HostName, Term, VmName};
 use crate::ownership::{Claim, TermRecord};
 use alloc::string::String;
@@ -110,8 +110,7 @@ impl Answer {
     /// Text that fits into an answer.
     #[must_use]
     pub fn text(text: &str) -> String {
-        let end = (0..=MAX_TEXT.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
-        text[..end.unwrap_or(0)].into()
+        cut(text, MAX_TEXT)
     }
 }
 

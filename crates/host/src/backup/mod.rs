@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::disks::Label;
 use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
-use crate::loops::{Channel, Haste, NOTE_LINK, name_of, now};
+use crate::loops::{Channel, Haste, LinkNotes, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
 use crate::plan::Inheritance;
 use crate::primary::{Engine, Request};
@@ -119,8 +119,7 @@ struct Loop<'a> {
     incident: Incident,
     /// The primary was last told that this host leaves.
     told_leaving: Option<Instant>,
-    /// What was learnt of the link was last told to the host.
-    noted: Instant,
+    link_notes: LinkNotes,
     over: bool,
 }
 
@@ -153,7 +152,7 @@ pub fn run(
         story: Story::default(),
         incident: Incident::default(),
         told_leaving: None,
-        noted: Instant::now(),
+        link_notes: LinkNotes::default(),
         over: false,
     };
     let promoted = this.serve(inputs);
@@ -209,18 +208,13 @@ impl Loop<'_> {
                 self.feed(Event::StandbyDied(error));
             }
             self.say_leaving();
-            self.note_link();
+            let ends = self.promoted.is_some() || self.over;
+            if let Some((host, gaps)) = self.link_notes.news(self.protocol.learnt(), ends) {
+                self.context.note_link(host, gaps);
+            }
             if self.promoted.is_some() || self.over {
                 return self.promoted.take();
             }
-        }
-    }
-
-    /// Once a second, and at the end, the host hears what was learnt of the link: others listen on it, or will.
-    fn note_link(&mut self) {
-        if self.noted.elapsed() >= NOTE_LINK || self.promoted.is_some() || self.over {
-            self.context.note_link(self.protocol.learnt());
-            self.noted = Instant::now();
         }
     }
 

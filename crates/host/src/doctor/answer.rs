@@ -6,12 +6,12 @@
 
 use super::burst;
 use super::facts::{HostFacts, Look, installed};
-use super::finding::Probe;
 use super::vm::{Asked, VmFacts};
 use crate::api::types::Role;
 use crate::context::Context;
 use crate::table::Table;
 use protocol::doctor::{Answer, Burst, MAX_JSON, MAX_TEXT, Question, SMALL_BURST};
+use protocol::envelope::cut;
 use protocol::{HostName, VmName};
 use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub fn attend(context: &Context, table: &Table, mut connection: Connection) -> R
         let came_us = os::clock::realtime_us();
         let answer = match question {
             Question::Clock => Answer::Clock { came_us, goes_us: os::clock::realtime_us() },
-            Question::Facts(vm) => facts(context, table, &asker, &vm),
+            Question::Facts(vm) => facts(context, &asker, &vm),
             Question::Token { leave } => token(context, &asker, leave),
             Question::Take(burst) => carry(table, &mut connection, burst, |connection, burst| {
                 let carried = burst::take(connection.receiver(), burst)?;
@@ -90,13 +90,7 @@ fn carry(
 }
 
 fn refused(why: &str) -> Answer {
-    Answer::Refused(text(why))
-}
-
-/// Text that fits into an answer.
-fn text(why: &str) -> String {
-    let end = (0..=MAX_TEXT.min(why.len())).rev().find(|&end| why.is_char_boundary(end));
-    why[..end.unwrap_or(0)].to_owned()
+    Answer::Refused(cut(why, MAX_TEXT))
 }
 
 /// The VMs that are protected from this host, or stood by for.
@@ -112,17 +106,16 @@ pub fn busy(table: &Table) -> Vec<String> {
 
 /// What this host is looked at with while its agent runs.
 #[must_use]
-pub fn look<'a>(context: &'a Context, table: &Table) -> Look<'a> {
+pub fn look(context: &Context) -> Look<'_> {
     Look {
         config: Some(&context.config),
         arbiter: Some(&*context.arbiter),
         room: Some(&context.room),
-        busy: busy(table),
         draining: context.drain.on(),
     }
 }
 
-fn facts(context: &Context, table: &Table, asker: &HostName, vm: &[u8]) -> Answer {
+fn facts(context: &Context, asker: &HostName, vm: &[u8]) -> Answer {
     let asked = match vm.is_empty() {
         true => None,
         false => match read_asked(vm) {
@@ -134,9 +127,9 @@ fn facts(context: &Context, table: &Table, asker: &HostName, vm: &[u8]) -> Answe
         .as_ref()
         .is_none_or(|(name, _)| context.config.peers.get(asker).is_some_and(|peer| peer.is_given(name)));
     let asked = asked.map(|(_, asked)| asked);
-    let mut facts: HostFacts = look(context, table).gather(&installed(), asked.as_ref().filter(|_| given));
+    let mut facts: HostFacts = look(context).gather(&installed(), asked.as_ref().filter(|_| given));
     if !given {
-        facts.vm = Some(VmFacts { given, room: Probe::default(), ..VmFacts::default() });
+        facts.vm = Some(VmFacts { given, ..VmFacts::default() });
     }
     match serde_json::to_vec(&facts) {
         Ok(json) if json.len() <= MAX_JSON => Answer::Facts(json),
@@ -156,7 +149,7 @@ fn read_asked(vm: &[u8]) -> Result<(VmName, Asked), String> {
 fn token(context: &Context, asker: &HostName, leave: u64) -> Answer {
     let (arbiter, here) = (&context.arbiter, &context.config.name);
     Answer::Token {
-        found: arbiter.token(asker).map_err(|error| text(&error.to_string())),
-        left: arbiter.leave_token(here, leave).map_err(|error| text(&error.to_string())),
+        found: arbiter.token(asker).map_err(|error| cut(&error.to_string(), MAX_TEXT)),
+        left: arbiter.leave_token(here, leave).map_err(|error| cut(&error.to_string(), MAX_TEXT)),
     }
 }

@@ -10,7 +10,7 @@ use super::link::{self, Bursts, Measured, Sample};
 use super::vm::Asked;
 use crate::api::types::Bandwidth;
 use crate::context::Context;
-use crate::door::CallError;
+use crate::door::{CONNECT_WITHIN, CallError};
 use crate::table::Table;
 use protocol::HostName;
 use protocol::doctor::{Answer, Burst, CHUNK, MAX_BURST, Question};
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use trust::exchange::{self, ReadError};
 use trust::{Connection, HandshakeError, Purpose};
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// So long an answer may take that needs no more than to be given.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// So long another host may look at itself: it starts a QEMU, and may be busy.
@@ -174,8 +173,14 @@ impl Pair<'_> {
         Ok(serde_json::from_slice(&json).map_err(std::io::Error::from)?)
     }
 
-    /// Both leave a token at their arbiters, and look for the other one's.
+    /// Both leave a token at their arbiters, and look for the other one's. Somebody else who looks at one of them at the same
+    /// moment makes it leave another one in between: that does not happen twice.
     fn tokens(&self, address: SocketAddr) -> Tokens {
+        let first = self.leave_tokens(address);
+        if first.agree() { first } else { self.leave_tokens(address) }
+    }
+
+    fn leave_tokens(&self, address: SocketAddr) -> Tokens {
         let (arbiter, here) = (&self.context.arbiter, &self.context.config.name);
         let (ours, theirs) = (crate::loops::random(), crate::loops::random());
         let left_here = arbiter.leave_token(here, ours).map(|()| ours).map_err(|error| error.to_string());

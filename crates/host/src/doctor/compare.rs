@@ -46,6 +46,15 @@ pub struct Tokens {
     pub found_here: Result<Option<u64>, String>,
 }
 
+impl Tokens {
+    /// Each host found what the other one left.
+    #[must_use]
+    pub fn agree(&self) -> bool {
+        let found = |left: &Result<u64, String>, found: &Result<Option<u64>, String>| matches!((left, found), (Ok(left), Ok(Some(found))) if left == found);
+        found(&self.left_here, &self.found_there) && found(&self.left_there, &self.found_here)
+    }
+}
+
 /// Compares two hosts.
 #[must_use]
 pub fn compare(of: &str, here: &HostFacts, there: &HostFacts) -> Vec<Finding> {

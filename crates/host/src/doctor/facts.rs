@@ -75,8 +75,6 @@ pub struct HostFacts {
     pub arbiter: Option<ArbiterFacts>,
     /// Its interfaces with their addresses.
     pub interfaces: Vec<InterfaceFacts>,
-    /// VMs that are protected from here or stood by for here.
-    pub busy: Vec<String>,
     /// It takes no VMs.
     pub draining: bool,
     /// What it would do with the VM that is asked about.
@@ -105,8 +103,6 @@ pub struct CpuFacts {
     pub model: String,
     /// Its flags, sorted.
     pub flags: Vec<String>,
-    /// How many there are for the agent and its VMs.
-    pub cores: usize,
 }
 
 /// An address of an interface.
@@ -153,8 +149,6 @@ pub struct Look<'a> {
     pub arbiter: Option<&'a dyn Arbiter>,
     /// Its room for standbys.
     pub room: Option<&'a Arc<Room>>,
-    /// VMs that are protected from here or stood by for here.
-    pub busy: Vec<String>,
     /// It is being drained.
     pub draining: bool,
 }
@@ -197,7 +191,6 @@ impl Look<'_> {
             identity: identity.and_then(Result::ok),
             arbiter: self.config.zip(self.arbiter).map(|(config, arbiter)| asked(arbiter, &config.name)),
             interfaces: interfaces(),
-            busy: self.busy,
             draining: self.draining,
             vm,
         }
@@ -253,7 +246,7 @@ fn cpu() -> CpuFacts {
     let (vendor, model) = facts::cpu_name().unwrap_or_default();
     let mut flags = facts::cpu_flags().unwrap_or_default();
     flags.sort_unstable();
-    CpuFacts { vendor, model, flags, cores: facts::cores().unwrap_or(0) }
+    CpuFacts { vendor, model, flags }
 }
 
 /// Makes a TAP for a moment. It is no port of any bridge, and vanishes when it is closed.

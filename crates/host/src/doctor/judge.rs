@@ -198,12 +198,7 @@ pub(super) mod tests {
                 version: "7.2.22".into(),
                 usual_machine: "pc-q35-7.2".into(),
             }),
-            cpu: CpuFacts {
-                vendor: "V".into(),
-                model: "M".into(),
-                flags: vec!["avx".into(), "sse".into()],
-                cores: 2,
-            },
+            cpu: CpuFacts { vendor: "V".into(), model: "M".into(), flags: vec!["avx".into(), "sse".into()] },
             accel: "kvm".into(),
             tap: good(),
             clock_kept: Some(true),

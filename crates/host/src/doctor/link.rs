@@ -3,7 +3,9 @@
 use super::facts::InterfaceFacts;
 use super::finding::{Check, Finding};
 use crate::config::HostConfig;
+use crate::measure::summary;
 use os::tcp::TcpPath;
+use protocol::Micros;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ const CLOCKS_APART: u64 = 100_000;
 /// Certificates are valid from a day before they were made: long before that somebody must hear of it.
 const CLOCKS_FAR_APART: u64 = 3_600_000_000;
 /// Each packet that a guest sends waits for a round trip at least.
-const SLOW_US: u64 = 5_000;
+const SLOW: Micros = Micros::from_millis(5);
 /// No packet of IP is longer, whatever an interface such as the loopback could carry.
 const LONGEST: u32 = 65_535;
 /// A gigabit link carries some more.
@@ -170,29 +172,23 @@ impl Measured {
     }
 
     fn round_trip(&self, of: &str, timeout: Duration) -> Finding {
-        let mut all: Vec<_> = self.samples.iter().map(|sample| sample.round_trip_us).collect();
-        all.sort_unstable();
-        let Some((&least, last)) = all.first().zip(all.len().checked_sub(1)) else {
+        let took = self.samples.iter().map(|sample| Micros(sample.round_trip_us).as_millis_f64());
+        let ms = summary(took.collect());
+        if ms.count == 0 {
             return ROUND_TRIP.skipped(of, format!("{}: it was not measured", self.address));
-        };
-        let (median, p99) = (all[last / 2], all[last * 99 / 100]);
-        let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        }
         let found = format!(
             "{}: {:.2} ms at best, {:.2} ms median, {:.2} ms p99 of {}",
-            self.address,
-            ms(least),
-            ms(median),
-            ms(p99),
-            all.len()
+            self.address, ms.min, ms.median, ms.p99, ms.count
         );
-        if Duration::from_micros(p99) > timeout / 3 {
+        if ms.p99 > timeout.as_secs_f64() * 1e3 / 3.0 {
             let remedy = format!(
                 "raise timeout_ms in [detection] ({} ms now) well above it, or find out why the link is so slow",
                 timeout.as_millis()
             );
             return ROUND_TRIP.failure(of, found, remedy);
         }
-        if median > SLOW_US {
+        if ms.median > SLOW.as_millis_f64() {
             return ROUND_TRIP.warning(of, found, "use a shorter way between the hosts");
         }
         ROUND_TRIP.ok(of, found)
@@ -238,7 +234,7 @@ pub fn clocks(of: &str, peer: &str, samples: &[Sample]) -> Finding {
         return CLOCKS.skipped(of, "the other host's clock could not be asked");
     };
     let apart = ahead_us.unsigned_abs();
-    let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+    let ms = |us: u64| Micros(us).as_millis_f64();
     let which = if ahead_us < 0 { "behind" } else { "ahead" };
     let found = format!("{peer} is {:.3} ms {which} (± {:.3} ms)", ms(apart), ms(error_us));
     let remedy = "run an NTP service, such as chrony, on both hosts";

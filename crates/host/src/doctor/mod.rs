@@ -54,10 +54,10 @@ pub fn at_agent(context: &Context, table: &Table, request: &DoctorRequest) -> Re
         None => None,
         Some(DoctorVm::Running(name)) => Some(running(table, name)?),
         Some(DoctorVm::File { text, folder }) => {
-            asked(here.as_str(), read(text, folder), &installation, Some(&context.config), &mut findings)
+            asked(here.as_str(), read((text, folder)), &installation, Some(&context.config), &mut findings)
         }
     };
-    let facts = answer::look(context, table).gather(&installation, asked.as_ref());
+    let facts = answer::look(context).gather(&installation, asked.as_ref());
     findings.extend(judge::judge(here.as_str(), &facts, false));
     if let Some(peer) = &request.peer {
         let bandwidth = request.bandwidth;
@@ -93,12 +93,10 @@ pub fn without_agent(config: &Path, vm: Option<(&str, &Path)>) -> DoctorReport {
         _ => None,
     };
     let installation = installed();
-    let asked =
-        vm.and_then(|(text, folder)| asked(&of, read(text, folder), &installation, config, &mut findings));
+    let asked = vm.and_then(|file| asked(&of, read(file), &installation, config, &mut findings));
     let room = config.map(Room::of);
     let client = config.and_then(|config| config.arbiter.client(&config.trust()).ok());
-    let look =
-        Look { config, arbiter: client.as_deref(), room: room.as_ref(), busy: Vec::new(), draining: false };
+    let look = Look { config, arbiter: client.as_deref(), room: room.as_ref(), draining: false };
     findings.extend(judge::judge(&of, &look.gather(&installation, asked.as_ref()), false));
     DoctorReport { findings }
 }
@@ -114,10 +112,8 @@ fn running(table: &Table, name: &VmName) -> Result<Asked, ApiError> {
     })
 }
 
-fn read(text: &str, folder: &Path) -> Result<VmSpec, String> {
-    let mut spec = VmSpec::parse(text, "to be looked at").map_err(|error| error.to_string())?;
-    spec.place_in(folder);
-    Ok(spec)
+fn read((text, folder): (&str, &Path)) -> Result<VmSpec, String> {
+    VmSpec::parse_in(text, "to be looked at", folder).map_err(|error| error.to_string())
 }
 
 /// The VM of a file, if it makes sense; what is wrong with it goes to the findings.

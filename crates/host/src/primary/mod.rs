@@ -21,7 +21,7 @@ use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
 use crate::disks::{self, Label};
 use crate::incident::Incident;
-use crate::loops::{Channel, NOTE_LINK, name_of, now};
+use crate::loops::{Channel, LinkNotes, name_of, now};
 use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::plan::{Inheritance, Plan};
@@ -85,8 +85,7 @@ pub struct Engine {
     /// The arbiter answers: the VM may move.
     moves: Channel<()>,
     actions: Vec<Action>,
-    /// What was learnt of the link was last told to the host.
-    noted: std::time::Instant,
+    link_notes: LinkNotes,
     ended: Option<Ended>,
 }
 
@@ -146,7 +145,7 @@ impl Engine {
             incident: Incident::alone(now()),
             moves: unbounded(),
             actions: Vec::new(),
-            noted: std::time::Instant::now(),
+            link_notes: LinkNotes::default(),
             ended: None,
         }
     }
@@ -180,7 +179,9 @@ impl Engine {
                 self.feed(Event::Tick);
             }
             self.mend();
-            self.note_link();
+            if let Some((host, gaps)) = self.link_notes.news(self.protocol.learnt(), self.ended.is_some()) {
+                self.context.note_link(host, gaps);
+            }
             if let Some(ended) = self.ended.take() {
                 return self.finish(ended);
             }
@@ -209,14 +210,6 @@ impl Engine {
             label_disks(&self.context, &self.handle, content, self.protocol.term());
         }
         ended
-    }
-
-    /// Once a second, and at the end, the host hears what was learnt of the link: others listen on it, or will.
-    fn note_link(&mut self) {
-        if self.noted.elapsed() >= NOTE_LINK || self.ended.is_some() {
-            self.context.note_link(self.protocol.learnt());
-            self.noted = std::time::Instant::now();
-        }
     }
 
     fn until_deadline(&self) -> Duration {

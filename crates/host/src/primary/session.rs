@@ -1,6 +1,7 @@
 //! Owns a session's connection at the primary: connecting and reading run beside the loop.
 
 use crate::context::Context;
+use crate::door::CONNECT_WITHIN;
 use crate::link::paths::{self, Bundle, Teller};
 use crate::link::{self, CopyWire, Frame, LinkError, Outbox, Wire};
 use crate::measure::Measurements;
@@ -13,10 +14,7 @@ use protocol::{HostName, Session, Term, VmId};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use trust::Purpose;
-
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The connection of a session.
 #[derive(Debug)]

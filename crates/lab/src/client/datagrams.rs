@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::ClientError;
-use crate::topology::{LabError, Namespace};
+use crate::topology::Namespace;
 
 /// A request, once its answer came or was not waited for any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,14 +90,7 @@ impl Askers {
         self.shared.stop.store(true, Relaxed);
         let target = self.target;
         for thread in self.threads {
-            let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            ended
-                .map_err(|source| LabError::Namespace {
-                    what: "enter",
-                    name: "of the client".into(),
-                    source,
-                })?
-                .map_err(|source| ClientError::Connection { what: "ask", target, source })?;
+            super::join(thread)?.map_err(|source| ClientError::Connection { what: "ask", target, source })?;
         }
         Ok(())
     }

@@ -53,6 +53,11 @@ pub trait Clients: Sync {
     /// How many connections broke so far.
     fn broken(&self) -> u64;
 
+    /// Whether every connection got a reply after this time, on `os::clock`.
+    fn all_answered_since(&self, since_us: u64) -> bool {
+        self.standings().iter().all(|line| line.last_reply_us > since_us)
+    }
+
     /// What was done so far.
     fn progress(&self) -> Progress {
         let standings = self.standings();

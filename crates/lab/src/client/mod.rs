@@ -44,8 +44,15 @@ pub use writers::{WriterConfig, WriterReport, Writers, WritersReport};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 use crate::topology::LabError;
+
+/// What a client's thread ends with; it may not have come into the client's namespace at all.
+fn join<T>(thread: JoinHandle<io::Result<T>>) -> Result<T, ClientError> {
+    let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Ok(ended.map_err(|source| LabError::Namespace { what: "enter", name: "of the client".into(), source })?)
+}
 
 /// Why a client could not measure.
 #[derive(Debug, thiserror::Error)]

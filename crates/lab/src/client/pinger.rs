@@ -11,7 +11,7 @@ use super::ClientError;
 use super::resp::{Connection, Reply};
 use super::timeline::Sample;
 use crate::stats::Summary;
-use crate::topology::{LabError, Namespace};
+use crate::topology::Namespace;
 
 /// A pinger that is running.
 #[derive(Debug)]
@@ -77,12 +77,7 @@ impl Pinger {
     /// The client's namespace could not be entered.
     pub fn stop(self) -> Result<PingReport, ClientError> {
         self.stop.store(true, Relaxed);
-        let ended = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(ended.map_err(|source| LabError::Namespace {
-            what: "enter",
-            name: "of the client".into(),
-            source,
-        })?)
+        super::join(self.thread)
     }
 
     /// Asks `count` times and tells what was seen.

@@ -23,7 +23,7 @@ use super::resp::{Connection, Reply};
 use super::timeline::Sample;
 use crate::history::{Ask, NEVER_WRITTEN, Operation, Outcome};
 use crate::nemesis::Chance;
-use crate::topology::{LabError, Namespace};
+use crate::topology::Namespace;
 
 /// Opening the first connections may take so long.
 const FIRST_CONNECT: Duration = Duration::from_secs(10);
@@ -140,12 +140,7 @@ impl Registers {
         self.shared.stop.store(true, Relaxed);
         let mut history = Vec::new();
         for thread in self.threads {
-            let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            history.extend(ended.map_err(|source| LabError::Namespace {
-                what: "enter",
-                name: "of the client".into(),
-                source,
-            })?);
+            history.extend(super::join(thread)?);
         }
         find_out_what_was_chosen(&mut history);
         let first_trouble = self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();

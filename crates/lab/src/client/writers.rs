@@ -144,12 +144,7 @@ impl Writers {
         self.shared.stop.store(true, Relaxed);
         let mut writers = Vec::new();
         for thread in self.threads {
-            let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            writers.push(ended.map_err(|source| crate::topology::LabError::Namespace {
-                what: "enter",
-                name: "of the client".into(),
-                source,
-            })?);
+            writers.push(super::join(thread)?);
         }
         Ok(WritersReport { writers, started_us: self.started_us, ended_us: os::clock::now_us() })
     }

@@ -142,9 +142,7 @@ impl Stamp {
             content,
         })
     }
-}
 
-impl Stamp {
     /// The lowest term in which an owner may overwrite these images with a first copy. Whole ones of a term are not its
     /// owner's to overwrite any more: their backup was entitled, so he must win the next term before he opens another
     /// session; what names the term again is a Hello that comes late.

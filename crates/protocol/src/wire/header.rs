@@ -32,6 +32,7 @@ pub const HEADER_LEN: usize = 80;
 /// - 5: heartbeats and answers say what time-out each side goes by, and how long a backup has heard nothing; device state
 ///   goes as what changed; a VM may be given up because it shall run at the backup's host; several connections of one
 ///   session: Path, Probe, Receipt.
+/// - 6: a backup refuses an owner that would overwrite a newer copy of the disks.
 pub const VERSION: u16 = 6;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_5() {
+    fn golden_bytes_of_version_6() {
         let bytes = sample().encode();
         let head = [0x55, 0x44, 0x59, 0x46, 6, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);

@@ -45,15 +45,6 @@ pub const LEAST_MEMORY: u64 = 1 << 20;
 /// Why a VM file was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    /// The file cannot be read.
-    #[error("cannot read the VM file {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: std::io::Error,
-    },
     /// The file is not TOML, lacks a key, or has one that is unknown or of the wrong type.
     #[error("the VM file {origin} is wrong: {source}")]
     Toml {
@@ -140,17 +131,13 @@ fn one() -> u32 {
 }
 
 impl VmSpec {
-    /// Reads a VM file. Relative paths in it are taken from its own folder.
+    /// Reads the text of a VM file that lies in `folder`: relative paths in it are taken from there.
     ///
     /// # Errors
-    /// If the file cannot be read or makes no sense.
-    pub fn load(path: &Path) -> Result<Self, SpecError> {
-        let read = |source| SpecError::Read { path: path.to_path_buf(), source };
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        let mut spec = Self::parse(&text, &path.display().to_string())?;
-        let folder =
-            std::path::absolute(path).map_err(read)?.parent().map(Path::to_path_buf).unwrap_or_default();
-        spec.place_in(&folder);
+    /// If it makes no sense.
+    pub fn parse_in(text: &str, origin: &str, folder: &Path) -> Result<Self, SpecError> {
+        let mut spec = Self::parse(text, origin)?;
+        spec.place_in(folder);
         Ok(spec)
     }
 

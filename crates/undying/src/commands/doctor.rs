@@ -46,11 +46,8 @@ fn vm(named: &str) -> Result<DoctorVm, Failure> {
     match VmName::new(named) {
         Ok(name) if !is_path => Ok(DoctorVm::Running(name)),
         _ => {
-            let unreadable =
-                |error| Failure::new(Kind::Invalid, format!("cannot read the VM file {named}: {error}"));
-            let text = std::fs::read_to_string(path).map_err(unreadable)?;
-            let file = std::path::absolute(path).map_err(unreadable)?;
-            Ok(DoctorVm::File { text, folder: file.parent().unwrap_or(Path::new("/")).to_path_buf() })
+            let (text, folder) = super::vm::read_file(path)?;
+            Ok(DoctorVm::File { text, folder })
         }
     }
 }

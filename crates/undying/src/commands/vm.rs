@@ -8,7 +8,7 @@ use crate::{out, view};
 use host::api::client::Client;
 use host::api::types::{FollowOutput, ProtectRequest, RepairRequest, StartRequest, VmStatus};
 use protocol::VmName;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -94,18 +94,23 @@ pub fn done(cli: &Cli, vm: &VmName, did: &str, text: &str) -> Result<(), Failure
     }
 }
 
+/// The text of a VM file, and the folder from which its paths are taken.
+pub(super) fn read_file(path: &Path) -> Result<(String, PathBuf), Failure> {
+    let unreadable =
+        |error| Failure::new(Kind::Invalid, format!("cannot read the VM file {}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let file = std::path::absolute(path).map_err(unreadable)?;
+    Ok((text, file.parent().unwrap_or(Path::new("/")).to_path_buf()))
+}
+
 fn start(
     cli: &Cli,
     client: &Client,
     spec: &Path,
     (last_owner_is_dead, accept_older_disk): (bool, bool),
 ) -> Result<(), Failure> {
-    let unreadable =
-        |error| Failure::new(Kind::Invalid, format!("cannot read the VM file {}: {error}", spec.display()));
-    let text = std::fs::read_to_string(spec).map_err(unreadable)?;
-    let file = std::path::absolute(spec).map_err(unreadable)?;
-    let base_dir = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let request = StartRequest { spec: text, base_dir, last_owner_is_dead, accept_older_disk };
+    let (spec, base_dir) = read_file(spec)?;
+    let request = StartRequest { spec, base_dir, last_owner_is_dead, accept_older_disk };
     let vm = client.start(&request)?;
     one(cli, &vm)
 }

@@ -14,14 +14,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Name of the VM.
 const VM: &str = "bench";
 /// Where no failover is measured none shall happen, however busy the machine is: suspect late.
 pub const LATE_SUSPICION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 5000\n";
 /// An acknowledgement that takes longer is late indeed.
-const ACK_PATIENCE: Duration = Duration::from_millis(500);
+pub const ACK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Hosts with a VM on the first.
 pub struct Bed {
@@ -77,9 +77,7 @@ impl Bed {
 
     /// Ends the protection and waits until both hosts have.
     pub fn unprotect(&self) -> Result<()> {
-        self.cluster.ask(HOSTS[0], |api| api.unprotect(&self.vm))?;
-        self.cluster.wait_primary(HOSTS[0], &self.vm, &["unprotected"])?;
-        Ok(self.cluster.wait_gone(HOSTS[1], &self.vm)?)
+        Ok(self.cluster.unprotect(&self.vm, HOSTS[0], HOSTS[1])?)
     }
 
     /// What a host says of the VM.
@@ -90,6 +88,15 @@ impl Bed {
     /// The number of the newest event at a host: what is logged from now on has a higher one.
     pub fn newest_event(&self, host: &str) -> Result<u64> {
         Ok(self.cluster.ask(host, |api| api.events(0))?.last().map_or(0, |event| event.seq))
+    }
+
+    /// Does this, and tells for how much of its time, in percent, the VM stood still meanwhile for want of room at its backup.
+    pub fn throttled<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+        let ms = || Ok::<_, anyhow::Error>(self.status(HOSTS[0])?.throttled_ms);
+        let (began, before) = (Instant::now(), ms()?);
+        let done = work()?;
+        let stood = ms()? - before;
+        Ok((done, stood / began.elapsed().as_secs_f64() / 10.0))
     }
 
     /// The client's namespace.

@@ -66,9 +66,7 @@ impl<'a> Full<'a> {
         phase("protected")?;
         let window = (from_us, os::clock::realtime_us());
         let rate = self.mib as f64 / from.elapsed().as_secs_f64();
-        cluster.ask(host, |api| api.unprotect(self.vm))?;
-        cluster.wait_primary(host, self.vm, &["unprotected"])?;
-        cluster.wait_gone(self.backup, self.vm)?;
+        cluster.unprotect(self.vm, host, self.backup)?;
         Ok((window, rate))
     }
 }

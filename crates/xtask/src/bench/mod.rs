@@ -259,7 +259,7 @@ impl Record {
 
     /// Writes the JSON, and the document: the one in `docs` only of a whole run.
     fn write(&self, whole: bool) -> Result<[PathBuf; 2]> {
-        let folder = workspace::target().join("bench");
+        let folder = kept::folder(self.quick);
         let json = folder.join(self.suite.name).with_extension("json");
         let docs = if whole { workspace::root().join("docs/bench") } else { folder };
         let page = docs.join(self.suite.name).with_extension("md");

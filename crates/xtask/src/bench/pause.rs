@@ -134,13 +134,11 @@ fn slope(run: &mut Run<'_>, bed: &Bed) -> Result<(Table, Vec<(f64, f64)>)> {
         let rate = (pages * 20).max(200).to_string();
         bed.pulse(|pulse| pulse.dirty(pages, &rate, "seq"))?;
         run.pass(&format!("{pages} pages, settling"), SETTLE);
-        let before = bed.status(crate::stage::HOSTS[0])?.throttled_ms;
         let time = run.stretch(6);
-        let epochs = bed.epochs(run, &format!("{pages} pages in each epoch"), time)?;
-        let throttled = bed.status(crate::stage::HOSTS[0])?.throttled_ms - before;
+        let (epochs, throttled) =
+            bed.throttled(|| bed.epochs(run, &format!("{pages} pages in each epoch"), time))?;
         let (dirty, pause) = (dirty_pages(&epochs), pause_ms(&epochs));
         points.push((dirty.median, pause.median));
-        let throttled = throttled / time.as_secs_f64() / 10.0;
         table.row(pages.to_string(), [dirty.into(), pause.into(), ack_ms(&epochs).into(), throttled.into()]);
     }
     Ok((table, points))

@@ -137,8 +137,7 @@ impl<'a> Watch<'a> {
     pub fn until_all_answered(&mut self, label: &str, since_us: u64, patience: Duration) -> Result<()> {
         label.clone_into(&mut self.label);
         let (until, broken) = (Instant::now() + patience, self.clients.broken());
-        let answered = || self.clients.standings().iter().all(|list| list.last_reply_us > since_us);
-        while !answered() && self.clients.broken() == broken {
+        while !self.clients.all_answered_since(since_us) && self.clients.broken() == broken {
             if Instant::now() > until {
                 bail!(
                     "not every client got a reply within {} s: {:?}",

@@ -3,6 +3,7 @@
 use super::super::LinkError;
 use super::{Bundle, lane};
 use crate::context::Context;
+use crate::door::CONNECT_WITHIN;
 use protocol::HostName;
 use protocol::paths::Slot;
 use protocol::wire::Kind;
@@ -13,7 +14,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use trust::Purpose;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// For so long a path that is away is left alone.
 const AGAIN: Duration = Duration::from_millis(500);
 

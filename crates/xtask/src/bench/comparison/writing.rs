@@ -4,7 +4,6 @@ use crate::bench::Run;
 use crate::bench::bed::Bed;
 use crate::bench::figures::{Cell, Findings, Table};
 use crate::bench::pause::{dirty_pages, pause_ms};
-use crate::stage::HOSTS;
 use anyhow::Result;
 use host::api::types::EpochRecord;
 use std::time::{Duration, Instant};
@@ -88,21 +87,22 @@ const HOW: &str = "A program in a Linux guest of 512 MiB writes a word to random
 
 fn see(run: &mut Run<'_>, bed: &Bed, label: &str, protected: bool) -> Result<Seen> {
     run.pass(&format!("{label}: settling"), SETTLE);
-    let throttled = |bed: &Bed| Ok::<_, anyhow::Error>(bed.status(HOSTS[0])?.throttled_ms);
     let read = || {
         let stats = bed.pulse(lab::guest::pulse::PulseClient::stats)?;
         Ok::<_, anyhow::Error>((Instant::now(), stats.dirtied))
     };
-    let (stood, before) = (throttled(bed)?, read()?);
     let time = run.stretch(6);
-    let epochs = if protected {
-        bed.epochs(run, label, time)?
-    } else {
-        run.pass(label, time);
-        Vec::new()
-    };
+    let (before, (epochs, throttled_percent)) = (
+        read()?,
+        bed.throttled(|| {
+            if protected {
+                return bed.epochs(run, label, time);
+            }
+            run.pass(label, time);
+            Ok(Vec::new())
+        })?,
+    );
     let after = read()?;
     let seconds = (after.0 - before.0).as_secs_f64();
-    let written = (after.1 - before.1) as f64 / seconds;
-    Ok(Seen { written, epochs, throttled_percent: (throttled(bed)? - stood) / seconds / 10.0 })
+    Ok(Seen { written: (after.1 - before.1) as f64 / seconds, epochs, throttled_percent })
 }

@@ -96,8 +96,7 @@ impl Journey<'_> {
         let (bed, home) = (self.bed, self.home);
         run.screen.live(&format!("{label}: {home} is protected, {}", kind.name()));
         if let Some(old) = self.backup()? {
-            bed.cluster.ask(home, |api| api.unprotect(&bed.vm))?;
-            bed.cluster.wait_gone(old, &bed.vm)?;
+            bed.cluster.unprotect(&bed.vm, home, old)?;
         }
         bed.cluster.wait_primary(home, &bed.vm, &["unprotected"])?;
         let mut others = HOSTS.into_iter().filter(|host| *host != home).map(HostName::new);

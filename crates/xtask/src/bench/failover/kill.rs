@@ -3,7 +3,7 @@
 use super::super::bed::{Bed, until};
 use crate::stage::moments::Moments;
 use anyhow::{Context, Result, bail};
-use lab::client::Writers;
+use lab::client::{Clients, Writers};
 use lab::report::OutageSplit;
 use lab::stats::Summary;
 
@@ -63,8 +63,7 @@ impl Failover {
         let moments = Moments::read(&events, to, killed_us);
         let promoted_us = moments.promoted_us.context("the new primary does not say when it was promoted")?;
         until("an answer to every client after the failover", || {
-            let waiting = writers.standings().iter().any(|list| list.last_reply_us <= promoted_us);
-            !waiting || writers.progress().broken > 0
+            writers.all_answered_since(promoted_us) || writers.progress().broken > 0
         })?;
         if writers.progress().broken > 0 {
             bail!("a client's connection broke at the failover from {from} to {to}");

@@ -5,9 +5,10 @@ use super::super::bed::{Bed, until};
 use super::super::copies::Full;
 use super::super::cpu::cpu_seconds;
 use super::super::figures::{Cell, Findings, Table, Target};
+use super::super::pause::ack_ms;
 use crate::stage::HOSTS;
 use anyhow::{Context, Result, ensure};
-use host::api::types::{EpochRecord, PathStatus};
+use host::api::types::PathStatus;
 use lab::arbiters::ArbiterKind;
 use lab::client::Writers;
 use lab::cluster::Cluster;
@@ -105,10 +106,7 @@ fn acknowledged(run: &mut Run<'_>, bed: &Bed, what: &str) -> Result<[Cell; 4]> {
     let broken = writers.stop()?.broken();
     ensure!(broken == 0, "{broken} of the writers' connections broke");
     bed.unprotect()?;
-    let ack = |epochs: &[EpochRecord]| {
-        Cell::from(Summary::of_us_in_ms(epochs.iter().map(|epoch| epoch.ack_us).filter(|&us| us > 0)))
-    };
-    Ok([ack(&idle), ack(&load), writes.into(), percent.into()])
+    Ok([ack_ms(&idle).into(), ack_ms(&load).into(), writes.into(), percent.into()])
 }
 
 /// Processor time of both agents, s.

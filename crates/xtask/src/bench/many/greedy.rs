@@ -2,7 +2,7 @@
 
 use super::fleet::{BACKUP, PRIMARIES};
 use crate::bench::Run;
-use crate::bench::bed::Reach;
+use crate::bench::bed::{ACK_PATIENCE, LATE_SUSPICION, Reach};
 use crate::bench::copies::Full;
 use crate::bench::figures::{Findings, Table};
 use anyhow::{Context, Result};
@@ -17,16 +17,12 @@ const INTERVAL: Duration = Duration::from_millis(25);
 const GREEDY: (u32, u64) = (1_024, 700);
 /// First copies that are made.
 const COPIES: usize = 8;
-/// Nobody shall be suspected, however late he is.
-const DETECTION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 5000\n";
-/// An acknowledgement that takes longer is late indeed.
-const ACK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Measures one VM's acknowledgements alone, and beside first copies of another.
 pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     found.how = HOW.into();
     let [steady, greedy] = [PRIMARIES[0], PRIMARIES[1]];
-    let cluster = Cluster::start("greedy", &run.props.binary, &[BACKUP, steady, greedy], DETECTION)
+    let cluster = Cluster::start("greedy", &run.props.binary, &[BACKUP, steady, greedy], LATE_SUSPICION)
         .context("the hosts cannot be set up")?;
     let (first, _writers) = begin(run, &cluster, steady, 0, 256)?;
     let (second, _) = begin(run, &cluster, greedy, 1, GREEDY.0)?;

@@ -2,25 +2,22 @@
 
 use super::fleet::{BACKUP, Fleet, PRIMARIES};
 use crate::bench::Run;
-use crate::bench::bed::{Reach, until};
+use crate::bench::bed::{ACK_PATIENCE, Reach, until};
 use crate::bench::cpu::cpu_seconds;
 use crate::bench::figures::{Cell, Findings, Table};
 use crate::bench::memory::{Shares, ram_in_use};
 use crate::stage::moments::Moments;
 use anyhow::{Context, Result, ensure};
 use host::api::types::EpochRecord;
-use lab::client::{Writers, verify};
+use lab::client::{Clients, Writers, verify};
 use lab::stats::Summary;
 use lab::topology::AGENT;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How many VMs.
 const COUNTS: [usize; 4] = [1, 2, 5, 10];
 /// Two processors carry all hosts: who is only slow shall not be taken for dead.
 const DETECTION: &str = "[detection]\nheartbeat_ms = 100\ntimeout_ms = 2000\n";
-/// An acknowledgement that takes longer is late indeed.
-const ACK_PATIENCE: Duration = Duration::from_millis(500);
-
 /// Measures every number of VMs.
 pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     found.how = HOW.into();
@@ -156,11 +153,8 @@ fn die(run: &mut Run<'_>, fleet: &Fleet, writers: &[Writers], table: &mut Table)
     let first_us =
         all.iter().filter_map(|moments| moments.suspected_us).min().context("nobody was suspected")?;
     until("an answer to every client after the death of all", || {
-        let waits = |writers: &Writers| {
-            writers.progress().broken == 0
-                && writers.standings().iter().any(|list| list.last_reply_us <= last_us)
-        };
-        !writers.iter().any(waits)
+        let done = |writers: &Writers| writers.all_answered_since(last_us) || writers.progress().broken > 0;
+        writers.iter().all(done)
     })?;
     let answered_us = os::clock::now_us();
     let between = |from: fn(&Moments) -> Option<u64>, to: fn(&Moments) -> Option<u64>| {

@@ -86,13 +86,13 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
             let what = format!("{megabytes} MB/s dirtied, {says}");
             let ours = ours::measure(run, &what, file(run, megabytes)?, link)?;
             let stock = stock::measure(run, &what, &file(run, megabytes)?, link)?;
-            let median = |all: &[Migrated], get: fn(&Migrated) -> f64| {
-                Summary::of(all.iter().map(get)).map(|summary| summary.median)
+            let median = |all: &[Migrated], get: fn(&Migrated) -> Option<f64>| {
+                Summary::of(all.iter().filter_map(get)).map(|summary| summary.median)
             };
             let plain =
                 |sets: &[(&str, Vec<Migrated>)], get| sets.first().and_then(|(_, all)| median(all, get));
-            let downtime = |one: &Migrated| one.guest_ms.unwrap_or(one.downtime_ms);
-            let total = |one: &Migrated| one.total_ms;
+            let downtime = |one: &Migrated| one.guest_ms;
+            let total = |one: &Migrated| Some(one.total_ms);
             if let (Some(our), Some(their)) = (plain(&ours, downtime), plain(&stock, downtime)) {
                 let aim = format!("lost to the guest, {what}, of QEMU's precopy ({} ms)", number(their));
                 found.targets.push(Target::at_most(aim, "%", 50.0, our / their * 100.0));
