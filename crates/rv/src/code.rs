@@ -38,13 +38,20 @@ impl Page {
 }
 
 /// The cache.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Code {
     /// For each page of RAM its number among `pages`.
     map: Vec<u32>,
     pub pages: Vec<Page>,
     free: Vec<u32>,
     pub hot: Hot,
+}
+
+impl Clone for Code {
+    /// Nothing of it is state, and machine code belongs to one machine: a copy begins with nothing.
+    fn clone(&self) -> Code {
+        Code::new(self.map.len() * 0x1000)
+    }
 }
 
 impl Code {

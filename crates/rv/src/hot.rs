@@ -49,13 +49,6 @@ impl Hot {
     }
 }
 
-impl Clone for Hot {
-    /// Code belongs to one machine.
-    fn clone(&self) -> Hot {
-        Hot::new()
-    }
-}
-
 impl core::fmt::Debug for Hot {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Hot").field("unseen", &self.unseen).finish_non_exhaustive()

@@ -217,8 +217,9 @@ impl Parts {
 
     /// Gives the machine a compiler, where there is one for this host and it is wanted.
     pub(crate) fn let_compile(&self, machine: &mut Machine) {
-        match (self.hotness, Pieces::new()) {
-            (Some(hotness), Ok(pieces)) => machine.compile_with(Box::new(pieces), hotness),
+        let made = self.hotness.map(|hotness| (hotness, Pieces::new()));
+        match made {
+            Some((hotness, Ok(pieces))) => machine.compile_with(Box::new(pieces), hotness),
             _ => machine.interpret(),
         }
     }

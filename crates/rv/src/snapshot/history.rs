@@ -38,18 +38,22 @@ impl History {
         self.at
     }
 
-    /// Takes one more snapshot, behind the one at which the machine was last, and gives its number; those behind it
-    /// have higher numbers from now on. A machine that began anew, at a reboot, begins here with a whole one.
+    /// Takes one more snapshot, behind that of number `behind`, and gives its number; those behind it have higher numbers
+    /// from now on. The machine came here from where it was last, perhaps past others, but not past the next: what it wrote
+    /// since holds all that they changed. A machine that began anew, at a reboot, begins here with a whole one.
     ///
     /// # Errors
-    /// The machine took snapshots for somebody else.
-    pub fn keep(&mut self, machine: &mut Machine) -> Result<usize, SnapshotError> {
+    /// The machine was last at one that is later than that, or took snapshots for somebody else.
+    pub fn keep(&mut self, machine: &mut Machine, behind: usize) -> Result<usize, SnapshotError> {
+        if behind < self.at || behind >= self.snapshots.len() {
+            return Err(SnapshotError::NotNext);
+        }
         let snapshot = match machine.saved {
             None => machine.save(),
             Some(id) if id == self.snapshots[self.at].id => machine.save_changes(),
             Some(_) => return Err(SnapshotError::NotNext),
         };
-        self.at += 1;
+        self.at = behind + 1;
         self.snapshots.insert(self.at, snapshot);
         Ok(self.at)
     }
@@ -177,13 +181,14 @@ mod tests {
         for value in 2..5 {
             write(&mut machine, value.into(), value);
             write(&mut machine, 1, value);
-            assert_eq!(history.keep(&mut machine), Ok(usize::from(value) - 1));
+            let behind = history.at();
+            assert_eq!(history.keep(&mut machine, behind), Ok(usize::from(value) - 1));
             hashes.push(machine.hash());
         }
         // The guest began anew.
         machine = Machine::new(0x8000);
         write(&mut machine, 6, 9);
-        assert_eq!(history.keep(&mut machine), Ok(4));
+        assert_eq!(history.keep(&mut machine, 3), Ok(4));
         hashes.push(machine.hash());
         for number in [3, 4, 0, 2, 1, 4, 4, 3, 2, 3, 0] {
             write(&mut machine, 7, 77);
@@ -194,7 +199,7 @@ mod tests {
         // One more in the middle, and one that is forgotten: the others stay what they are.
         history.go(&mut machine, 1).expect("it is there");
         write(&mut machine, 3, 3);
-        assert_eq!(history.keep(&mut machine), Ok(2));
+        assert_eq!(history.keep(&mut machine, 1), Ok(2));
         hashes.insert(2, machine.hash());
         assert!(history.forget(1) && !history.forget(0) && !history.forget(history.at()));
         hashes.remove(1);
@@ -206,6 +211,37 @@ mod tests {
         // It stands at a snapshot that is none of these.
         write(&mut machine, 5, 5);
         machine.save();
-        assert_eq!(history.keep(&mut machine), Err(SnapshotError::NotNext));
+        assert_eq!(history.keep(&mut machine, 0), Err(SnapshotError::NotNext));
+    }
+
+    #[test]
+    fn one_that_is_kept_past_others_lies_behind_them() {
+        let mut machine = Machine::new(0x8000);
+        let mut history = History::begin(&mut machine);
+        // What the guest does, up to a moment: it writes one page each time, and another one twice.
+        let run = |machine: &mut Machine, to: u8| {
+            for (moment, page) in [1, 2, 3, 1, 4].into_iter().enumerate().take(to.into()) {
+                assert!(machine.put(RAM + page * 0x1000, &[moment as u8 + 1]));
+                machine.x[5] = moment as u64;
+            }
+        };
+        let mut hashes = vec![machine.hash()];
+        for moment in [2, 5] {
+            run(&mut machine, moment);
+            history.keep(&mut machine, history.at()).expect("kept");
+            hashes.push(machine.hash());
+        }
+        // From the beginning past the first one that was kept.
+        history.go(&mut machine, 0).expect("it is there");
+        run(&mut machine, 4);
+        assert_eq!(history.keep(&mut machine, 1), Ok(2));
+        hashes.insert(2, machine.hash());
+        for number in [0, 1, 2, 3, 1, 3, 0, 2, 0] {
+            history.go(&mut machine, number).expect("it is there");
+            assert_eq!(machine.hash(), hashes[number], "{number}");
+        }
+        assert_eq!(history.keep(&mut machine, 4), Err(SnapshotError::NotNext), "there are four");
+        history.go(&mut machine, 2).expect("it is there");
+        assert_eq!(history.keep(&mut machine, 1), Err(SnapshotError::NotNext), "it was at a later one");
     }
 }

@@ -56,6 +56,9 @@ pub enum What {
     Instruction,
     /// Behind the instruction other inputs are delivered.
     Inputs,
+    /// Up to the instruction they differ if they go there at once, and do not if they stop in between: that may not be seen,
+    /// so one of them is not carried out as it should be.
+    Together,
 }
 
 /// Where two runs begin to differ.
@@ -180,6 +183,9 @@ impl<R: Read> Pair<R> {
             let mut found = self.tell(What::Inputs, differ);
             self.back()?;
             self.advance(differ)?;
+            if self.equal() {
+                found.what = What::Together;
+            }
             found.differences = self.one.machine().differences(self.two.machine(), PLACES);
             return Ok(found);
         }

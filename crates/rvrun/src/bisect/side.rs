@@ -44,7 +44,10 @@ impl<R: Read> Side<R> {
     ) -> Result<Side<R>, BisectError> {
         let mut setup = reader.setup().clone();
         correct(&mut setup);
-        let parts = setup.load()?;
+        let mut parts = setup.load()?;
+        if plainly {
+            parts.set_hotness(None);
+        }
         let mut machine = parts.first()?;
         let mark = machine.save().machine()?;
         if plainly {
@@ -203,6 +206,7 @@ impl<R: Read> Side<R> {
             self.machine.go_back(&self.mark)?;
         } else {
             self.machine = self.mark.clone();
+            self.parts.let_compile(&mut self.machine);
             if self.plainly {
                 self.machine.run_plainly();
             }

@@ -57,15 +57,14 @@ impl Moments {
         self.moments.partition_point(|moment| moment.position <= position).saturating_sub(1)
     }
 
-    /// Keeps the present, if it is not kept yet. The replay came here from the moment before it, so that none may be passed
-    /// without a call of this: the history puts snapshots behind the one at which the machine was last.
+    /// Keeps the present, if it is not kept yet.
     pub fn keep<R: Read + Seek>(&mut self, replay: &mut Replay<R>) -> Result<(), ReplayError> {
         let moment = replay.moment();
         let last = self.last_before(moment.position);
         if self.position(last) == Some(moment.position) {
             return self.take_up(replay, last);
         }
-        let number = self.history.keep(&mut replay.machine).map_err(ReplayError::Snapshot)?;
+        let number = self.history.keep(&mut replay.machine, last).map_err(ReplayError::Snapshot)?;
         self.moments.insert(number, moment);
         Ok(())
     }

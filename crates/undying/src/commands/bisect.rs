@@ -40,6 +40,7 @@ fn found_as_json(found: &Found) -> serde_json::Value {
         What::Beginning => "beginning",
         What::Instruction => "instruction",
         What::Inputs => "inputs",
+        What::Together => "together",
     };
     let differences = found.differences.iter().map(|difference| match difference {
         Difference::Register { name, values } => {
@@ -69,6 +70,10 @@ fn tell_found(found: &Found) {
         ),
         What::Inputs => format!(
             "the runs are the same for {instructions} instructions, after {reboots} reboots; then what comes from outside differs"
+        ),
+        What::Together => format!(
+            "the runs differ up to instruction {instructions}, after {reboots} reboots, if they go there at once, and do not if \
+             they stop in between: one of them was not carried out as it should be, near the places below"
         ),
     });
     let word = |word: Option<u32>| word.map_or("not to be read".to_owned(), |word| format!("{word:08x}"));
