@@ -68,11 +68,6 @@ pub(crate) struct Debugged {
 }
 
 impl Debugged {
-    /// Whether the machine shall stop anywhere.
-    pub fn stops_somewhere(&self) -> bool {
-        self.stops != Stops::default()
-    }
-
     /// Whether the fast path must not carry out what stands at this place of a page.
     pub fn is_place(&self, place: usize) -> bool {
         self.places.contains(&place)

@@ -69,10 +69,10 @@ impl Machine {
         self.code.hot = Hot::new();
     }
 
-    /// As [`Machine::run_fast`], with machine code where there is some. With a debugger there is none: it would run past
-    /// its breakpoints.
+    /// As [`Machine::run_fast`], with machine code where there is some. A debugger's stops end it as they end the fast path:
+    /// a breakpoint is an instruction that neither carries out, a watched page one that neither touches.
     pub(crate) fn run_hot(&mut self, end: u64) -> Ending {
-        if self.code.hot.compiler.is_none() || self.debugged.stops_somewhere() {
+        if self.code.hot.compiler.is_none() {
             return self.run_fast(end);
         }
         loop {

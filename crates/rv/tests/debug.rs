@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use rv::{Halt, Machine, Mode, RAM, Stop, Stops, Watch};
+use rv::{Halt, Hotness, Machine, Mode, RAM, Stop, Stops, Watch};
+use rvjit::Pieces;
 
 fn i_type(opcode: u32, rd: u32, funct3: u32, rs1: u32, immediate: i32) -> u32 {
     (immediate as u32) << 20 | rs1 << 15 | funct3 << 12 | rd << 7 | opcode
@@ -63,6 +64,17 @@ fn program() -> Machine {
     machine
 }
 
+/// The same with machine code for nearly everything that is executed twice.
+fn compiled() -> Machine {
+    let mut machine = program();
+    let pieces = Pieces::new().expect("a compiler for this host");
+    machine.compile_with(Box::new(pieces), Hotness { between: 1, seen: 1 });
+    machine
+}
+
+/// Interpreted, and compiled.
+const WAYS: [fn() -> Machine; 2] = [program, compiled];
+
 fn stops(breakpoints: &[u64], watches: &[Watch]) -> Stops {
     Stops { breakpoints: breakpoints.iter().copied().collect(), watches: watches.to_vec() }
 }
@@ -83,11 +95,12 @@ fn a_machine_does_the_same_whatever_stops_are_set() {
     plain.run(5000);
     assert!(plain.x(10) > 500 && plain.x(12) > 10, "it loops and is interrupted");
     let watch = Watch { address: DATA, length: 8, loads: true, stores: true };
-    for stops in [stops(&[LOOP, HANDLER], &[]), stops(&[], &[watch]), stops(&[STORE], &[watch])] {
-        let mut stopped = program();
+    let all = [stops(&[LOOP, HANDLER], &[]), stops(&[], &[watch]), stops(&[STORE], &[watch])];
+    for (stops, begin) in all.iter().flat_map(|stops| WAYS.map(|begin| (stops, begin))) {
+        let mut stopped = begin();
         // Set when the loop is known already, so that it has to be forgotten.
         stopped.run(1000);
-        stopped.set_stops(&stops);
+        stopped.set_stops(stops);
         assert!(all_stops(&mut stopped, 4000).len() > 100);
         stopped.set_stops(&Stops::default());
         assert_eq!(stopped.run(5000), Stop::Reached);
@@ -97,9 +110,11 @@ fn a_machine_does_the_same_whatever_stops_are_set() {
 
 #[test]
 fn every_passage_of_a_breakpoint_is_seen_also_the_first_of_a_handler() {
-    let (mut fast, mut stepped) = (program(), program());
+    let (mut fast, mut made, mut stepped) = (program(), compiled(), program());
     fast.set_stops(&stops(&[LOOP, HANDLER], &[]));
+    made.set_stops(&stops(&[LOOP, HANDLER], &[]));
     let seen = all_stops(&mut fast, 3000);
+    assert_eq!(all_stops(&mut made, 3000), seen);
     // One instruction after the other, by looking.
     let mut expected = Vec::new();
     for at in 0..3000 {
@@ -120,8 +135,8 @@ fn every_passage_of_a_breakpoint_is_seen_also_the_first_of_a_handler() {
 #[test]
 fn watches_tell_loads_from_stores_and_one_place_from_its_neighbour() {
     let watch = |address, loads, stores| Watch { address, length: 4, loads, stores };
-    let where_to = |watch: Watch| -> std::collections::BTreeSet<u64> {
-        let mut machine = program();
+    let where_in = |watch: Watch, begin: fn() -> Machine| -> std::collections::BTreeSet<u64> {
+        let mut machine = begin();
         machine.set_stops(&stops(&[], &[watch]));
         let seen = all_stops(&mut machine, 2000);
         assert!(seen.iter().all(|(_, _, halt)| *halt == Halt::Watched(watch)));
@@ -133,6 +148,11 @@ fn watches_tell_loads_from_stores_and_one_place_from_its_neighbour() {
             machine.x(10)
         );
         seen.iter().map(|(_, at, _)| *at).collect()
+    };
+    let where_to = |watch: Watch| {
+        let [interpreted, compiled] = WAYS.map(|begin| where_in(watch, begin));
+        assert_eq!(interpreted, compiled);
+        interpreted
     };
     // The machine stands behind the instruction that did it.
     assert_eq!(where_to(watch(DATA, false, true)), [STORE + 4].into());

@@ -1,6 +1,6 @@
 //! Recordings gone through in both directions, and live machines that a debugger stops.
 
-use crate::guest::{FIRST, NOTE, Session, Text, begin, session, type_in};
+use crate::guest::{EAGER, FIRST, NOTE, Session, Text, begin, session, type_in};
 use rv::{Stops, Watch};
 use rvrun::Screen;
 use rvrun::debug::{LiveSubject, Subject, Timeline, Way, Why};
@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicBool;
 const WAIT: u64 = FIRST + 4 * (13 + 7);
 
 pub fn timeline(session: &Session, distance: u64, room: usize) -> Timeline<File> {
-    let replay = Replay::begin(session.open(), |_| {}, Screen::new(io::sink()), &[]).unwrap();
+    let mut replay = Replay::begin(session.open(), |_| {}, Screen::new(io::sink()), &[]).unwrap();
+    replay.set_hotness(EAGER);
     Timeline::with_moments(replay, distance, room).unwrap()
 }
 
