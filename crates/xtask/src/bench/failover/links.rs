@@ -43,7 +43,7 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
 
 const HOW: &str = "Two hosts, and a Linux guest of 512 MiB with Redis. The replication stream goes over one network, as usual, \
     or over two: then small frames go by both paths, and bulk by the active one. Both pairs of hosts are there at the same \
-    time and measured by turns. First copies are of 256 MiB that do not pack; checkpoints are taken every 25 ms, of an idle \
+    time. First copies, by turns, are of 256 MiB that do not pack; then, one pair after the other, checkpoints are taken every 25 ms, of an idle \
     guest and of one that 8 connections write to, 4 writes deep. Then, with checkpoints that follow the output, one of the two \
     networks is cut again and again, under the same writers, and healed; in between the clients are watched for as long \
     without a cut.";
