@@ -200,7 +200,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, Co
 /// ```toml
 /// [detection]
 /// heartbeat_ms = 30
-/// timeout_ms = 300
+/// timeout_ms = 280
 /// timeout_max_ms = 1500
 /// ```
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -88,7 +88,7 @@ impl Default for Timing {
             interval: Micros::from_millis(25),
             pacing: Pacing::Even,
             heartbeat: Micros::from_millis(30),
-            timeout: Micros::from_millis(300),
+            timeout: Micros::from_millis(280),
             timeout_max: Micros::from_millis(1_500),
             disconnect_grace: Micros::from_millis(30),
             stall: Micros::from_millis(10_000),
