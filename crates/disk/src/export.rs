@@ -1,5 +1,6 @@
 //! Owns an image that is served: the listening thread, a thread and its workers for each client, and their end.
 
+use crate::direct::{Direct, Open};
 use crate::image::{Access, Image};
 use crate::nbd::{Ending, ExportInfo, run};
 use crate::served::Served;
@@ -15,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 /// Clients at a time: QEMU has one connection, a copier some. Each may cost a buffer of 32 MiB for each worker.
@@ -61,15 +62,17 @@ pub enum ExportError {
     },
 }
 
-/// An image that is served to clients: those that it is asked for ([`Export::connect`]), and those that come to its
-/// socket if it has one. It ends when dropped, and with it its clients' connections.
+/// An image that is served to clients: those that it is asked for ([`Export::connect`], [`Export::direct`]), and those that
+/// come to its socket if it has one. It ends when dropped, and with it its clients' connections.
 pub struct Export {
     shared: Arc<Shared>,
     listener: Option<JoinHandle<()>>,
+    /// For clients in this process.
+    open: Arc<Open>,
 }
 
 struct Shared {
-    served: Served,
+    served: Arc<Served>,
     info: ExportInfo,
     stop: AtomicBool,
     wake: OwnedFd,
@@ -103,14 +106,11 @@ impl Export {
             size: image.size(),
             read_only: image.access() == Access::ReadOnly,
         };
-        let shared = Shared {
-            served: Served::new(image, observer),
-            info,
-            stop: AtomicBool::new(false),
-            wake,
-            connections: Mutex::default(),
-        };
-        Ok(Self { shared: Arc::new(shared), listener: None })
+        let served = Arc::new(Served::new(image, observer));
+        let open = Arc::new(RwLock::new(Some(Arc::clone(&served))));
+        let shared =
+            Shared { served, info, stop: AtomicBool::new(false), wake, connections: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared), listener: None, open })
     }
 
     /// The same, for everyone who comes to a socket at `path`, which only our user may open.
@@ -150,6 +150,12 @@ impl Export {
         Ok(theirs)
     }
 
+    /// A client in this process.
+    #[must_use]
+    pub fn direct(&self) -> Direct {
+        Direct::new(&self.open, &self.shared.served)
+    }
+
     /// What was asked of it so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -179,6 +185,8 @@ impl Export {
         for connection in connections {
             connection.join();
         }
+        // Waits for what clients in this process asked.
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

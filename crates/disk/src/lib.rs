@@ -11,6 +11,8 @@
 //!       ◀───────────────────────────────────────── reply ◀── 3. ◀───────┘
 //! ```
 //!
+//! A machine in this process reaches the same without a socket ([`Direct`]).
+//!
 //! # What is promised
 //! - Changes that overlap reach the image one after another, and the observer hears of them in that order, over
 //!   all connections. Changes that do not overlap run in parallel.
@@ -23,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod differences;
+mod direct;
 mod export;
 mod image;
 pub mod journal;
@@ -34,6 +37,7 @@ mod socket;
 mod stats;
 mod tap;
 
+pub use direct::Direct;
 pub use export::{Export, ExportError};
 pub use image::{Access, Discarded, Extent, Extents, Holes, Image, ImageError};
 pub use stats::Stats;

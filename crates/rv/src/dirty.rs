@@ -1,8 +1,8 @@
-//! Owns which pages of RAM were written since the last snapshot: exactly those, and no other.
+//! Owns which pages of RAM were written since the marks were taken away last, by a snapshot or by who
+//! asked for them: exactly those, and no other.
 //!
 //! The fast path marks nothing. It stores only to pages that are marked already (see
-//! [`Machine::is_direct`](crate::machine::Machine::is_direct)); a snapshot takes all marks away, and with them what the
-//! fast path may do. Everybody else who writes RAM marks what was written.
+//! [`Machine::is_direct`](crate::machine::Machine::is_direct)); with the marks goes what the fast path may do. Everybody else who writes RAM marks what was written.
 
 use alloc::vec::Vec;
 

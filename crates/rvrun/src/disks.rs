@@ -1,15 +1,14 @@
 //! Owns disk images: plain files whose requests are carried out in order, at once.
 
+use crate::medium::{Medium, SECTOR};
 use crate::saved::{BLOCK, Blocks, before};
-use rv::{Answer, Disk, Request};
+use rv::{Disk, Request};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-const SECTOR: u64 = 512;
 
 /// Why a disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -130,22 +129,28 @@ impl Image {
 
     /// How many bytes of the block that begins here are in the image.
     fn inside(&self, place: u64) -> usize {
-        (self.disk.sectors * SECTOR).saturating_sub(place).min(BLOCK as u64) as usize
+        self.size().saturating_sub(place).min(BLOCK as u64) as usize
+    }
+}
+
+impl Medium for Image {
+    fn size(&self) -> u64 {
+        self.disk.sectors * SECTOR
     }
 
-    /// Carries a request out.
-    pub fn carry_out(&self, request: &Request) -> Answer {
-        let done = match request {
-            Request::Read { sector, length } => {
-                let mut data = vec![0; *length as usize];
-                self.file.read_exact_at(&mut data, sector * SECTOR).map(|()| Answer::Data(data))
-            }
-            Request::Write { sector, data } => {
-                self.file.write_all_at(data, sector * SECTOR).map(|()| Answer::Done)
-            }
-            Request::Flush => self.file.sync_data().map(|()| Answer::Done),
-        };
-        // The guest is told, as by a real disk.
-        done.unwrap_or(Answer::Failed)
+    fn is_read_only(&self) -> bool {
+        self.disk.read_only
+    }
+
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }

@@ -2,7 +2,8 @@
 //! recorded, so that the run can be replayed.
 //!
 //! - [`setup`]: what a machine is made of, and making it;
-//! - [`live`]: running it, with `disks`, `network`, `terminal` and `pace`;
+//! - [`live`]: running it, with `beat`, `pace`, and `disks`, `network` and `terminal`;
+//! - [`hosted`]: running it for a host, who stops it, looks into it and lets it go on;
 //! - [`log`]: the recording's form;
 //! - [`replay`]: doing the same again, and going on live from there;
 //! - [`bisect`]: finding where two runs begin to differ;
@@ -11,12 +12,15 @@
 
 #![forbid(unsafe_code)]
 
+mod beat;
 pub mod bisect;
 pub mod debug;
 mod digest;
 mod disks;
+pub mod hosted;
 pub mod live;
 pub mod log;
+mod medium;
 mod network;
 mod pace;
 pub mod replay;
@@ -27,5 +31,6 @@ mod world;
 
 pub use digest::Digest;
 pub use disks::DiskError;
+pub use medium::Medium;
 pub use terminal::{RawMode, Screen};
 pub use world::{World, WorldError};

@@ -1,21 +1,20 @@
-//! Owns a live machine: slices of instructions, what leaves carried out and what came in delivered between them.
+//! Owns a live machine: one that is recorded, of which snapshots are taken, that a debugger may stop.
 
+use crate::beat::{Alive, Beat, beat, wall_clock};
 use crate::digest::Digest;
 use crate::log::{Event, Writer};
 use crate::pace::Pace;
 use crate::saved::{SavedError, Taker, Where};
 use crate::setup::{Parts, SetupError};
-use crate::world::{World, WorldError};
-use rv::{Input, Machine, Output, Stop, Stops};
+use crate::world::{Outside, World, WorldError};
+use rv::{Input, Machine, Output, Stops};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-/// Instructions between two looks at the world.
-const SLICE: u64 = 50_000;
 /// A recording is handed to the system at least so often.
 const FLUSH: Duration = Duration::from_millis(100);
 /// Instructions between two hashes of the state in a recording.
@@ -182,10 +181,9 @@ impl Live {
             reboots: 0,
         };
         live.machine.set_horizon(0);
-        live.deliver(wall_clock())?;
-        for answer in live.world.carry_out(open)? {
-            live.deliver(answer)?;
-        }
+        live.deliver(vec![wall_clock()])?;
+        let answers = live.world.carry_out(open)?;
+        live.deliver(answers)?;
         Ok(live)
     }
 
@@ -215,29 +213,16 @@ impl Live {
 
     /// One slice of instructions, at most to a count over all boots, and what the world has to do with it.
     pub(crate) fn turn(&mut self, last: u64) -> Result<Turn, LiveError> {
-        let mut until = (self.machine.instructions() + SLICE).min(last.saturating_sub(self.before));
+        let mut bound = last.saturating_sub(self.before);
         if let Some(recorder) = &self.recorder {
-            until = until.min(recorder.next_state);
+            bound = bound.min(recorder.next_state);
         }
-        let stop = self.machine.run(until);
-        if stop == Stop::Halted {
-            // The interrupt before the next instruction may be taken already: an answer would come too late for it, and a
-            // replay, which gives it first, might take another. So what left is carried out after that instruction.
-            return Ok(Turn::Halted);
-        }
-        let answered = self.carry_out()?;
-        let ended = match stop {
-            Stop::Reached | Stop::Halted => self.collect(Some(Duration::ZERO))?,
-            Stop::Idle if answered => false,
-            Stop::Idle => self.wait()?,
-            Stop::PowerOff => return Ok(Turn::Ended(End::PowerOff)),
-            Stop::Reboot => {
-                self.restart()?;
-                false
-            }
-        };
-        if ended {
-            return Ok(Turn::Ended(End::Quit));
+        match beat(self, bound)? {
+            Beat::Done => {}
+            Beat::Halted => return Ok(Turn::Halted),
+            Beat::PowerOff => return Ok(Turn::Ended(End::PowerOff)),
+            Beat::Quit => return Ok(Turn::Ended(End::Quit)),
+            Beat::Reboot => self.restart()?,
         }
         self.note()?;
         Ok(Turn::Done)
@@ -273,61 +258,6 @@ impl Live {
         self.pace = Pace::begin(self.machine.clock(), Instant::now());
     }
 
-    /// Gives an input to the machine, and to the recording.
-    fn deliver(&mut self, input: Input) -> Result<(), LiveError> {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.add(self.machine.instructions(), Event::Input(input.clone()))?;
-        }
-        self.machine.input(input);
-        Ok(())
-    }
-
-    /// Carries out what left; whether anything was answered.
-    fn carry_out(&mut self) -> Result<bool, LiveError> {
-        let outputs = self.machine.outputs();
-        if outputs.is_empty() {
-            return Ok(false);
-        }
-        outputs.iter().for_each(|output| self.digest.add(output));
-        let answers = self.world.carry_out(&outputs)?;
-        let answered = !answers.is_empty();
-        for answer in answers {
-            self.deliver(answer)?;
-        }
-        Ok(answered)
-    }
-
-    /// Takes what came in, waiting for it at most so long; whether the machine shall end.
-    fn collect(&mut self, timeout: Option<Duration>) -> Result<bool, LiveError> {
-        let arrived = self.world.collect(timeout)?;
-        for input in arrived.inputs {
-            self.deliver(input)?;
-        }
-        Ok(arrived.quit)
-    }
-
-    /// The guest waits: so do we, until its timer is due in real time or something comes in.
-    fn wait(&mut self) -> Result<bool, LiveError> {
-        if self.recorder.is_some() {
-            self.flush()?;
-        }
-        let began = Instant::now();
-        let (clock, due) = (self.machine.clock(), self.machine.due());
-        let wait = self.pace.wait(clock, due, began);
-        let arrived = self.world.collect(wait.lasts)?;
-        let elapsed = began.elapsed();
-        if let (true, Some(due)) = (wait.lasts.is_some_and(|lasts| elapsed >= lasts), due) {
-            self.machine.set_horizon(due);
-        }
-        if !arrived.inputs.is_empty() {
-            self.deliver(Input::Waited(wait.clock_after(elapsed)))?;
-        }
-        for input in arrived.inputs {
-            self.deliver(input)?;
-        }
-        Ok(arrived.quit)
-    }
-
     /// A new machine in the place of one that asked for a reboot.
     fn restart(&mut self) -> Result<(), LiveError> {
         let at = self.machine.instructions();
@@ -341,7 +271,7 @@ impl Live {
         self.machine.set_stops(&self.stops);
         self.machine.set_horizon(0);
         self.pace = Pace::begin(self.machine.clock(), Instant::now());
-        self.deliver(wall_clock())
+        self.deliver(vec![wall_clock()])
     }
 
     /// What snapshots and a recording note between slices.
@@ -389,7 +319,38 @@ impl Live {
     }
 }
 
-fn wall_clock() -> Input {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Input::Wall(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+impl Alive for Live {
+    type Error = LiveError;
+    type Outside = World;
+
+    fn machine<R>(&mut self, act: impl FnOnce(&mut Machine) -> R) -> R {
+        act(&mut self.machine)
+    }
+
+    fn outside(&mut self) -> &mut World {
+        &mut self.world
+    }
+
+    fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// To the recording, too.
+    fn deliver(&mut self, inputs: Vec<Input>) -> Result<(), LiveError> {
+        for input in inputs {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.add(self.machine.instructions(), Event::Input(input.clone()))?;
+            }
+            self.machine.input(input);
+        }
+        Ok(())
+    }
+
+    fn leaves(&mut self, outputs: &[Output]) {
+        outputs.iter().for_each(|output| self.digest.add(output));
+    }
+
+    fn rests(&mut self) -> Result<(), LiveError> {
+        self.flush()
+    }
 }

@@ -34,6 +34,11 @@ impl Pace {
         Pace { began: now, clock }
     }
 
+    /// The machine stood still for so long: its clock does not have to make up for that.
+    pub fn stood_still(&mut self, lasted: Duration) {
+        self.began += lasted;
+    }
+
     /// How long a guest waits now whose next timer is due at `due`.
     pub fn wait(&self, clock: u64, due: Option<u64>, now: Instant) -> Wait {
         let real = units(now.saturating_duration_since(self.began)).saturating_add(self.clock);
@@ -88,5 +93,14 @@ mod tests {
         assert_eq!(wait.clock_after(Duration::from_nanos(2500)), 1500);
         assert_eq!(wait.clock_after(Duration::from_secs(1)), 2000);
         assert_eq!(pace.wait(7, None, begin).clock_after(Duration::from_micros(1)), 107);
+    }
+
+    #[test]
+    fn what_it_stood_still_is_not_made_up_for() {
+        let begin = Instant::now();
+        let mut pace = Pace::begin(1000, begin);
+        pace.stood_still(Duration::from_millis(7));
+        let wait = pace.wait(1000, Some(2000), begin + Duration::from_millis(7));
+        assert_eq!(wait.lasts, Some(Duration::from_micros(10)));
     }
 }

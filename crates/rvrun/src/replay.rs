@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::disks::{DiskError, Image};
 use crate::live::{Live, LiveError};
 use crate::log::{Event, LogError, Reader};
+use crate::medium::carry_out;
 use crate::saved::{Saved, SavedError};
 use crate::setup::{Parts, Setup, SetupError};
 use crate::terminal::Screen;
@@ -360,9 +361,9 @@ impl<R: Read> Replay<R> {
         self.show()
     }
 
-    fn write(&self, disk: u8, request: &Request) -> Result<(), ReplayError> {
-        let Some(image) = self.disks.get(usize::from(disk)) else { return Ok(()) };
-        match image.carry_out(request) {
+    fn write(&mut self, disk: u8, request: &Request) -> Result<(), ReplayError> {
+        let Some(image) = self.disks.get_mut(usize::from(disk)) else { return Ok(()) };
+        match carry_out(image, request) {
             Answer::Failed => Err(ReplayError::Write { disk }),
             _ => Ok(()),
         }

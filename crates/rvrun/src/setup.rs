@@ -1,12 +1,16 @@
 //! Owns what a machine is made of, so that it can be made again: the same at a reboot, and for a replay.
 
 use crate::saved::{Saved, SavedError};
+use crate::world::random;
 use rv::{BootError, Disk, Files, Hardware, Hotness, Machine};
 use rvjit::Pieces;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes in a seed.
+const SEED: usize = 64;
 
 /// Why a machine cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +34,10 @@ pub enum SetupError {
     /// The snapshot that it begins at cannot be used.
     #[error(transparent)]
     Saved(#[from] Box<SavedError>),
-    /// A file is not the one that was recorded.
+    /// A file is not the one that it was made of.
     #[error(
-        "{path} is not the file of the recording: give the one that has {length} bytes and the digest {digest:016x}"
+        "{path} is not the file that the machine was made of: give the one that has {length} bytes and the digest \
+         {digest:016x}"
     )]
     Other {
         /// The file.
@@ -132,6 +137,15 @@ impl Setup {
         Ok(Setup { firmware: Some(FileId::of(firmware)?.0), ..self })
     }
 
+    /// Draws what the kernel's generator of random numbers begins with.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn draw_seed(&mut self) -> io::Result<()> {
+        self.seed = random(SEED)?;
+        Ok(())
+    }
+
     /// Reads the files; they must be what they were when the setup was made.
     ///
     /// # Errors
@@ -202,8 +216,8 @@ impl Parts {
     /// # Errors
     /// The kernel does not fit, or there are too many devices.
     pub fn machine(&self) -> Result<Machine, SetupError> {
-        let failed = |source| SetupError::Boot { path: self.setup.kernel.path.clone(), source };
-        let memory = usize::try_from(self.setup.memory).map_err(|_| failed(BootError::TooMuchRam))?;
+        let failed = |source| self.cannot_boot(source);
+        let memory = self.memory()?;
         let files = Files {
             firmware: self.firmware.as_deref(),
             kernel: &self.kernel,
@@ -213,6 +227,28 @@ impl Parts {
         let mut machine = Machine::with_hardware(memory, &self.setup.hardware(), &files).map_err(failed)?;
         self.let_compile(&mut machine);
         Ok(machine)
+    }
+
+    /// A machine with its RAM and nothing in it, for the RAM and the state of another one that is made of the same.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub(crate) fn blank(&self) -> Result<Machine, SetupError> {
+        let memory = self.memory()?;
+        // Asked for once before: what is not there then is an error, not the end of the program.
+        let room = Vec::<u8>::new().try_reserve_exact(memory);
+        room.map_err(|_| self.cannot_boot(BootError::TooMuchRam))?;
+        let mut machine = Machine::new(memory);
+        self.let_compile(&mut machine);
+        Ok(machine)
+    }
+
+    fn memory(&self) -> Result<usize, SetupError> {
+        usize::try_from(self.setup.memory).map_err(|_| self.cannot_boot(BootError::TooMuchRam))
+    }
+
+    fn cannot_boot(&self, source: BootError) -> SetupError {
+        SetupError::Boot { path: self.setup.kernel.path.clone(), source }
     }
 
     /// Gives the machine a compiler, where there is one for this host and it is wanted.

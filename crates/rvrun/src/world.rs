@@ -1,13 +1,16 @@
-//! Owns what a live machine is connected to: carrying out what leaves it, collecting what comes in.
+//! Owns what a live machine is connected to: carrying out what leaves it, collecting what comes in; and one that is of
+//! images, TAP devices and a terminal.
 
 use crate::disks::{DiskError, Image};
+use crate::medium::carry_out;
 use crate::network::Cable;
 use crate::saved::{Blocks, Saved, SavedError, before};
 use crate::setup::Setup;
 use crate::terminal::{Keys, Screen};
+use net::framing::FramingError;
 use os::tap::TapError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rv::{Input, Output};
+use rv::{Answer, Input, Output, Request};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// So many frames of a card are taken between two slices: the guest has room for no more.
-const FRAMES: usize = 128;
+pub(crate) const FRAMES: usize = 128;
 
 /// Why the world failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,16 +44,42 @@ pub enum WorldError {
     /// What is given is not what the machine has.
     #[error("the machine has {has} {what}, and {given} are given")]
     Number {
-        /// Disks or TAP devices.
+        /// Disks or network cards.
         what: &'static str,
         /// Of the machine.
         has: usize,
         /// Given.
         given: usize,
     },
+    /// A disk that the guest may write and the medium not, or the other way round.
+    #[error("disk {disk} of the machine is {}, and the medium that is given is not", kind(*.machine))]
+    ReadOnly {
+        /// The disk, from 0.
+        disk: usize,
+        /// Whether it is read-only in the machine.
+        machine: bool,
+    },
+    /// The other end of a socket is gone.
+    #[error("the other end of {end} was closed")]
+    Closed {
+        /// Which end.
+        end: String,
+    },
+    /// What comes from the other end is not what it should be.
+    #[error("what comes to {end} cannot be understood: {source}")]
+    OutOfStep {
+        /// Which end.
+        end: String,
+        /// Why.
+        source: FramingError,
+    },
 }
 
-fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> WorldError {
+fn kind(read_only: bool) -> &'static str {
+    if read_only { "read-only" } else { "writable" }
+}
+
+pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> WorldError {
     move |source| WorldError::System { what, source: source.into() }
 }
 
@@ -60,6 +89,86 @@ pub(crate) struct Arrived {
     pub inputs: Vec<Input>,
     /// The keys that end the machine.
     pub quit: bool,
+    /// Somebody wants to be heard who will not wait: the guest's clock goes on to here, whatever it waits for.
+    pub called: bool,
+}
+
+/// What a live machine is connected to.
+pub(crate) trait Outside {
+    /// Shows what the console says.
+    fn show(&mut self, bytes: &[u8]) -> Result<(), WorldError>;
+
+    /// Sends a card's frame.
+    fn send(&mut self, card: u8, frame: &[u8]) -> Result<(), WorldError>;
+
+    /// Has a disk carry out a request; none if there is no such disk.
+    fn ask(&mut self, disk: u8, request: &Request) -> Result<Option<Answer>, WorldError>;
+
+    /// Waits until something comes in, at most so long (for ever without a time), and takes it.
+    fn collect(&mut self, timeout: Option<Duration>) -> Result<Arrived, WorldError>;
+
+    /// Carries out what left the machine; what is answered at once comes back.
+    fn carry_out(&mut self, outputs: &[Output]) -> Result<Vec<Input>, WorldError> {
+        let mut answers = Vec::new();
+        let mut shown = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Console(byte) => shown.push(*byte),
+                Output::Terminal(bytes) => shown.extend(bytes),
+                Output::Frame { card, frame } => self.send(*card, frame)?,
+                Output::Disk { disk, number, request } => {
+                    if let Some(answer) = self.ask(*disk, request)? {
+                        answers.push(Input::Disk { disk: *disk, number: *number, answer });
+                    }
+                }
+                Output::Entropy { number, length } => {
+                    let bytes = random(*length as usize).map_err(system("get random numbers"))?;
+                    answers.push(Input::Entropy { number: *number, bytes });
+                }
+            }
+        }
+        if !shown.is_empty() {
+            self.show(&shown)?;
+        }
+        self.hand_over()?;
+        Ok(answers)
+    }
+
+    /// Hands over what was kept of what left, as far as it is taken.
+    fn hand_over(&mut self) -> Result<(), WorldError> {
+        Ok(())
+    }
+}
+
+/// Whether so many cards, and disks of so many sectors, are what a machine was made with.
+pub(crate) fn fit(
+    setup: &Setup,
+    cards: usize,
+    disks: impl ExactSizeIterator<Item = u64>,
+) -> Result<(), WorldError> {
+    let number = |what, has, given| match has == given {
+        true => Ok(()),
+        false => Err(WorldError::Number { what, has, given }),
+    };
+    number("disks", setup.disks.len(), disks.len())?;
+    number("network cards", setup.cards.len(), cards)?;
+    for (disk, (&(has, _), given)) in setup.disks.iter().zip(disks).enumerate() {
+        if has != given {
+            return Err(SavedError::Disk { disk, has, given }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether any of these is ready, after at most so long (for ever without a time).
+pub(crate) fn await_any(watched: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<bool, WorldError> {
+    let timeout = timeout
+        .map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+    match poll(watched, timeout.as_ref()) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+        Ok(_) => Ok(true),
+        Err(error) => Err(system("wait for input")(error)),
+    }
 }
 
 /// Everything that a machine is connected to.
@@ -106,10 +215,10 @@ impl World {
     /// The system has no random numbers.
     pub fn describe(&self, setup: &mut Setup) -> Result<(), WorldError> {
         setup.disks = self.disks.iter().map(Image::disk).map(|disk| (disk.sectors, disk.read_only)).collect();
-        setup.seed = random(64)?;
+        setup.draw_seed().map_err(system("get random numbers"))?;
         setup.cards = Vec::new();
         for _ in &self.cables {
-            let bytes = random(5)?;
+            let bytes = random(5).map_err(system("get random numbers"))?;
             let mut address = [2; 6];
             address[1..].copy_from_slice(&bytes);
             setup.cards.push(address);
@@ -136,19 +245,7 @@ impl World {
     /// # Errors
     /// It is not.
     pub fn fits(&self, setup: &Setup) -> Result<(), WorldError> {
-        let number = |what, has, given| match has == given {
-            true => Ok(()),
-            false => Err(WorldError::Number { what, has, given }),
-        };
-        number("disks", setup.disks.len(), self.disks.len())?;
-        number("network cards", setup.cards.len(), self.cables.len())?;
-        for (disk, (&(has, _), image)) in setup.disks.iter().zip(&self.disks).enumerate() {
-            let given = image.disk().sectors;
-            if has != given {
-                return Err(SavedError::Disk { disk, has, given }.into());
-            }
-        }
-        Ok(())
+        fit(setup, self.cables.len(), self.disks.iter().map(|image| image.disk().sectors))
     }
 
     /// Brings the disks to what they held at a snapshot. Each is either as the snapshot's run left it, or as it was when
@@ -181,52 +278,54 @@ impl World {
         changes.collect::<io::Result<_>>().map_err(system("read what was written to a disk"))
     }
 
-    /// Carries out what left the machine; what is answered at once comes back.
-    pub(crate) fn carry_out(&mut self, outputs: &[Output]) -> Result<Vec<Input>, WorldError> {
-        let mut answers = Vec::new();
-        let mut shown = Vec::new();
-        for output in outputs {
-            match output {
-                Output::Console(byte) => shown.push(*byte),
-                Output::Terminal(bytes) => shown.extend(bytes),
-                Output::Frame { card, frame } => {
-                    if let Some(cable) = self.cables.get(usize::from(*card)) {
-                        cable.send(frame);
-                    }
-                }
-                Output::Disk { disk, number, request } => {
-                    if let Some(image) = self.disks.get_mut(usize::from(*disk)) {
-                        image.prepare(request).map_err(system("put down what a disk held, for snapshots"))?;
-                        let answer = image.carry_out(request);
-                        answers.push(Input::Disk { disk: *disk, number: *number, answer });
-                    }
-                }
-                Output::Entropy { number, length } => {
-                    answers.push(Input::Entropy { number: *number, bytes: random(*length as usize)? });
+    fn take_keys(&mut self, arrived: &mut Arrived) -> Result<(), WorldError> {
+        let Some(keyboard) = &self.keyboard else { return Ok(()) };
+        let mut typed = [0; 1024];
+        match rustix::io::read(keyboard, &mut typed) {
+            // Nobody types any more.
+            Ok(0) => self.keyboard = None,
+            Ok(count) => {
+                let typed = self.keys.take(&typed[..count]);
+                arrived.quit = typed.quit;
+                if !typed.bytes.is_empty() {
+                    arrived.inputs.push(typed_at(self.terminal, typed.bytes));
                 }
             }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(system("read what is typed")(error)),
         }
-        if !shown.is_empty() {
-            self.screen.show(&shown).map_err(system("show the guest's console"))?;
-        }
-        Ok(answers)
+        Ok(())
+    }
+}
+
+impl Outside for World {
+    fn show(&mut self, bytes: &[u8]) -> Result<(), WorldError> {
+        self.screen.show(bytes).map_err(system("show the guest's console"))
     }
 
-    /// Waits until something comes in, at most so long (for ever without a time), and takes it.
-    pub(crate) fn collect(&mut self, timeout: Option<Duration>) -> Result<Arrived, WorldError> {
+    fn send(&mut self, card: u8, frame: &[u8]) -> Result<(), WorldError> {
+        if let Some(cable) = self.cables.get(usize::from(card)) {
+            cable.send(frame);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, disk: u8, request: &Request) -> Result<Option<Answer>, WorldError> {
+        let Some(image) = self.disks.get_mut(usize::from(disk)) else { return Ok(None) };
+        image.prepare(request).map_err(system("put down what a disk held, for snapshots"))?;
+        Ok(Some(carry_out(image, request)))
+    }
+
+    fn collect(&mut self, timeout: Option<Duration>) -> Result<Arrived, WorldError> {
         let people = self.keyboard.iter().chain(&self.listener);
         let sources = self.cables.iter().map(AsFd::as_fd).chain(people.map(AsFd::as_fd));
         let mut watched: Vec<PollFd<'_>> =
             sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
-        let timeout = timeout
-            .map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
-        match poll(&mut watched, timeout.as_ref()) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Arrived::default()),
-            Ok(_) => {}
-            Err(error) => return Err(system("wait for input")(error)),
+        let mut arrived = Arrived::default();
+        if !await_any(&mut watched, timeout)? {
+            return Ok(arrived);
         }
         let ready: Vec<bool> = watched.iter().map(|source| !source.revents().is_empty()).collect();
-        let mut arrived = Arrived::default();
         for ((card, cable), _) in (0..).zip(&self.cables).zip(&ready).filter(|(_, ready)| **ready) {
             for _ in 0..FRAMES {
                 let Some(frame) = cable.receive().map_err(system("receive a frame from a TAP device"))?
@@ -241,35 +340,19 @@ impl World {
         }
         Ok(arrived)
     }
-
-    fn take_keys(&mut self, arrived: &mut Arrived) -> Result<(), WorldError> {
-        let Some(keyboard) = &self.keyboard else { return Ok(()) };
-        let mut typed = [0; 1024];
-        match rustix::io::read(keyboard, &mut typed) {
-            // Nobody types any more.
-            Ok(0) => self.keyboard = None,
-            Ok(count) => {
-                let typed = self.keys.take(&typed[..count]);
-                arrived.quit = typed.quit;
-                if !typed.bytes.is_empty() {
-                    let typed = typed.bytes;
-                    let input = if self.terminal { Input::Terminal(typed) } else { Input::Console(typed) };
-                    arrived.inputs.push(input);
-                }
-            }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(system("read what is typed")(error)),
-        }
-        Ok(())
-    }
 }
 
-fn random(length: usize) -> Result<Vec<u8>, WorldError> {
+/// What is typed, for the virtio console or for the serial port.
+pub(crate) fn typed_at(terminal: bool, bytes: Vec<u8>) -> Input {
+    if terminal { Input::Terminal(bytes) } else { Input::Console(bytes) }
+}
+
+/// Random bytes of the system.
+pub(crate) fn random(length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut at = 0;
     while at < length {
-        let more = rustix::rand::getrandom(&mut bytes[at..], rustix::rand::GetRandomFlags::empty());
-        at += more.map_err(system("get random numbers"))?;
+        at += rustix::rand::getrandom(&mut bytes[at..], rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(bytes)
 }

@@ -83,6 +83,12 @@ pub enum ImageError {
         /// The image.
         path: PathBuf,
     },
+    /// It is reached through an export that has ended.
+    #[error("disk image {} is served no more", .path.display())]
+    Ended {
+        /// The image.
+        path: PathBuf,
+    },
     /// A write stopped on its way.
     #[error(
         "cannot write {len} bytes at {offset} of disk image {}, {done} were written: {source}",
@@ -146,7 +152,8 @@ impl ImageError {
             | Self::Size { .. }
             | Self::Kind { .. }
             | Self::OutOfBounds { .. }
-            | Self::ReadOnly { .. } => None,
+            | Self::ReadOnly { .. }
+            | Self::Ended { .. } => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const MAGIC: [u8; 8] = *b"UDRVSNP\0";
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Pages in a block.
 const BLOCK: usize = 64;
 
@@ -35,6 +35,13 @@ pub enum SnapshotError {
     NotNext,
     /// The machine's RAM does not fit the memory that there is.
     Memory,
+    /// It is of a machine with another size of RAM.
+    OtherRam {
+        /// Bytes of RAM of the machine that it is of.
+        has: u64,
+        /// Bytes of RAM of the machine that it was given to.
+        given: u64,
+    },
 }
 
 impl core::fmt::Display for SnapshotError {
@@ -50,6 +57,9 @@ impl core::fmt::Display for SnapshotError {
             }
             SnapshotError::Memory => {
                 f.write_str("there is not enough memory for the RAM of the snapshot's machine")
+            }
+            SnapshotError::OtherRam { has, given } => {
+                write!(f, "the state is of a machine with {has} bytes of RAM, and this one has {given}")
             }
         }
     }

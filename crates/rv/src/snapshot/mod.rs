@@ -4,6 +4,7 @@
 //! a part of it, that of decoded instructions is made anew. What left the machine and was not taken with
 //! [`Machine::outputs`] is no part of it: whoever takes snapshots takes that first.
 
+mod apart;
 mod bytes;
 mod history;
 mod state;
@@ -161,9 +162,14 @@ impl Machine {
 
     /// From now on pages are dirty if they are written.
     fn stand_at(&mut self, id: u64) {
+        self.take_marks();
+        self.saved = Some(id);
+    }
+
+    /// Takes all marks away, and with them what the fast path and machine code may store to.
+    fn take_marks(&mut self) {
         self.dirty.clear();
         self.tlb.watch_all();
-        self.saved = Some(id);
     }
 
     fn take_state(&mut self, state: State, id: u64) {

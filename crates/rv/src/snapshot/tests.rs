@@ -61,6 +61,53 @@ fn pages_are_dirty_if_and_only_if_they_were_written_since() {
 }
 
 #[test]
+fn marks_that_were_taken_are_for_one_and_a_snapshot_after_that_is_whole() {
+    let mut machine = mapped();
+    machine.load(0, 8).expect("a load");
+    machine.save();
+    assert_eq!(machine.take_dirty(), [0; 0]);
+    machine.store(0x18, 8, 5).expect("a store");
+    // A second one goes the fast way; after the marks were taken it does not.
+    let direct = |machine: &Machine| machine.is_direct(0x18, RAM + LARGE + 0x18, crate::mmu::Access::Store);
+    assert!(direct(&machine));
+    // The page, and its entry in the table, which is dirty now.
+    assert_eq!(machine.take_dirty(), [512]);
+    assert!(!direct(&machine));
+    assert_eq!(machine.take_dirty(), [0; 0]);
+    assert_eq!(machine.save_changes().base(), None);
+    machine.mark_all();
+    assert_eq!(machine.take_dirty().len(), 2048);
+}
+
+#[test]
+fn a_state_is_taken_by_a_machine_with_the_same_ram_and_by_no_other() {
+    let mut machine = mapped();
+    machine.load(0, 8).expect("a load");
+    map(&mut machine, 2);
+    machine.input(Input::Console(vec![7]));
+    let state = machine.state();
+    let mut copy = Machine::new(8 << 20);
+    for page in machine.take_dirty() {
+        let start = page as usize * PAGE;
+        assert!(copy.put(RAM + start as u64, &machine.ram()[start..start + PAGE]));
+    }
+    copy.put_state(&state).expect("a state");
+    assert!(copy.equals(&machine));
+    assert_eq!(copy.load(0, 8), Ok(101), "no fence was carried out");
+    let before = copy.hash();
+    let mut later = state.clone();
+    later[0] += 1;
+    let other = Machine::new(4 << 20).put_state(&state);
+    assert_eq!(other, Err(SnapshotError::OtherRam { has: 8 << 20, given: 4 << 20 }));
+    assert_eq!(copy.put_state(&later), Err(SnapshotError::Version(2)));
+    assert_eq!(copy.put_state(&state[..11]), Err(SnapshotError::NotASnapshot));
+    for bytes in [&state[..state.len() - 1], &[&state[..], &[0]].concat()] {
+        assert!(matches!(copy.put_state(bytes), Err(SnapshotError::Damaged(_))));
+    }
+    assert_eq!(copy.hash(), before);
+}
+
+#[test]
 fn only_the_next_changes_are_taken() {
     let mut machine = Machine::new(0x4000);
     let first = machine.save();

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod copies;
+
 use rv::{Hotness, Input, Machine, Output, RAM, Stop};
 use rvjit::Pieces;
 
