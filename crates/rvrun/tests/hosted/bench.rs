@@ -210,8 +210,8 @@ impl Bench {
     }
 
     /// Stops it, brings the standby to where it stands, and lets that go on with this one's peer, which may be about to say
-    /// something. How much the console said that nobody had taken.
-    pub fn move_to(self, standby: Bench) -> (Bench, u64) {
+    /// something.
+    pub fn move_to(self, standby: Bench) -> Bench {
         let mut peer = self.peer.lock().unwrap();
         // What leaves fills the sockets meanwhile.
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -235,8 +235,12 @@ impl Bench {
         peer.go_on_with(fresh);
         machine.cont().unwrap();
         drop(peer);
-        let unsaid = u64::from_le_bytes(state[1..9].try_into().unwrap());
-        (Bench { machine, peer: self.peer, told, disk, setup, directory }, unsaid)
+        Bench { machine, peer: self.peer, told, disk, setup, directory }
+    }
+
+    /// How much the console said that nobody took, of a machine that stands.
+    pub fn unsaid(&self) -> u64 {
+        u64::from_le_bytes(self.machine.state().unwrap()[1..9].try_into().unwrap())
     }
 
     fn make(
