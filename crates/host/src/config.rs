@@ -201,7 +201,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, Co
 /// [detection]
 /// heartbeat_ms = 30
 /// timeout_ms = 280
-/// timeout_max_ms = 1500
+/// timeout_max_ms = 1400
 /// ```
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn times_that_do_not_fit_are_refused() {
-        for bad in ["heartbeat_ms = 100\ntimeout_ms = 200", "timeout_max_ms = 299", "timeout_max_ms = 60001"]
+        for bad in ["heartbeat_ms = 100\ntimeout_ms = 200", "timeout_max_ms = 279", "timeout_max_ms = 60001"]
         {
             let bad = format!("{GOOD}\n[detection]\n{bad}\n");
             let error = HostConfig::parse(Path::new("host.toml"), &bad).unwrap_err();
@@ -373,7 +373,7 @@ mod tests {
                 HostConfig::parse(Path::new("host.toml"), &text).unwrap().timing(Micros(25_000), None);
             (timing.timeout.0 / 1_000, timing.timeout_max.0 / 1_000, timing.adapts())
         };
-        assert_eq!(times(""), (300, 1_500, true));
+        assert_eq!(times(""), (280, 1_400, true));
         assert_eq!(times("heartbeat_ms = 50\ntimeout_ms = 1000"), (1_000, 5_000, true));
         assert_eq!(times("timeout_ms = 20000"), (20_000, 60_000, true));
         assert_eq!(times("timeout_ms = 400\ntimeout_max_ms = 400"), (400, 400, false));

@@ -4,7 +4,7 @@
 //! Where things go: `agent` answers operators; `table` holds the VMs; `listener` takes other hosts' connections;
 //! `door` lets them in, or not; `primary` is the loop of a VM that runs here, with the thread that takes its checkpoints; `backup` is the
 //! loop of one that stands by, with the threads that keep and apply epochs; `link` is the connection between the two;
-//! `machine` is the QEMU process with its RAM, gate and TAPs, `disks` what it reads and writes;
+//! `machine` is a VM with its gate and TAPs, `computer` what runs it (a QEMU process), `disks` what it reads and writes;
 //! `doctor` looks at a host and a pair of hosts before they are needed;
 //! `arbiters` says who decides on ownership, `claims` asks, `watch` looks whether anybody would answer; `witness` is a host
 //! that answers.
@@ -17,6 +17,7 @@ pub mod api;
 pub mod arbiters;
 pub mod backup;
 mod claims;
+mod computer;
 pub mod config;
 mod context;
 mod disks;

@@ -5,6 +5,7 @@ use crate::api::types::{
     CopyProgress, DetectionStatus, FollowOutput, GateStatus, LinkStatus, Measured, PacingStatus, PathStatus,
     RepairStatus, Role, Summary, VmStatus,
 };
+use crate::computer::Decided;
 use crate::disks::Disks;
 use crate::doctor::Asked;
 use crate::link::paths::Bundle;
@@ -13,7 +14,6 @@ use crate::speed::CopySpeed;
 use protocol::detector::Listening;
 use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};
-use qemu::ResolvedSpec;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Why a VM's loop ended.
@@ -61,7 +61,7 @@ pub struct Snapshot {
 /// What does not change while a process of the VM lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Process id of QEMU.
+    /// Process id of QEMU; none where there is none.
     pub pid: Option<u32>,
     /// Exact machine type.
     pub machine: String,
@@ -72,7 +72,7 @@ pub struct Facts {
     /// Memory in bytes.
     pub memory_bytes: u64,
     /// What it is, everything decided.
-    pub resolved: Option<Arc<ResolvedSpec>>,
+    pub resolved: Option<Arc<Decided>>,
 }
 
 struct State {

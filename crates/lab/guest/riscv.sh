@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # Process 1 of the guest of the deterministic machine: loads the drivers, sets the address of the kernel command line
 # (ud.ip=10.78.0.50/24), mounts the ext4 disk /dev/vda at /data if ud.disk=/dev/vda says so, starts Redis and says
-# READY. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell.
+# READY. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell. A line `reboot`
+# or `poweroff` on a connection to port 7007 ends it at once.
 B=/bin/busybox
 $B mount -t proc proc /proc
 $B mount -t sysfs sysfs /sys
@@ -22,6 +23,12 @@ $B ip link set lo up
 if [ -n "$IP" ]; then
     $B ip link set eth0 up
     $B ip addr add "$IP" dev eth0
+    while ORDER=$($B nc -l -p 7007 < /dev/null | $B head -n 1); do
+        case "$ORDER" in
+        reboot) $B reboot -f ;;
+        poweroff) $B poweroff -f ;;
+        esac
+    done &
 fi
 STORE=
 if [ -n "$DISK" ]; then

@@ -6,6 +6,7 @@ use crate::guest::linux::ON_DISK;
 use crate::guest::postgres::PostgresGuest;
 use crate::guest::pulse::{PULSE_PORT, PulseClient};
 use crate::guest::redis::RedisGuest;
+use crate::guest::riscv::RiscvGuest;
 use crate::plain::Machine;
 use crate::topology::{GuestAddress, Lab, LabError};
 use host::api::client::{Client, ClientError};
@@ -148,6 +149,24 @@ impl VmFile {
         let mut file = Self::linux(name, shape, &guest.kernel, &guest.initrd, &append)?;
         file.toml.push_str(&format!("[[disk]]\nimage = {image:?}\n"));
         Ok(file)
+    }
+
+    /// A VM in the deterministic machine, with its Redis guest.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn deterministic(guest: &RiscvGuest, name: &str, shape: VmShape) -> Result<Self, ClusterError> {
+        let address = GuestAddress::of(shape.number);
+        let append = guest.append(Some(address), false);
+        let toml = format!(
+            "name = \"{name}\"\nmachine = \"rv\"\nmemory = \"{}MiB\"\nkernel = {:?}\ninitrd = {:?}\nappend = {append:?}\n\
+             [[nic]]\nbridge = \"{}\"\n",
+            shape.memory_mib,
+            guest.kernel,
+            guest.initrd,
+            crate::topology::BRIDGE,
+        );
+        Ok(Self { name: VmName::new(name)?, toml, address })
     }
 
     fn linux(

@@ -211,7 +211,7 @@ impl World {
         *gathered = Some((epoch, Snapshot { life: vm.life, step: vm.step }, cut_at));
         vm.gate.cut(epoch);
         vm.runs = !last;
-        let taken = Taken { cut_at, pause: Micros(0), busy: None, pages: 0 };
+        let taken = Taken { cut_at, pause: Micros(0), busy: None, waited: false, pages: 0 };
         self.drive_primary(host, Event::CheckpointTaken { session, epoch, taken });
     }
 

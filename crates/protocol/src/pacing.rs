@@ -56,6 +56,8 @@ pub struct Taken {
     pub pause: Micros,
     /// For so long the guest's busiest processor ran, or wanted to, in the epoch; none if that is not known.
     pub busy: Option<Micros>,
+    /// All of its processors waited for something when it was stopped.
+    pub waited: bool,
     /// Pages that it wrote in it.
     pub pages: u64,
 }
@@ -117,8 +119,9 @@ impl Pacer {
 
     /// A checkpoint closed this epoch.
     pub fn taken(&mut self, now: Instant, epoch: Epoch, taken: Taken) {
-        let Taken { cut_at, pause, busy, .. } = taken;
-        let lost = busy.map_or(pause, |busy| self.lost(cut_at, pause, busy));
+        let Taken { cut_at, pause, busy, waited, .. } = taken;
+        // Who waits loses nothing by waiting on. A guest that computes is seldom met so.
+        let lost = if waited { Micros(0) } else { busy.map_or(pause, |busy| self.lost(cut_at, pause, busy)) };
         (self.cut_at, self.after, self.runs_since) = (cut_at, now, cut_at + pause);
         // The first pauses of a session are long: nobody shall wait for them for long.
         let slowly = |old: Micros, new: Micros| new.max(Micros((old.0 + new.0) / 2));

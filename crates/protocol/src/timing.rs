@@ -89,7 +89,7 @@ impl Default for Timing {
             pacing: Pacing::Even,
             heartbeat: Micros::from_millis(30),
             timeout: Micros::from_millis(280),
-            timeout_max: Micros::from_millis(1_500),
+            timeout_max: Micros::from_millis(1_400),
             disconnect_grace: Micros::from_millis(30),
             stall: Micros::from_millis(10_000),
             claim_retry: Micros::from_millis(200),

@@ -405,7 +405,7 @@ fn what_an_old_session_still_posts_is_not_taken_for_the_new_one_even_in_another_
     owner.hears_in(session, ToPrimary::Accept(Offer::NoDisks));
     owner.feed(Event::Copied(session));
     let cut_at = owner.now;
-    let taken = Taken { cut_at, pause: Micros(0), busy: None, pages: 0 };
+    let taken = Taken { cut_at, pause: Micros(0), busy: None, waited: false, pages: 0 };
     owner.feed(Event::CheckpointTaken { session, epoch: Epoch(1), taken });
     let late = owner.hears_ack(1);
     assert_eq!(late, [], "an acknowledgement of the old session");

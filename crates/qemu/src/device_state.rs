@@ -191,6 +191,12 @@ impl DeviceState {
 
     /// The bytes, as QEMU saved them.
     #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// The bytes, as QEMU saved them.
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -7,6 +7,7 @@ use crate::accel::Accel;
 use crate::install::{Installation, ResolvedSpec};
 use crate::qmp::Version;
 use crate::ram::RamLayout;
+use crate::spec::VmSpec;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read};
@@ -83,13 +84,6 @@ impl Fingerprint {
         resolved: &ResolvedSpec,
         ram: Option<&RamLayout>,
     ) -> Result<Self, FingerprintError> {
-        let mut files = Vec::new();
-        for (key, path) in resolved.spec.files() {
-            match digest(&path) {
-                Ok(digest) => files.push((key, digest)),
-                Err(source) => return Err(FingerprintError::File { key, path, source }),
-            }
-        }
         let cpu_flags = if guest_sees_host(resolved) {
             let mut flags = os::facts::cpu_flags().map_err(|source| FingerprintError::CpuFlags { source })?;
             flags.sort_unstable();
@@ -103,7 +97,7 @@ impl Fingerprint {
             accel: resolved.accel,
             cpu_model: resolved.cpu_model.clone(),
             cpu_flags,
-            files,
+            files: digests(&resolved.spec)?,
             ram: ram.cloned(),
         })
     }
@@ -114,6 +108,18 @@ impl Fingerprint {
 fn guest_sees_host(resolved: &ResolvedSpec) -> bool {
     let model = resolved.cpu_model.split(',').next().unwrap_or("");
     resolved.accel == Accel::Kvm || matches!(model, "max" | "host")
+}
+
+/// The digest of each file that a VM is made of, with the key that names it.
+///
+/// # Errors
+/// If one is not there.
+pub fn digests(spec: &VmSpec) -> Result<Vec<(String, String)>, FingerprintError> {
+    let digested = |(key, path): (String, PathBuf)| match digest(&path) {
+        Ok(digest) => Ok((key, digest)),
+        Err(source) => Err(FingerprintError::File { key, path, source }),
+    };
+    spec.files().into_iter().map(digested).collect()
 }
 
 fn digest(path: &Path) -> io::Result<String> {
@@ -157,19 +163,7 @@ pub fn compare(first: &Fingerprint, second: &Fingerprint) -> Result<(), Vec<Diff
         flags_b,
         "use hosts with equal processors, or TCG with a named `cpu_model`",
     );
-    for (key, digest) in &a.files {
-        let there = b.files.iter().find(|(k, _)| k == key).map_or("no such file", |(_, d)| d.as_str());
-        check(
-            &format!("the {key} file"),
-            digest.clone(),
-            there.to_string(),
-            "copy it from one host to the other",
-        );
-    }
-    for (key, digest) in b.files.iter().filter(|(key, _)| a.files.iter().all(|(k, _)| k != key)) {
-        let here = "no such file".to_string();
-        check(&format!("the {key} file"), here, digest.clone(), "copy it from one host to the other");
-    }
+    differences.extend(compare_files(&a.files, &b.files));
     if let (Some(ram_a), Some(ram_b)) = (&a.ram, &b.ram)
         && let Err(mismatch) = ram_a.check_same(ram_b)
     {
@@ -181,6 +175,22 @@ pub fn compare(first: &Fingerprint, second: &Fingerprint) -> Result<(), Vec<Diff
         });
     }
     if differences.is_empty() { Ok(()) } else { Err(differences) }
+}
+
+/// What differs between the files of two hosts, as [`digests`] gives them.
+#[must_use]
+pub fn compare_files(first: &[(String, String)], second: &[(String, String)]) -> Vec<Difference> {
+    let digest = |files: &[(String, String)], key: &str| {
+        let found = files.iter().find(|(k, _)| k == key);
+        found.map_or_else(|| "no such file".to_owned(), |(_, digest)| digest.clone())
+    };
+    let only_there = second.iter().filter(|(key, _)| first.iter().all(|(k, _)| k != key));
+    let all = first.iter().chain(only_there).map(|(key, _)| {
+        let what = format!("the {key} file");
+        let (first, second) = (digest(first, key), digest(second, key));
+        Difference { what, first, second, remedy: "copy it from one host to the other".to_owned() }
+    });
+    all.filter(|found| found.first != found.second).collect()
 }
 
 /// What `here` has and `there` has not.

@@ -129,6 +129,23 @@ fn a_wrong_file_is_told_by_key_and_with_what_is_right() {
             "name = \"a\"\nkernel = \"k\"\nmachine = \"microvm\"\n[[nic]]\nbridge = \"b\"\nmodel = \"e1000e\"",
             "no PCI bus",
         ),
+        ("name = \"a\"\nfirmware = \"f\"\nmachine = \"rv\"", "boots a RISC-V kernel"),
+        ("name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\ncpus = 2", "one processor"),
+        ("name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\naccel = \"kvm\"", "no accelerator"),
+        ("name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\ncpu_model = \"max\"", "`cpu_model`"),
+        ("name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\nextra_args = [\"-s\"]", "no QEMU"),
+        (
+            "name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\n[[nic]]\nbridge = \"b\"\nmodel = \"e1000e\"",
+            "virtio cards",
+        ),
+        (
+            "name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\n[[disk]]\nimage = \"i\"\nformat = \"qcow2\"",
+            "raw images",
+        ),
+        (
+            "name = \"a\"\nkernel = \"k\"\nmachine = \"rv\"\n[[disk]]\nimage = \"i\"\nmodel = \"virtio-legacy\"",
+            "virtio disks",
+        ),
     ];
     for (text, expected) in cases {
         let error = VmSpec::parse(text, "vm.toml").unwrap_err().to_string();

@@ -49,5 +49,5 @@ pub use devices::{Disk, Hardware};
 pub use hot::Hotness;
 pub use machine::{Answer, Input, Machine, Mode, Output, RAM, Request, Stop, TICKS};
 pub use pieces::{Compiler, Ops, PLACES, Parts};
-pub use snapshot::{History, Snapshot, SnapshotError};
+pub use snapshot::{History, STATE_VERSION, Snapshot, SnapshotError};
 pub use tlb::{SLOTS, Slot};

@@ -1,4 +1,4 @@
-//! Owns a VM's disks at this host: their images, serving them to QEMU, and what was written to them.
+//! Owns a VM's disks at this host: their images, serving them to its machine, and what was written to them.
 //!
 //! A disk is one image on each host: the owner's, which its guest writes, and the backup's replica, which holds
 //! committed epochs. Beside each lies a label ([`label`]) that says whose it is: nothing is overwritten that is not
@@ -97,6 +97,12 @@ impl Disks {
     pub fn connect(&self) -> Result<Vec<OwnedFd>, DiskError> {
         let connect = |disk: &Served| Ok(OwnedFd::from(disk.export.connect()?));
         self.disks.iter().map(connect).collect()
+    }
+
+    /// Each disk, to be read and written from within this process: as by a conversation, without one.
+    #[must_use]
+    pub fn direct(&self) -> Vec<disk::Direct> {
+        self.disks.iter().map(|disk| disk.export.direct()).collect()
     }
 
     /// Whether there are none.

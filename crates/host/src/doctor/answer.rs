@@ -140,7 +140,7 @@ fn facts(context: &Context, asker: &HostName, vm: &[u8]) -> Answer {
 
 fn read_asked(vm: &[u8]) -> Result<(VmName, Asked), String> {
     let asked: Asked = serde_json::from_slice(vm).map_err(|error| error.to_string())?;
-    let spec = &asked.resolved.spec;
+    let spec = asked.resolved.spec();
     spec.check("of another host").map_err(|error| error.to_string())?;
     let name = VmName::new(&spec.name).map_err(|error| error.to_string())?;
     Ok((name, asked))

@@ -153,7 +153,7 @@ impl Pair<'_> {
                 None
             }
         };
-        let memory = self.vm.map(|vm| vm.resolved.spec.memory.0);
+        let memory = self.vm.map(|vm| vm.resolved.spec().memory.0);
         for path in &paths {
             let end = there.as_ref().and_then(|there| end_of(&there.interfaces, path.address.ip()));
             findings.extend(path.judge(&of, end, &self.context.config, memory));

@@ -161,7 +161,7 @@ impl Look<'_> {
             Ok((accel, why)) => (accel.to_string(), why),
             Err(error) => (String::new(), error.to_string()),
         };
-        let vm = vm.map(|vm| VmFacts::gather(vm, &self, installation.as_ref().ok()));
+        let vm = vm.map(|vm| VmFacts::gather(vm, &self, installation));
         let room = self.room.map(|room| room.status());
         let trust = self.config.map(HostConfig::trust);
         let identity = trust.as_ref().map(identity);

@@ -27,6 +27,7 @@ pub use finding::{Check, Finding, Verdict};
 pub use vm::Asked;
 
 use crate::api::types::{ApiError, DoctorReport, DoctorRequest, DoctorVm, ErrorCode};
+use crate::computer::MachineError;
 use crate::config::{Config, HostConfig};
 use crate::context::Context;
 use crate::room::Room;
@@ -148,17 +149,14 @@ fn asked(
             "put it where the VM shall start; its backup makes its own copy",
         ));
     }
-    let found = installation.as_ref().ok()?;
-    match Asked::of(spec, found, config) {
+    match Asked::of(spec, installation, config) {
         Ok(asked) => {
-            let resolved = &asked.resolved;
-            let text = format!(
-                "{name}: {}, {} ({}), -cpu {}",
-                resolved.machine, resolved.accel, resolved.accel_why, resolved.cpu_model
-            );
+            let text = format!("{name}: {}", asked.resolved.words());
             findings.push(VM_FILE.ok(of, text));
             Some(asked)
         }
+        // That is a finding of its own.
+        Err(MachineError::NoQemu(_)) => None,
         Err(error) => {
             findings.push(VM_FILE.failure(of, error, mend));
             None

@@ -1,14 +1,14 @@
 //! Owns what a host says of one VM: what it would refuse, and what must be the same at the VM's other host.
 
+use super::facts::Installed;
 use super::facts::{HostFacts, Look};
 use super::finding::{Check, Finding, Probe};
+use crate::computer::{Decided, MachineError, Print};
 use crate::config::HostConfig;
 use crate::room;
 use os::tap;
 use protocol::VmName;
-use qemu::VmSpec;
-use qemu::fingerprint::{self, Fingerprint};
-use qemu::install::{Installation, ResolvedSpec};
+use qemu::{Installation, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ const GIVEN: Check = Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// What is to be run, everything decided.
-    pub resolved: ResolvedSpec,
+    pub resolved: Decided,
     /// Bytes of its images, where it starts.
     pub disk_sizes: Vec<u64>,
 }
@@ -46,7 +46,7 @@ pub struct VmFacts {
     /// The asker may have it from this host, or give it to it.
     pub given: bool,
     /// What must be the same; none if it cannot be had.
-    pub fingerprint: Option<Fingerprint>,
+    pub fingerprint: Option<Print>,
     /// Why it cannot.
     pub fingerprint_error: String,
     /// Its bridges.
@@ -74,17 +74,17 @@ impl Asked {
     /// If this host has no such machine or accelerator.
     pub fn of(
         spec: VmSpec,
-        installation: &Installation,
+        installation: &Installed,
         config: Option<&HostConfig>,
-    ) -> Result<Self, qemu::install::InstallError> {
+    ) -> Result<Self, MachineError> {
         let disk_sizes =
             spec.disks.iter().map(|disk| config.map_or(0, |config| size_of(config, &disk.image)));
         let disk_sizes = disk_sizes.collect();
-        Ok(Self { resolved: installation.resolve(spec)?, disk_sizes })
+        Ok(Self { resolved: Decided::of(spec, || found(installation))?, disk_sizes })
     }
 
     fn images(&self) -> Vec<(PathBuf, u64)> {
-        let images = self.resolved.spec.disks.iter().map(|disk| disk.image.clone());
+        let images = self.resolved.spec().disks.iter().map(|disk| disk.image.clone());
         images.zip(self.disk_sizes.iter().copied()).collect()
     }
 }
@@ -98,25 +98,25 @@ fn size_of(config: &HostConfig, image: &std::path::Path) -> u64 {
 impl VmFacts {
     /// Looks.
     #[must_use]
-    pub fn gather(asked: &Asked, look: &Look<'_>, installation: Option<&Installation>) -> Self {
+    pub fn gather(asked: &Asked, look: &Look<'_>, installation: &Installed) -> Self {
         let resolved = &asked.resolved;
-        let taken = installation.map(|found| {
-            found.resolve_machine(&resolved.machine).map_err(|error| error.to_string())?;
-            Fingerprint::take(found, resolved, None).map_err(|error| error.to_string())
-        });
-        let (fingerprint, fingerprint_error) = match taken {
-            Some(Ok(fingerprint)) => (Some(fingerprint), String::new()),
-            Some(Err(why)) => (None, why),
-            None => (None, "there is no QEMU to ask".into()),
+        let (fingerprint, fingerprint_error) = match Print::take(resolved, || found(installation)) {
+            Ok(print) => (Some(print), String::new()),
+            Err(error) => (None, error.to_string()),
         };
         Self {
             given: true,
             fingerprint,
             fingerprint_error,
-            bridges: resolved.spec.nics.iter().map(|nic| bridge(&nic.bridge)).collect(),
+            bridges: resolved.spec().nics.iter().map(|nic| bridge(&nic.bridge)).collect(),
             room: has_room(asked, look),
         }
     }
+}
+
+/// The QEMU that was found, for a VM that needs it.
+fn found(installation: &Installed) -> Result<&Installation, MachineError> {
+    installation.as_ref().map_err(|why| MachineError::NoQemu(why.to_string()))
 }
 
 fn bridge(name: &str) -> BridgeFacts {
@@ -134,10 +134,10 @@ fn has_room(asked: &Asked, look: &Look<'_>) -> Probe {
     let Some((config, room)) = look.config.zip(look.room) else {
         return Err::<&str, _>("it has no configuration that says how much").into();
     };
-    let Ok(name) = VmName::new(&asked.resolved.spec.name) else {
+    let Ok(name) = VmName::new(&asked.resolved.spec().name) else {
         return Err::<&str, _>("its name is none").into();
     };
-    let memory = asked.resolved.spec.memory.0;
+    let memory = asked.resolved.spec().memory.0;
     room.would_take(&name, &room::needs(config, &name, memory, &asked.images())).into()
 }
 
@@ -177,8 +177,8 @@ pub fn compare(of: &str, here: &HostFacts, there: &HostFacts) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if let (Some(first), Some(second)) = (&ours.fingerprint, &theirs.fingerprint) {
-        match fingerprint::compare(first, second) {
-            Ok(()) => findings.push(SAME.ok(of, "same QEMU, machine, processor and files")),
+        match first.compare(second) {
+            Ok(()) => findings.push(SAME.ok(of, "same machine, with what it is made of, and files")),
             Err(differences) => findings.extend(differences.iter().map(|differs| {
                 let found =
                     format!("{} differs: {} here, {} there", differs.what, differs.first, differs.second);

@@ -7,10 +7,9 @@ use super::paths::Bundle;
 use crate::ablation::{Piece, without};
 use crate::disks::{Kept, KeptChange};
 use crate::loops::Haste;
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, RamError};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use os::process_memory::ProcessMemoryError;
 use protocol::wire::device::DeviceStates;
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
@@ -38,11 +37,7 @@ impl Part {
     ///
     /// # Errors
     /// If QEMU is gone.
-    pub fn copy(
-        ram: &GuestRam,
-        pages: &[(u8, u64)],
-        mut buffer: PooledBuffer,
-    ) -> Result<Self, ProcessMemoryError> {
+    pub fn copy(ram: &GuestRam, pages: &[(u8, u64)], mut buffer: PooledBuffer) -> Result<Self, RamError> {
         ram.copy_out(pages, &mut buffer.bytes_mut()[..pages.len() * PAGE])?;
         Ok(Self::new(pages, buffer))
     }

@@ -75,13 +75,13 @@ fn facts_of_a_vm_are_told_to_those_only_who_were_given_it() {
     let bed = bed();
     let file = "name = 'web'\nmemory = '64MiB'\nfirmware = '/nonexistent'\n";
     let spec = qemu::VmSpec::parse(file, "a test").expect("right");
-    let resolved = qemu::ResolvedSpec {
+    let resolved = crate::computer::Decided::Qemu(qemu::ResolvedSpec {
         spec,
         machine: "pc-q35-7.2".into(),
         accel: qemu::accel::Accel::Tcg,
         accel_why: String::new(),
         cpu_model: "max".into(),
-    };
+    });
     let asked = serde_json::to_vec(&doctor::Asked { resolved, disk_sizes: vec![] }).expect("JSON");
     let told = |host: &str| {
         let Answer::Facts(json) = ask(&mut call(&bed, host), &Question::Facts(asked.clone())) else {

@@ -1,30 +1,24 @@
 //! Owns a VM's process with everything around it: RAM, disks, gate, TAPs, console log; as primary and (`standby`) as standby.
 
-mod error;
-mod events;
 mod standby;
 mod surroundings;
 
-pub use error::MachineError;
-pub use events::MachineEvent;
+pub use crate::computer::{MachineError, MachineEvent};
 pub use standby::{Image, StandbyMachine};
 
+use crate::computer::{Blueprint, Computer, Described};
 use crate::context::Context;
 use crate::disks::{Disks, Placeholders};
 use crate::link::Outbox;
 use crate::plan::Plan;
-use crate::ram::GuestRam;
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
-use events::watch;
 use net::{ConsoleLog, Gate, GateEvent, GateLimits, PortConfig};
-use os::Memory;
 use protocol::{RunPermit, VmName};
-use qemu::fingerprint::Fingerprint;
-use qemu::{Channels, Installation, Qemu, ResolvedSpec, Role};
+use qemu::Channels;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use surroundings::{check_bridges, console_path, open_taps};
@@ -32,8 +26,8 @@ use surroundings::{check_bridges, console_path, open_taps};
 /// What travels to the backup in the Hello.
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
-    resolved: ResolvedSpec,
-    fingerprint: Fingerprint,
+    #[serde(flatten)]
+    computer: Described,
     arbiter: String,
     disk_sizes: Vec<u64>,
     /// None in what agents of versions say that know raw disks only.
@@ -50,17 +44,15 @@ struct Description {
 /// If the description cannot be read.
 pub fn asked_for(description: &[u8]) -> Result<(u64, Vec<(PathBuf, u64)>), MachineError> {
     let description: Description = serde_json::from_slice(description)?;
-    let spec = &description.resolved.spec;
+    let spec = description.computer.resolved.spec();
     let images = spec.disks.iter().map(|disk| disk.image.clone());
     Ok((spec.memory.0, images.zip(description.disk_sizes).collect()))
 }
 
 /// A VM that runs, or is about to.
 pub struct Machine {
-    /// Its process.
-    pub qemu: Arc<Qemu>,
-    /// Its memory.
-    pub ram: GuestRam,
+    /// What runs it.
+    pub computer: Arc<dyn Computer>,
     /// Its disks.
     pub disks: Arc<Disks>,
     /// Its way out.
@@ -69,7 +61,6 @@ pub struct Machine {
     pub gate_events: Receiver<GateEvent>,
     /// What it does by itself.
     pub events: Receiver<MachineEvent>,
-    installation: Installation,
     taps: Vec<String>,
 }
 
@@ -79,22 +70,19 @@ impl Machine {
     /// # Errors
     /// If it cannot be started as described.
     pub fn launch(context: &Context, name: &VmName, spec: qemu::VmSpec) -> Result<Self, MachineError> {
-        let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
-        let resolved = installation.resolve(spec)?;
-        check_bridges(&resolved)?;
-        let disks = Arc::new(Disks::open(&context.config, name, &resolved.spec)?);
-        let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (qemu, channels) =
-            Qemu::launch(&installation, &resolved, Role::Primary, memory, disks.connect()?)?;
+        let blueprint = Blueprint::of(spec)?;
+        check_bridges(blueprint.spec())?;
+        let disks = Arc::new(Disks::open(&context.config, name, blueprint.spec())?);
+        let nics = blueprint.spec().nics.clone();
+        let (computer, channels) = blueprint.launch(name, &disks)?;
         let log = ConsoleLog::create(&console_path(context, name)?, 0)?;
-        let taps = open_taps(name, &resolved)?;
-        Self::assemble(name, installation, qemu, disks, channels, taps, log)
+        let taps = open_taps(name, &nics)?;
+        Self::assemble(name, computer, disks, channels, taps, log)
     }
 
     fn assemble(
         name: &VmName,
-        installation: Installation,
-        qemu: Qemu,
+        computer: Arc<dyn Computer>,
         disks: Arc<Disks>,
         channels: Channels,
         taps: Vec<(String, OwnedFd)>,
@@ -102,7 +90,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let names = taps.iter().map(|(name, _)| name.clone()).collect();
         let (events_tx, events) = unbounded();
-        watch(&qemu, events_tx);
+        computer.watch(events_tx);
         let start = log.end();
         let sink = Arc::new(Mutex::new(log));
         let write = move |offset: u64, bytes: &[u8]| {
@@ -115,8 +103,7 @@ impl Machine {
         }
         let (gate, gate_events) = Gate::spawn(name.as_str(), ports, GateLimits::default())?;
         gate.pause_input();
-        let ram = GuestRam::of(&qemu)?;
-        Ok(Self { qemu: Arc::new(qemu), ram, disks, gate, gate_events, events, installation, taps: names })
+        Ok(Self { computer, disks, gate, gate_events, events, taps: names })
     }
 
     /// Lets the VM run and speak, in the term of the permit: the only way in which a VM begins to run at a host.
@@ -133,8 +120,7 @@ impl Machine {
         }
         self.gate.resume_input();
         tracing::debug!(term = %permit.term(), "the guest runs");
-        self.qemu.cont()?;
-        Ok(())
+        self.computer.cont()
     }
 
     /// From now on the backup hears of every frame that the guest is given while its output is held.
@@ -162,9 +148,7 @@ impl Machine {
     /// # Errors
     /// What and why.
     pub fn check_protectable(&self) -> Result<(), MachineError> {
-        os::tracker::self_test()?;
-        self.qemu.check_migratable()?;
-        Ok(())
+        self.computer.check_protectable()
     }
 
     /// The machine's description for a backup.
@@ -172,11 +156,8 @@ impl Machine {
     /// # Errors
     /// If a file of it cannot be read any more.
     pub fn describe(&self, arbiter: &str, plan: Option<&Plan>) -> Result<Vec<u8>, MachineError> {
-        let resolved = self.qemu.resolved().clone();
-        let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
         Ok(serde_json::to_vec(&Description {
-            resolved,
-            fingerprint,
+            computer: self.computer.describe()?,
             arbiter: arbiter.to_owned(),
             disk_sizes: self.disks.sizes(),
             placeholders: self.disks.placeholders(),
@@ -187,37 +168,16 @@ impl Machine {
     /// What does not change while it lives.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        facts(&self.qemu)
+        self.computer.facts()
     }
 
-    /// Ends the process and waits for it.
+    /// Ends it. Who uses it still, in another thread, does so with the last reference.
     pub fn end(self) {
         self.gate.discard();
-        match Arc::try_unwrap(self.qemu) {
-            Ok(qemu) => {
-                if let Err(error) = qemu.kill() {
-                    tracing::warn!(%error, "QEMU could not be ended");
-                }
-            }
-            // Dropping the last reference, in another thread, kills it.
-            Err(_still_used) => tracing::debug!("QEMU is ended by its last user"),
-        }
     }
 }
 
 /// Name of the gate's port of a NIC.
 fn nic_port(at: usize) -> String {
     format!("nic{at}")
-}
-
-fn facts(qemu: &Qemu) -> Facts {
-    let resolved = qemu.resolved();
-    Facts {
-        pid: Some(qemu.pid()),
-        machine: resolved.machine.clone(),
-        accel: format!("{}: {}", resolved.accel.as_str(), resolved.accel_why),
-        cpus: resolved.spec.cpus,
-        memory_bytes: resolved.spec.memory.0,
-        resolved: Some(Arc::new(resolved.clone())),
-    }
 }

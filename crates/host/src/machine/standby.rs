@@ -1,8 +1,8 @@
 //! Owns the standby's process and its image.
 
-use super::events::{MachineEvent, watch};
 use super::surroundings::{check_bridges, console_path, open_taps};
-use super::{Description, Machine, MachineError, facts};
+use super::{Description, Machine, MachineError, MachineEvent};
+use crate::computer::{Blueprint, Standby};
 use crate::context::Context;
 use crate::disks::{self, Described, DiskError, Disks, Replicas};
 use crate::plan::Plan;
@@ -11,22 +11,18 @@ use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
 use disk::Image as DiskImage;
 use net::ConsoleLog;
-use os::Memory;
 use protocol::resync::Offer;
 use protocol::{Session, Term, VmName};
-use qemu::fingerprint::{self, Fingerprint};
-use qemu::{Channels, DeviceState, Installation};
+use qemu::Channels;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A standby.
 pub struct StandbyMachine {
-    standby: qemu::Standby,
-    installation: Installation,
+    standby: Box<dyn Standby>,
     channels: Channels,
     taps: Vec<(String, OwnedFd)>,
-    ram: GuestRam,
     page_counts: Vec<u64>,
     disks: Arc<Disks>,
     plan: Option<Plan>,
@@ -61,38 +57,28 @@ impl StandbyMachine {
         if ours != description.arbiter {
             return Err(MachineError::Arbiter { theirs: description.arbiter, ours });
         }
-        let resolved = description.resolved;
-        let installation = Installation::probe(Path::new(qemu::install::DEFAULT_BINARY))?;
-        check_bridges(&resolved)?;
-        alike(
-            &description.fingerprint,
-            &Fingerprint::take(&installation, &resolved, description.fingerprint.ram.as_ref())?,
-        )?;
+        check_bridges(description.computer.resolved.spec())?;
+        let blueprint = Blueprint::like(description.computer)?;
+        let spec = blueprint.spec().clone();
         let described = Described {
-            spec: &resolved.spec,
+            spec: &spec,
             sizes: &description.disk_sizes,
             placeholders: &description.placeholders,
         };
         let Replicas { disks, offer } = Disks::make_replicas(&context.config, name, &described, session)?;
-        let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
-        let (standby, channels) = qemu::Standby::start(&installation, &resolved, memory, disks.connect()?)?;
-        let layout = standby.qemu().ram().layout();
-        alike(&description.fingerprint, &Fingerprint::take(&installation, &resolved, Some(layout))?)?;
+        let (standby, channels) = blueprint.stand_by(name, &disks)?;
         let (events_tx, events) = unbounded();
-        watch(standby.qemu(), events_tx);
-        let ram = GuestRam::of(standby.qemu())?;
+        standby.watch(events_tx);
         Ok(Self {
-            page_counts: ram.page_counts(),
+            page_counts: standby.ram().page_counts(),
             disks: Arc::new(disks),
             plan: description.plan,
             offer,
-            taps: open_taps(name, &resolved)?,
+            taps: open_taps(name, &spec.nics)?,
             console_path: console_path(context, name)?,
             console: Arc::default(),
             standby,
-            installation,
             channels,
-            ram,
             events,
         })
     }
@@ -131,7 +117,7 @@ impl StandbyMachine {
     #[must_use]
     pub fn image(&self) -> Image {
         Image {
-            ram: self.ram.clone(),
+            ram: self.standby.ram().clone(),
             page_counts: self.page_counts.clone(),
             disks: self.disks.images(),
             console: Arc::clone(&self.console),
@@ -142,7 +128,7 @@ impl StandbyMachine {
     /// What does not change while it lives.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        facts(self.standby.qemu())
+        self.standby.facts()
     }
 
     /// Gives the device state to QEMU, which then stands where the checkpoint was taken, stopped.
@@ -150,14 +136,13 @@ impl StandbyMachine {
     /// # Errors
     /// If QEMU does not accept it.
     pub fn load(self, name: &VmName, device: Vec<u8>) -> Result<Machine, MachineError> {
-        let state = DeviceState::from_bytes(device)?;
         let log = self.console.lock().unwrap_or_else(PoisonError::into_inner).take();
         let log = match log {
             Some(log) => log,
             None => ConsoleLog::create(&self.console_path, 0)?,
         };
-        let qemu = self.standby.load(&state)?;
-        Machine::assemble(name, self.installation, qemu, self.disks, self.channels, self.taps, log)
+        let computer = self.standby.load(device)?;
+        Machine::assemble(name, computer, self.disks, self.channels, self.taps, log)
     }
 
     /// Ends the standby process.
@@ -197,10 +182,4 @@ impl Image {
             Err(error) => tracing::warn!(%error, "committed console output is not logged"),
         }
     }
-}
-
-fn alike(theirs: &Fingerprint, ours: &Fingerprint) -> Result<(), MachineError> {
-    fingerprint::compare(ours, theirs).map_err(|differences| {
-        MachineError::Differs(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    })
 }

@@ -4,32 +4,33 @@ use super::MachineError;
 use crate::context::Context;
 use os::tap::{Tap, TapError};
 use protocol::VmName;
-use qemu::ResolvedSpec;
+use qemu::VmSpec;
+use qemu::spec::NicSpec;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 const NO_DEVICE: i32 = rustix::io::Errno::NODEV.raw_os_error();
 
 /// Checks that the bridges of the network cards are there.
-pub fn check_bridges(resolved: &ResolvedSpec) -> Result<(), MachineError> {
-    for nic in &resolved.spec.nics {
+pub fn check_bridges(spec: &VmSpec) -> Result<(), MachineError> {
+    for nic in &spec.nics {
         let found = match os::tap::is_bridge(&nic.bridge) {
             // That it is not there at all is the usual mistake.
             Err(TapError::System { source, .. }) if source.raw_os_error() == Some(NO_DEVICE) => false,
             other => other?,
         };
         if !found {
-            return Err(MachineError::Bridge { bridge: nic.bridge.clone(), vm: resolved.spec.name.clone() });
+            return Err(MachineError::Bridge { bridge: nic.bridge.clone(), vm: spec.name.clone() });
         }
     }
     Ok(())
 }
 
 /// TAPs on their bridges, still down: nothing comes in before the VM runs here.
-pub fn open_taps(vm: &VmName, resolved: &ResolvedSpec) -> Result<Vec<(String, OwnedFd)>, MachineError> {
+pub fn open_taps(vm: &VmName, nics: &[NicSpec]) -> Result<Vec<(String, OwnedFd)>, MachineError> {
     let id = protocol::VmId::of(vm).0;
     let mut taps = Vec::new();
-    for (at, nic) in resolved.spec.nics.iter().enumerate() {
+    for (at, nic) in nics.iter().enumerate() {
         // An interface's name has 15 characters at most.
         let name = format!("ud{:08x}n{at}", id & 0xffff_ffff);
         let tap = Tap::open(&name)?;

@@ -4,9 +4,9 @@
 //! (`cpu-throttle-*`) is a part of its own migration and starts with it only, so the guest is stopped and let go by the
 //! checkpointer's thread, which has the last word about both.
 
+use crate::computer::Computer;
 use crate::disks::Tap;
 use disk::Image;
-use qemu::Qemu;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ enum Guest {
 
 /// Stops a guest again and again.
 pub struct Brake {
-    qemu: Arc<Qemu>,
+    computer: Arc<dyn Computer>,
     tap: Arc<Tap>,
     images: Vec<Arc<Image>>,
     percent: u8,
@@ -38,9 +38,9 @@ pub struct Brake {
 impl Brake {
     /// A brake that is not pulled, on a guest that runs.
     #[must_use]
-    pub fn new(qemu: &Arc<Qemu>, tap: &Arc<Tap>, images: &[Arc<Image>]) -> Self {
+    pub fn new(computer: &Arc<dyn Computer>, tap: &Arc<Tap>, images: &[Arc<Image>]) -> Self {
         Self {
-            qemu: Arc::clone(qemu),
+            computer: Arc::clone(computer),
             tap: Arc::clone(tap),
             images: images.to_vec(),
             percent: 0,
@@ -85,7 +85,7 @@ impl Brake {
     /// Looks after it.
     ///
     /// # Errors
-    /// If QEMU does not stop or go on.
+    /// If the machine does not stop or go on.
     pub fn tick(&mut self) -> Result<(), String> {
         if self.due().is_none_or(|due| Instant::now() < due) {
             return Ok(());
@@ -104,7 +104,7 @@ impl Brake {
     fn stop(&mut self) -> Result<(), String> {
         // QEMU flushes its disks when it stops; that is made good behind it, as at a checkpoint.
         self.tap.stop_begins();
-        let stopped = self.qemu.stop().map_err(|error| error.to_string());
+        let stopped = self.computer.stop().map_err(|error| error.to_string());
         self.tap.stop_ends();
         stopped?;
         self.guest = Guest::Stands(Instant::now());
@@ -114,13 +114,13 @@ impl Brake {
     /// The guest runs from here on, if this brake stopped it.
     ///
     /// # Errors
-    /// If QEMU does not go on.
+    /// If the machine does not go on.
     pub fn let_go(&mut self) -> Result<(), String> {
         if !self.stands() {
             return Ok(());
         }
         self.is_let_go();
-        super::checkpointer::go_on(&self.qemu).map_err(|error| error.to_string())
+        self.computer.go_on().map_err(|error| error.to_string())
     }
 
     /// Somebody else stops the guest, for as long as it takes.

@@ -1,10 +1,9 @@
-//! Owns how busy the guest is: for how long its processors' threads ran, or waited to run, from checkpoint to checkpoint.
-//!
-//! With KVM and TCG alike such a thread sleeps while its processor is halted.
+//! Owns how busy the guest is: for how long its processors' threads ran, or waited to run, from checkpoint to checkpoint, and
+//! whether they do at the moment.
 
+use crate::computer::{Computer, MachineError};
 use os::thread_time::ThreadTime;
 use protocol::Micros;
-use qemu::Qemu;
 use std::time::Duration;
 
 /// Looks at the threads of a guest's processors.
@@ -17,20 +16,25 @@ pub struct Busy {
 impl Busy {
     /// Finds the guest's threads. Where that is not possible nothing will be known, and the guest counts as busy.
     #[must_use]
-    pub fn of(qemu: &Qemu) -> Self {
-        let account = |tid| {
-            let account = ThreadTime::open(qemu.pid(), tid)?;
-            let had = account.read()?;
-            Ok::<_, std::io::Error>((account, had))
+    pub fn of(computer: &dyn Computer) -> Self {
+        let looked_at = |account: ThreadTime| {
+            let had = account.read().map_err(MachineError::Processors)?;
+            Ok((account, had))
         };
-        let ids = qemu.processor_threads().map_err(std::io::Error::other);
-        match ids.and_then(|ids| ids.into_iter().map(account).collect()) {
+        let accounts = computer.processors();
+        match accounts.and_then(|accounts| accounts.into_iter().map(looked_at).collect()) {
             Ok(threads) => Self { threads },
             Err(error) => {
                 tracing::warn!(%error, "how busy the guest is cannot be known: checkpoints follow it as one that never waits");
                 Self::default()
             }
         }
+    }
+
+    /// Whether all of its processors wait for something now.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.threads.is_empty() && self.threads.iter().all(|(thread, _)| thread.sleeps().unwrap_or(false))
     }
 
     /// For how long the busiest thread ran, or wanted to, since the last time.

@@ -1,7 +1,7 @@
 //! Owns the thread that stops the guest, takes checkpoints and lets it go on.
 //!
 //! Every order that stops or resumes the guest, or opens its way out, goes through this one thread, in order: none
-//! of them meets a checkpoint that is half taken. While the guest stands still QEMU saves its devices and this
+//! of them meets a checkpoint that is half taken. While the guest stands still the machine saves its devices and this
 //! thread reads the gate empty, scans for dirty pages and copies them. A checkpoint larger than the buffers is
 //! streamed while the guest stands still: the bound on memory wins over the pause. Before a large one pages are copied
 //! ahead (`ahead`).
@@ -9,13 +9,11 @@
 use super::ahead::{Ahead, Policy};
 use super::brake::Brake;
 use super::busy::Busy;
-use super::clock::ClockKeeper;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
 use super::precopy::RoundTold;
-#[cfg(feature = "ablation")]
-use crate::ablation::{Piece, without};
 use crate::api::types::{CopyProgress, EpochRecord};
+use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
 use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Part};
 use crate::loops::Haste;
@@ -26,13 +24,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use disk::Image;
 use net::{CutReport, Gate};
 use os::range::Range;
-use os::tracker::{Tracker, TrackerError};
 use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, Micros, RunPermit, Session};
-use qemu::qmp::QmpError;
-use qemu::{Accel, DeviceSaver, DeviceState, Qemu};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,7 +106,7 @@ pub enum Done {
         /// Nothing of it was sent: it may be tried again.
         resumable: bool,
     },
-    /// QEMU does not answer any more.
+    /// The machine does not answer any more.
     VmLost(String),
 }
 
@@ -126,6 +121,8 @@ pub struct Staged {
     pub record: EpochRecord,
     /// How busy the guest was in it.
     pub busy: Option<Micros>,
+    /// It waited for something when it was stopped.
+    pub waited: bool,
     parts: Vec<Part>,
     changes: Vec<KeptChange>,
     device: Vec<u8>,
@@ -165,13 +162,13 @@ impl Checkpointer {
         let (jobs, queue) = unbounded();
         let bytes = Arc::new(AtomicU64::new(0));
         let mut worker = Worker {
-            qemu: Arc::clone(&machine.qemu),
-            ram: machine.ram.clone(),
+            computer: Arc::clone(&machine.computer),
+            ram: machine.computer.ram().clone(),
             gate: machine.gate.clone(),
             tap: Arc::clone(machine.disks.tap()),
             images: machine.disks.images(),
             saver: None,
-            brake: Brake::new(&machine.qemu, machine.disks.tap(), &machine.disks.images()),
+            brake: Brake::new(&machine.computer, machine.disks.tap(), &machine.disks.images()),
             active: None,
             jobs: queue,
             later: VecDeque::new(),
@@ -210,7 +207,7 @@ impl Checkpointer {
 
 struct Active {
     session: Session,
-    tracker: Tracker,
+    tracker: Box<dyn PageTracker>,
     pool: Pool,
     outbox: Outbox,
     dirty: Vec<Range>,
@@ -222,17 +219,17 @@ struct Active {
     slowed: Duration,
     /// What was written to the disks in the epoch that is being taken.
     changes: Vec<KeptChange>,
-    /// None under TCG, whose clocks cannot be corrected.
+    /// None where clocks cannot be corrected.
     clock: Option<ClockKeeper>,
 }
 
 struct Worker {
-    qemu: Arc<Qemu>,
+    computer: Arc<dyn Computer>,
     ram: GuestRam,
     gate: Gate,
     tap: Arc<Tap>,
     images: Vec<Arc<Image>>,
-    saver: Option<DeviceSaver>,
+    saver: Option<Box<dyn StateSaver>>,
     brake: Brake,
     active: Option<Active>,
     jobs: Receiver<Job>,
@@ -263,7 +260,7 @@ impl Worker {
                 Job::Slow(session, percent) => self.slow(session, percent),
                 Job::Pause => {
                     self.brake.is_held();
-                    self.carried_out(self.qemu.stop());
+                    self.carried_out(self.computer.stop());
                 }
                 Job::Resume(permit) => self.resume(&permit),
                 Job::OpenOutput => self.open_output(),
@@ -302,8 +299,8 @@ impl Worker {
         let _ = self.done.send(done);
     }
 
-    /// Orders that QEMU does not carry out mean that it is lost.
-    fn carried_out(&self, result: Result<(), QmpError>) {
+    /// Orders that the machine does not carry out mean that it is lost.
+    fn carried_out(&self, result: Result<(), MachineError>) {
         if let Err(error) = result {
             self.say(Done::VmLost(error.to_string()));
         }
@@ -312,11 +309,7 @@ impl Worker {
     fn resume(&mut self, permit: &RunPermit) {
         tracing::debug!(term = %permit.term(), "the guest goes on");
         self.brake.is_let_go();
-        self.carried_out(self.go_on());
-    }
-
-    fn go_on(&self) -> Result<(), QmpError> {
-        go_on(&self.qemu)
+        self.carried_out(self.computer.go_on());
     }
 
     fn open_output(&self) {
@@ -362,7 +355,7 @@ impl Worker {
         let mut copy = Copy {
             session,
             ram: &self.ram,
-            tracker: &mut active.tracker,
+            tracker: &mut *active.tracker,
             images: &self.images,
             tap: &self.tap,
             offer,
@@ -376,7 +369,7 @@ impl Worker {
             later: &mut self.later,
         };
         let outcome = match migration {
-            Some(policy) => copy.migrate(*policy, Brake::new(&self.qemu, &self.tap, &self.images)),
+            Some(policy) => copy.migrate(*policy, Brake::new(&self.computer, &self.tap, &self.images)),
             None => copy.run(),
         };
         haste.suit(Epoch(1));
@@ -400,16 +393,12 @@ impl Worker {
     fn begin(&mut self, (session, base): (Session, Base), outbox: Outbox) -> Result<Active, String> {
         self.active = None;
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let tracker = Tracker::attach(self.qemu.pid(), &self.ram.tracked()).map_err(|error| text(&error))?;
-        #[cfg(feature = "ablation")]
-        let tracker = if without(Piece::Walkers) { tracker.walking_alone() } else { tracker };
+        let tracker = self.computer.track().map_err(|error| text(&error))?;
         let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| text(&error))?;
         if self.saver.is_none() {
-            self.saver = Some(DeviceSaver::new(self.qemu.qmp()).map_err(|error| text(&error))?);
+            self.saver = Some(self.computer.saver().map_err(|error| text(&error))?);
         }
-        let kvm = self.qemu.resolved().accel == Accel::Kvm;
-        let clock =
-            kvm.then(|| ClockKeeper::start(self.qemu.pid())).transpose().map_err(|error| text(&error))?;
+        let clock = self.computer.clock().map_err(|error| text(&error))?;
         self.bytes.store(pool.bytes(), Ordering::Relaxed);
         if let Some(marker) = self.tap.marker()
             && let Err(error) = marker.map().begin_session(base)
@@ -418,7 +407,7 @@ impl Worker {
         }
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
-        let (ahead, policy, busy) = (Ahead::default(), Policy::default(), Busy::of(&self.qemu));
+        let (ahead, policy, busy) = (Ahead::default(), Policy::default(), Busy::of(&*self.computer));
         let slowed = self.brake.total();
         Ok(Active {
             session,
@@ -441,7 +430,7 @@ impl Worker {
         let slowed = self.brake.total();
         let mut saver = self.saver.take();
         let taken = self.go_ahead(&mut active).and_then(|()| match &mut saver {
-            Some(saver) => self.take(&mut active, saver, epoch, last),
+            Some(saver) => self.take(&mut active, &mut **saver, epoch, last),
             None => Err(Failure { why: "the session did not begin".into(), resumable: true }),
         });
         self.saver = saver;
@@ -459,7 +448,7 @@ impl Worker {
             }
             // The guest ran before, under the same term. The session may be over: then nobody else lets it go on.
             if !last && let Err(error) = self.go_on_unless_slowed() {
-                tracing::debug!(%error, "QEMU does not go on");
+                tracing::debug!(%error, "the machine does not go on");
             }
         }
         let slowed_us = u64::try_from((slowed - active.slowed).as_micros()).unwrap_or(0);
@@ -496,7 +485,7 @@ impl Worker {
             return Ok(());
         }
         let fail = |why: String| Failure { why, resumable: true };
-        scan(active, self.qemu.resolved().accel).map_err(|error| fail(error.to_string()))?;
+        active.tracker.scan(&mut active.dirty).map_err(|error| fail(error.to_string()))?;
         let left = active.ahead.copy(&self.ram, &active.pool, &active.dirty).map_err(fail)?;
         active.tracker.give_back(&left);
         active.dirty.clear();
@@ -506,7 +495,7 @@ impl Worker {
     fn take(
         &mut self,
         active: &mut Active,
-        saver: &mut DeviceSaver,
+        saver: &mut dyn StateSaver,
         epoch: Epoch,
         last: bool,
     ) -> Result<Staged, Failure> {
@@ -516,6 +505,7 @@ impl Worker {
             // Nobody but an order lets the guest go on from here.
             self.brake.is_held();
         }
+        let waited = active.busy.waits();
         self.tap.stop_begins();
         let mut pending = saver.begin().map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
@@ -529,20 +519,19 @@ impl Worker {
         if let Some(marker) = self.tap.marker() {
             marker.map().cut(epoch);
         }
-        scan(active, self.qemu.resolved().accel).map_err(|error| fail(&error))?;
+        active.tracker.scan(&mut active.dirty).map_err(|error| fail(&error))?;
         active.pages.clear();
         self.ram.number(&active.dirty, &mut active.pages);
         let (ahead, again) = active.ahead.take(&active.dirty);
         // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
         let parts = gather(&self.ram, active, ahead, epoch, last && epoch == Epoch(1))?;
-        // While QEMU is still busy with its devices, and the guest's processors surely stand still.
+        // While the machine is still busy with its devices, and the guest's processors surely stand still.
         let busy = active.busy.since_last();
         pending.wait_written().map_err(|error| fail(&error))?;
         self.tap.stop_ends();
         let pause_us = if last { 0 } else { self.end_pause(began_us).map_err(|error| fail(&error))? };
-        // The guest runs already: what QEMU has written stays as it is until the next checkpoint.
-        let mut device = DeviceState::default();
-        pending.wait_saved(&mut device).map_err(|error| fail(&error))?;
+        // The guest runs already: what the machine has written stays as it is until the next checkpoint.
+        let device = pending.take().map_err(|error| fail(&error))?;
         // A flush that the guest asked for may be among those that were answered at once, and the epoch's output may
         // tell of it.
         self.tap
@@ -563,32 +552,29 @@ impl Worker {
             ack_us: 0,
         };
         let gate = self.addresses(cut.addresses_version);
-        let (changes, device) = (std::mem::take(&mut active.changes), device.as_bytes().to_vec());
-        Ok(Staged { epoch, cut_at, record, busy, parts, changes, device, cut, gate })
+        let changes = std::mem::take(&mut active.changes);
+        Ok(Staged { epoch, cut_at, record, busy, waited, parts, changes, device, cut, gate })
     }
 
-    /// Lets the guest go on, and says for how long it stood still for this checkpoint, which began at `began_us`: by QEMU's own
-    /// timestamps of its STOP and RESUME events. It may have stood still before for other reasons.
-    fn end_pause(&mut self, began_us: u64) -> Result<u64, QmpError> {
+    /// Lets the guest go on, and says for how long it stood still for this checkpoint, which began at `began_us`: by the machine's own
+    /// time of both. It may have stood still before for other reasons.
+    fn end_pause(&mut self, began_us: u64) -> Result<u64, MachineError> {
         if self.brake.stands() {
             // It would have done so all the same, and does until its brake lets it go.
             return Ok(os::clock::realtime_us().saturating_sub(began_us));
         }
         self.go_on_unless_slowed()?;
-        let qmp = self.qemu.qmp();
-        Ok(match (qmp.last_event_us("STOP"), qmp.last_event_us("RESUME")) {
-            (Some(stop), Some(resume)) => resume.saturating_sub(stop.max(began_us)),
-            _ => 0,
-        })
+        let last = self.computer.last_pause();
+        Ok(last.map_or(0, |(stop, resume)| resume.saturating_sub(stop.max(began_us))))
     }
 
     /// Ends a checkpoint's stop. A guest that its brake stopped before stands still until that lets it go.
-    fn go_on_unless_slowed(&mut self) -> Result<(), QmpError> {
+    fn go_on_unless_slowed(&mut self) -> Result<(), MachineError> {
         if self.brake.stands() {
             return Ok(());
         }
         self.brake.is_let_go();
-        self.go_on()
+        self.computer.go_on()
     }
 
     fn addresses(&mut self, version: u64) -> Vec<u8> {
@@ -598,24 +584,6 @@ impl Worker {
         }
         self.addresses.1.clone()
     }
-}
-
-/// What was written since the last time. Under KVM protecting all memory in one step would drop the guest's whole
-/// second-level page table; TCG has none, and one step is cheaper.
-fn scan(active: &mut Active, accel: Accel) -> Result<(), TrackerError> {
-    match accel {
-        Accel::Kvm => active.tracker.scan_paused(&mut active.dirty),
-        Accel::Tcg => active.tracker.scan_live(&mut active.dirty),
-    }
-}
-
-/// Lets the guest run. One that has switched itself off meanwhile stays off, which is no failure: QEMU refuses, and its
-/// event tells the loop.
-pub(super) fn go_on(qemu: &Qemu) -> Result<(), QmpError> {
-    qemu.cont().or_else(|error| match qemu.run_state() {
-        Ok(state) if state == "shutdown" => Ok(()),
-        _ => Err(error),
-    })
 }
 
 /// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go

@@ -4,6 +4,7 @@
 use super::checkpointer::{Done, Job};
 use super::pace::Pace;
 use crate::api::types::CopyProgress;
+use crate::computer::PageTracker;
 use crate::disks::Tap;
 use crate::link::{Outbox, Part};
 use crate::ram::GuestRam;
@@ -11,7 +12,6 @@ use crate::staging::{Pool, PooledBuffer};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk::Image;
 use os::range::{PAGE_SIZE, Range, page_count};
-use os::tracker::Tracker;
 use protocol::resync::Offer;
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Session};
@@ -43,7 +43,7 @@ pub struct Copy<'a> {
     /// The guest's memory.
     pub ram: &'a GuestRam,
     /// Its tracker; it tracks already.
-    pub tracker: &'a mut Tracker,
+    pub tracker: &'a mut dyn PageTracker,
     /// The images of its disks.
     pub images: &'a [Arc<Image>],
     /// What is written to them; it is kept already.

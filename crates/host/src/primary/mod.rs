@@ -4,7 +4,6 @@ mod ahead;
 mod brake;
 mod busy;
 mod checkpointer;
-mod clock;
 mod copied;
 mod copy;
 mod migrate;
@@ -393,6 +392,7 @@ impl Engine {
                     cut_at: staged.cut_at,
                     pause,
                     busy: staged.busy,
+                    waited: staged.waited,
                     pages: staged.record.dirty_pages,
                 };
                 let mut record = staged.record;

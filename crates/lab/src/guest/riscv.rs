@@ -32,7 +32,7 @@ const MODULES: [&str; 11] = [
     "ext4",
 ];
 /// Counts changes of this file that change the image without changing a source above.
-const RECIPE: &str = "riscv guest, recipe 1";
+const RECIPE: &str = "riscv guest, recipe 2";
 
 /// The files and facts of the guest.
 #[derive(Clone, Debug)]

@@ -11,7 +11,8 @@ fn follower() -> Pacer {
 /// Takes the checkpoint that is due, with this pause, of a guest that was so busy; gives its cut.
 fn take_of(pacer: &mut Pacer, epoch: u64, pause: u64, busy: Option<Micros>) -> Instant {
     let cut_at = pacer.due();
-    pacer.taken(cut_at + Micros(pause), Epoch(epoch), Taken { cut_at, pause: Micros(pause), busy, pages: 0 });
+    let taken = Taken { cut_at, pause: Micros(pause), busy, waited: false, pages: 0 };
+    pacer.taken(cut_at + Micros(pause), Epoch(epoch), taken);
     cut_at
 }
 
@@ -63,6 +64,27 @@ fn a_guest_that_mostly_waits_is_copied_more_often_but_not_all_the_time() {
     assert_eq!(rests(10), Micros(4 * MS), "half of the time is the host's bound");
     assert_eq!(rests(0), Micros(4 * MS));
     assert_eq!(rests(100), Micros(10 * MS));
+}
+
+#[test]
+fn a_guest_that_waited_when_it_was_stopped_loses_nothing() {
+    let mut pacer = follower();
+    let mut take = |epoch: u64, waited: bool| {
+        let cut_at = pacer.due();
+        let busy = Some(cut_at.since(pacer.runs_since));
+        let taken = Taken { cut_at, pause: Micros(2 * MS), busy, waited, pages: 0 };
+        pacer.taken(cut_at + Micros(2 * MS), Epoch(epoch), taken);
+        pacer.view().rest
+    };
+    for epoch in 1..20 {
+        take(epoch, true);
+    }
+    assert_eq!(
+        take(20, true),
+        Micros(4 * MS),
+        "it was busy until then; half of the time is the host's bound"
+    );
+    assert_eq!(take(21, false), Micros(10 * MS), "once it does not wait it is spared");
 }
 
 #[test]

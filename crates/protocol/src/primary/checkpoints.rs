@@ -106,8 +106,9 @@ impl Primary {
         let waited = pipeline.throttled.take();
         let stood = waited.map_or(Micros(0), |since| taken.cut_at.since(since));
         // A guest that is slowed, or stood still, would have done more than it could.
-        let busy = taken.busy.filter(|_| pipeline.slowed == 0 && waited.is_none());
-        pipeline.pacer.taken(now, epoch, Taken { busy, ..taken });
+        let free = pipeline.slowed == 0 && waited.is_none();
+        let seen = Taken { busy: taken.busy.filter(|_| free), waited: taken.waited && free, ..taken };
+        pipeline.pacer.taken(now, epoch, seen);
         pipeline.brake.taken(now, epoch, taken.cut_at, (taken.pages, stood));
         pipeline.ledger.send(epoch, taken.cut_at);
         self.paused = last;

@@ -94,7 +94,7 @@ impl Owner {
 
     /// A checkpoint that was asked for is taken, without taking time.
     pub fn takes(&mut self, epoch: u64) -> Vec<Action> {
-        let taken = Taken { cut_at: self.now, pause: Micros(0), busy: None, pages: 0 };
+        let taken = Taken { cut_at: self.now, pause: Micros(0), busy: None, waited: false, pages: 0 };
         self.feed(primary::Event::CheckpointTaken { session: S1, epoch: Epoch(epoch), taken })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! name = "web"
-//! profile = "lean"            # or machine = "q35" | "pc" | "microvm" | "pc-q35-7.2"
+//! profile = "lean"            # or machine = "q35" | "pc" | "microvm" | "pc-q35-7.2"; "rv" is no QEMU
 //! accel = "auto"              # auto | kvm | tcg
 //! cpus = 1
 //! memory = "512MiB"
@@ -21,6 +21,7 @@
 //! What the file asks for is checked twice: [`VmSpec::parse`] refuses what makes no sense, and
 //! [`VmSpec::check_protectable`] what cannot be protected.
 
+mod deterministic;
 mod disk;
 mod nic;
 mod refuse;
@@ -85,7 +86,8 @@ pub enum Profile {
 pub struct VmSpec {
     /// The VM's name.
     pub name: String,
-    /// QEMU's machine type: `q35` (the default), `pc`, `microvm`, or an exact one such as `pc-q35-7.2`.
+    /// QEMU's machine type: `q35` (the default), `pc`, `microvm`, or an exact one such as `pc-q35-7.2`. `rv`: no QEMU but the
+    /// deterministic machine, a RISC-V computer in the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
     /// A ready-made choice instead of `machine`.
@@ -196,6 +198,9 @@ impl VmSpec {
         if self.extra_args.iter().any(|a| a.contains('\0')) {
             return found("extra_args", "an argument has a zero byte");
         }
+        if let Some(problem) = self.is_deterministic().then(|| deterministic::problem(self)).flatten() {
+            return Some(problem);
+        }
         let microvm = self.is_microvm();
         let nics = nic::problem(&self.nics, microvm).map(|p| ("nic", p));
         nics.or_else(|| disk::problem(&self.disks, microvm).map(|p| ("disk", p)))
@@ -217,6 +222,12 @@ impl VmSpec {
             Some(Profile::Lean) => ",usb=off,smm=off,vmport=off",
             None => "",
         }
+    }
+
+    /// Whether it runs in the deterministic machine, not in a QEMU.
+    #[must_use]
+    pub fn is_deterministic(&self) -> bool {
+        self.machine.as_deref() == Some(deterministic::MACHINE)
     }
 
     /// Whether the machine has no PCI bus.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const MAGIC: [u8; 8] = *b"UDRVSNP\0";
-/// The version that is written, and the only one that is read.
-pub(super) const VERSION: u32 = 1;
+/// The version of a machine's state that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
 /// Pages in a block.
 const BLOCK: usize = 64;
 

@@ -11,7 +11,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use bytes::SnapshotError;
+pub use bytes::{SnapshotError, VERSION as STATE_VERSION};
 pub use history::History;
 
 use crate::dirty::PAGE;

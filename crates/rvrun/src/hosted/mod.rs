@@ -38,6 +38,8 @@ use std::thread::JoinHandle;
 pub const PAGE: usize = 0x1000;
 /// The version of [`Hosted::state`]'s bytes: the console's unsaid bytes with their length before them, then the machine's.
 const STATE: u8 = 1;
+/// The version of the machine, with the form of its state: another one does not go on from it.
+pub const VERSION: u32 = (STATE as u32) << 16 | rv::STATE_VERSION;
 /// So many pages are copied at a time while the guest waits for the lock.
 const TOGETHER: usize = 256;
 

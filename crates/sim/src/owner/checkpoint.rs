@@ -79,7 +79,8 @@ impl World {
         // Pages of a guest so small stand for many.
         let pages =
             self.owner(host).and_then(|owner| owner.gathered.get(&epoch)).map_or(0, |g| g.pages.len());
-        let taken = Taken { cut_at, pause, busy, pages: 64 * pages as u64 };
+        let waited = busy == Some(Micros(0));
+        let taken = Taken { cut_at, pause, busy, waited, pages: 64 * pages as u64 };
         let taken = PrimaryEvent::CheckpointTaken { session, epoch, taken };
         self.post(host, Posted::ToPrimary(id, taken));
     }

@@ -5,6 +5,7 @@ mod backup;
 mod busy;
 mod counter;
 mod deterministic;
+mod deterministic_protected;
 mod disks;
 mod doctor;
 mod failover;

@@ -73,7 +73,7 @@ fn commit() -> Option<String> {
     Some(commit.map_or(version.to_owned(), |commit| format!("{version}, commit {commit}")))
 }
 
-fn output(program: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let text = command::run(Command::new(program).args(arguments)).ok()?;
     Some(text.lines().next()?.trim().to_owned())
 }

@@ -36,7 +36,7 @@ const ROOMS: &[Room] = &[
     room("rvrun", &["rv", "rvjit", "net", "os"], &[]),
     room("trust", &["protocol"], &[]),
     room("arbiter", &["protocol", "trust"], &[]),
-    room("host", &["protocol", "os", "qemu", "net", "disk", "trust", "arbiter"], &[]),
+    room("host", &["protocol", "os", "qemu", "net", "disk", "trust", "arbiter", "rvrun"], &[]),
     room("undying", &["host", "protocol", "qemu", "rvrun", "trust", "arbiter", "os"], &["lab"]),
     room("lab", &["os", "protocol", "trust", "arbiter", "host"], &[]),
     room("xtask", &["lab", "sim", "host", "protocol", "qemu", "arbiter", "os"], &[]),

@@ -11,6 +11,7 @@ use lab::guest::cache::Cache;
 use lab::guest::postgres::PostgresGuest;
 use lab::guest::pulse::{PULSE_PORT, PulseClient};
 use lab::guest::redis::RedisGuest;
+use lab::guest::riscv::RiscvGuest;
 use protocol::{HostName, VmName};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub struct Setup {
     over_ipv6: bool,
     interval: Duration,
     lean: bool,
+    deterministic: bool,
     arbiter: ArbiterKind,
     server: Server,
     on_two: &'static [&'static str],
@@ -49,6 +51,7 @@ impl Setup {
             over_ipv6: false,
             interval: INTERVAL,
             lean: false,
+            deterministic: false,
             arbiter: ArbiterKind::Directory,
             server: Server::Redis,
             on_two: &[],
@@ -92,6 +95,11 @@ impl Setup {
         Self { lean: true, ..self }
     }
 
+    /// The guest runs in the deterministic machine.
+    pub fn deterministic(self) -> Self {
+        Self { deterministic: true, ..self }
+    }
+
     /// Another kind of arbiter.
     pub fn arbiter(self, arbiter: ArbiterKind) -> Self {
         Self { arbiter, ..self }
@@ -105,7 +113,12 @@ impl Setup {
 
     /// The VM's file.
     pub fn vm_file(&self) -> VmFile {
-        let guest = RedisGuest::build(&Cache::open().expect("cache")).expect("the Redis guest");
+        let cache = Cache::open().expect("cache");
+        if self.deterministic {
+            let guest = RiscvGuest::build(&cache).expect("the guest of the deterministic machine");
+            return VmFile::deterministic(&guest, "web", self.shape).expect("a VM file");
+        }
+        let guest = RedisGuest::build(&cache).expect("the Redis guest");
         let mut file = VmFile::redis(&guest, "web", self.shape, None).expect("a VM file");
         if self.lean {
             file.toml = file.toml.replace("machine = \"q35\"", "profile = \"lean\"");

@@ -5,7 +5,7 @@ mod network;
 mod recording;
 
 use super::figures::{Cell, Findings, Table, Target};
-use super::{BenchArgs, Run};
+use super::{BenchArgs, Run, site};
 use crate::process;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -29,6 +29,24 @@ pub struct RvArgs {
     /// How to measure.
     #[command(flatten)]
     pub bench: BenchArgs,
+}
+
+/// What the program tells of snapshots begins so.
+const SNAPSHOT: &str = "Snapshot of 256 MiB with 1,000 dirty pages: ";
+
+/// This suite's QEMU and guest, where there are any: they are not those of the others.
+pub fn facts() -> Vec<(&'static str, String)> {
+    let qemu = site::output("qemu-system-riscv64", &["--version"]);
+    let guest = Cache::open().ok().and_then(|cache| RiscvGuest::build(&cache).ok());
+    let version = |guest: &RiscvGuest, package: &str| {
+        let found = guest.manifest.packages.iter().find(|(name, _)| name.starts_with(package));
+        found.map_or_else(|| "of no known version".to_owned(), |(_, version)| version.clone())
+    };
+    let guest = guest.map(|guest| {
+        let (kernel, redis) = (version(&guest, "linux-image-"), version(&guest, "redis-server"));
+        format!("Debian kernel for riscv64 {kernel}, redis-server {redis}, unmodified")
+    });
+    [("QEMU", qemu), ("Guest", guest)].into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// The program that compares speeds. It is one of the crate `rv`, because what counts is an optimised build of that alone.
@@ -86,5 +104,14 @@ pub fn speed(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         table.row(*name, cells.map(Cell::from));
     }
     found.tables.push(table);
+    let snapshot = text.lines().find(|line| line.starts_with(SNAPSHOT)).context("nothing of snapshots")?;
+    let median = snapshot.strip_prefix(SNAPSHOT).and_then(|rest| rest.split_once(" ms")?.0.parse().ok());
+    found.targets.push(Target::at_most(
+        "a guest stands still for a snapshot of 1,000 dirty pages, median",
+        "ms",
+        1.0,
+        median.with_context(|| format!("no time: {snapshot}"))?,
+    ));
+    found.notes.push(format!("{snapshot}."));
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Owns the reasons why a VM's process cannot be had or used.
 
-use os::process_memory::ProcessMemoryError;
 use os::tap::TapError;
 use std::path::PathBuf;
 
@@ -10,6 +9,9 @@ pub enum MachineError {
     /// This host's QEMU.
     #[error(transparent)]
     Install(#[from] qemu::install::InstallError),
+    /// There is none, for a VM that needs it.
+    #[error("there is no QEMU to ask: {0}")]
+    NoQemu(String),
     /// Starting it.
     #[error(transparent)]
     Launch(#[from] qemu::launch::LaunchError),
@@ -24,7 +26,22 @@ pub enum MachineError {
     Memory(#[from] os::memfd::MemoryError),
     /// The memory of its process.
     #[error(transparent)]
-    Process(#[from] ProcessMemoryError),
+    Ram(#[from] crate::ram::RamError),
+    /// The deterministic machine.
+    #[error(transparent)]
+    Hosted(#[from] rvrun::hosted::HostedError),
+    /// What the deterministic machine is made of.
+    #[error(transparent)]
+    Setup(#[from] rvrun::setup::SetupError),
+    /// Its channels.
+    #[error("the system gives no sockets for the machine: {0}")]
+    Sockets(std::io::Error),
+    /// Its clock.
+    #[error(transparent)]
+    Clock(#[from] os::kvm_clock::KvmClockError),
+    /// The threads of its processors.
+    #[error("how busy its processors are cannot be read: {0}")]
+    Processors(std::io::Error),
     /// A disk.
     #[error(transparent)]
     Disk(#[from] crate::disks::DiskError),
@@ -43,8 +60,11 @@ pub enum MachineError {
     /// The control connection.
     #[error(transparent)]
     Qmp(#[from] qemu::qmp::QmpError),
-    /// The tracker's self-test.
+    /// This host failed the tracker's self-test.
     #[error("this host cannot track dirty pages: {0}")]
+    SelfTest(os::tracker::TrackerError),
+    /// The tracker.
+    #[error(transparent)]
     Tracker(#[from] os::tracker::TrackerError),
     /// The two hosts differ.
     #[error("the hosts are not alike enough: {0}")]

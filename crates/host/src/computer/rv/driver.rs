@@ -1,0 +1,97 @@
+//! Owns stopping the deterministic machine and letting it go on, and what it says by itself.
+
+use crate::computer::{MachineError, MachineEvent, Saving, StateSaver};
+use crossbeam_channel::Sender;
+use rvrun::hosted::{Hosted, HostedError, Listener, Told};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// A machine with when it stood still.
+pub struct Driver {
+    pub hosted: Hosted,
+    events: Arc<OnceLock<Sender<MachineEvent>>>,
+    /// When it was stopped last, and when let go, in microseconds since 1970.
+    pauses: Mutex<(Option<u64>, Option<u64>)>,
+}
+
+impl Driver {
+    pub fn new(
+        begin: impl FnOnce(Listener) -> Result<Hosted, HostedError>,
+    ) -> Result<Arc<Self>, MachineError> {
+        let events: Arc<OnceLock<Sender<MachineEvent>>> = Arc::default();
+        let listener = Arc::clone(&events);
+        let hosted = begin(Box::new(move |told| tell(&listener, told)))?;
+        Ok(Arc::new(Self { hosted, events, pauses: Mutex::default() }))
+    }
+
+    pub fn watch(&self, events: Sender<MachineEvent>) {
+        if self.events.set(events).is_err() {
+            tracing::debug!("the machine is watched already");
+        }
+    }
+
+    pub fn stop(&self) -> Result<(), MachineError> {
+        self.hosted.stop()?;
+        self.pauses().0 = Some(os::clock::realtime_us());
+        Ok(())
+    }
+
+    pub fn cont(&self) -> Result<(), MachineError> {
+        self.hosted.cont()?;
+        self.pauses().1 = Some(os::clock::realtime_us());
+        Ok(())
+    }
+
+    pub fn last_pause(&self) -> Option<(u64, u64)> {
+        let (stopped, resumed) = *self.pauses();
+        stopped.zip(resumed)
+    }
+
+    fn pauses(&self) -> std::sync::MutexGuard<'_, (Option<u64>, Option<u64>)> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nothing happens before somebody watches: the guest does not run yet.
+fn tell(events: &OnceLock<Sender<MachineEvent>>, told: Told) {
+    let event = match told {
+        Told::PowerOff => MachineEvent::GuestShutdown,
+        Told::Reboot => return tracing::debug!("the guest began anew"),
+        Told::Failed(why) => MachineEvent::Died(why),
+    };
+    if let Some(events) = events.get() {
+        let _ = events.send(event);
+    }
+}
+
+/// Saves its devices, which takes no time of its own.
+pub struct RvSaver(pub Arc<Driver>);
+
+impl StateSaver for RvSaver {
+    fn begin(&mut self) -> Result<Box<dyn Saving + '_>, MachineError> {
+        self.0.stop()?;
+        Ok(Box::new(RvSaving { driver: &self.0, state: None }))
+    }
+}
+
+struct RvSaving<'a> {
+    driver: &'a Driver,
+    state: Option<Vec<u8>>,
+}
+
+impl Saving for RvSaving<'_> {
+    fn wait_stopped(&mut self) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn wait_written(&mut self) -> Result<(), MachineError> {
+        if self.state.is_none() {
+            self.state = Some(self.driver.hosted.state()?);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Vec<u8>, MachineError> {
+        self.wait_written()?;
+        Ok(self.state.take().unwrap_or_default())
+    }
+}
