@@ -77,6 +77,7 @@ fn stopped_all_the_time_it_loses_nothing_doubles_nothing_and_keeps_the_order() {
                 assert!(bench.machine.state().unwrap() == state, "something changed although it stands");
             }
             bench.machine.cont().unwrap();
+            std::thread::sleep(Duration::from_micros(200));
         }
         println!("{stops} stops");
     });
