@@ -68,7 +68,7 @@ pub fn of(vm: &VmName, notice: &Notice, took: Option<Micros>) -> String {
             format!("VM {vm}: given up at epoch {epoch} ({})", yielded(*reason))
         }
         Notice::HandoverFailed { why } => format!("VM {vm}: planned failover called off: {why}"),
-        Notice::VmDied { why } => format!("VM {vm}: its QEMU DIED: {why}"),
+        Notice::VmDied { why } => format!("VM {vm}: what runs it DIED: {why}"),
         Notice::StandbyPreparing { primary, term } => {
             format!("VM {vm}: preparing a standby for {primary} (term {term})")
         }

@@ -12,11 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise: cranelift tells of each piece of machine code, whole.
+const USUAL: &str = "info,cranelift_jit=warn";
+
 /// Runs the agent until SIGTERM or SIGINT. Log lines go to standard error; `RUST_LOG` sets how many.
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let config =
         config.ok_or_else(|| Failure::new(Kind::Invalid, "name the agent's configuration: --config FILE"))?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(USUAL));
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let config = Config::load(config).map_err(|error| Failure::new(Kind::Invalid, error.to_string()))?;

@@ -3,12 +3,15 @@
 use crate::computer::{MachineError, MachineEvent, Saving, StateSaver};
 use crossbeam_channel::Sender;
 use rvrun::hosted::{Hosted, HostedError, Listener, Told};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Who hears of what it does by itself: the loop of a standby first, then that of its VM.
+type Listeners = Mutex<Option<Sender<MachineEvent>>>;
 
 /// A machine with when it stood still.
 pub struct Driver {
     pub hosted: Hosted,
-    events: Arc<OnceLock<Sender<MachineEvent>>>,
+    events: Arc<Listeners>,
     /// When it was stopped last, and when let go, in microseconds since 1970.
     pauses: Mutex<(Option<u64>, Option<u64>)>,
 }
@@ -17,16 +20,14 @@ impl Driver {
     pub fn new(
         begin: impl FnOnce(Listener) -> Result<Hosted, HostedError>,
     ) -> Result<Arc<Self>, MachineError> {
-        let events: Arc<OnceLock<Sender<MachineEvent>>> = Arc::default();
+        let events: Arc<Listeners> = Arc::default();
         let listener = Arc::clone(&events);
         let hosted = begin(Box::new(move |told| tell(&listener, told)))?;
         Ok(Arc::new(Self { hosted, events, pauses: Mutex::default() }))
     }
 
     pub fn watch(&self, events: Sender<MachineEvent>) {
-        if self.events.set(events).is_err() {
-            tracing::debug!("the machine is watched already");
-        }
+        *locked(&self.events) = Some(events);
     }
 
     pub fn stop(&self) -> Result<(), MachineError> {
@@ -46,19 +47,23 @@ impl Driver {
         stopped.zip(resumed)
     }
 
-    fn pauses(&self) -> std::sync::MutexGuard<'_, (Option<u64>, Option<u64>)> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pauses(&self) -> MutexGuard<'_, (Option<u64>, Option<u64>)> {
+        locked(&self.pauses)
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Nothing happens before somebody watches: the guest does not run yet.
-fn tell(events: &OnceLock<Sender<MachineEvent>>, told: Told) {
+fn tell(events: &Listeners, told: Told) {
     let event = match told {
         Told::PowerOff => MachineEvent::GuestShutdown,
         Told::Reboot => return tracing::debug!("the guest began anew"),
         Told::Failed(why) => MachineEvent::Died(why),
     };
-    if let Some(events) = events.get() {
+    if let Some(events) = &*locked(events) {
         let _ = events.send(event);
     }
 }
