@@ -101,7 +101,7 @@ fn a_loop_that_slept_reads_first_and_suspects_nobody_for_its_own_silence() {
 fn a_late_link_is_given_more_time_at_once_and_within_bounds() {
     let mut standby = Standby::armed();
     beats(&mut standby, &[30; 50]);
-    assert_eq!(listening(&standby).timeout, MS(280));
+    assert_eq!(listening(&standby).timeout, MS(300));
     beats(&mut standby, &[200]);
     assert_eq!(listening(&standby).timeout, MS(430));
     assert_eq!(listening(&standby).learnt.unwrap().peak, MS(200));

@@ -116,3 +116,66 @@ impl Print {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::computer::Described;
+
+    const QEMU: &str = "name = 'web'\nmemory = '64MiB'\nfirmware = '/nonexistent'\n";
+
+    fn spec(text: &str) -> VmSpec {
+        VmSpec::parse(text, "a test").expect("right")
+    }
+
+    fn rv(folder: &Path) -> Decided {
+        let kernel = folder.join("kernel");
+        let text = format!("name = 'web'\nmachine = 'rv'\nmemory = '64MiB'\nkernel = {kernel:?}\n");
+        Decided::of(spec(&text), || panic!("no QEMU is needed")).expect("decided")
+    }
+
+    fn qemu() -> Decided {
+        Decided::Qemu(ResolvedSpec {
+            spec: spec(QEMU),
+            machine: "pc-q35-7.2".into(),
+            accel: ::qemu::Accel::Tcg,
+            accel_why: String::new(),
+            cpu_model: "max".into(),
+        })
+    }
+
+    fn no_qemu() -> Result<&'static Installation, MachineError> {
+        Err(MachineError::NoQemu("a test".into()))
+    }
+
+    #[test]
+    fn what_is_told_of_either_kind_is_understood_as_that_kind() {
+        let folder = tempfile::tempdir().expect("a directory");
+        for decided in [qemu(), rv(folder.path())] {
+            let told = serde_json::to_string(&decided).expect("JSON");
+            assert_eq!(serde_json::from_str::<Decided>(&told).expect("understood"), decided, "{told}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_differs_is_named_and_another_kind_is_no_match() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (kernel, decided) = (folder.path().join("kernel"), rv(folder.path()));
+        let why = Print::take(&decided, no_qemu).expect_err("no kernel").to_string();
+        assert!(why.contains("kernel"), "{why}");
+        let take = |bytes: &[u8]| {
+            std::fs::write(&kernel, bytes).expect("written");
+            Print::take(&decided, no_qemu).expect("it is there")
+        };
+        let (one, other, again) = (take(b"one"), take(b"other"), take(b"one"));
+        assert_eq!(one.compare(&again), Ok(()));
+        let differences = one.compare(&other).expect_err("they differ");
+        assert_eq!(differences.len(), 1);
+        assert!(differences[0].what.contains("kernel"), "{}", differences[0]);
+        let described = Described { resolved: qemu(), fingerprint: one };
+        let told = serde_json::to_string(&described).expect("JSON");
+        let described = serde_json::from_str(&told).expect("understood");
+        let refused = crate::computer::Blueprint::like(described).err().expect("two kinds").to_string();
+        assert!(refused.contains("two kinds"), "{refused}");
+    }
+}

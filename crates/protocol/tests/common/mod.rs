@@ -162,7 +162,14 @@ pub fn resumes(actions: &[Action]) -> usize {
 }
 
 pub fn short() -> Timing {
-    Timing { max_in_flight: 2, stall: Micros::from_millis(2_000), ..Timing::default() }
+    Timing {
+        max_in_flight: 2,
+        stall: Micros::from_millis(2_000),
+        // What the tests reckon with, whatever the defaults are.
+        timeout: Micros::from_millis(300),
+        timeout_max: Micros::from_millis(1_500),
+        ..Timing::default()
+    }
 }
 
 /// A backup on host `beta` that stands by for `alpha`.
@@ -270,12 +277,12 @@ impl Standby {
 
 /// What a backup says that hears its primary well.
 pub fn answer(echo: Instant) -> AckBody {
-    AckBody { echo, silence: Micros(0), timeout: Timing::default().timeout }
+    AckBody { echo, silence: Micros(0), timeout: short().timeout }
 }
 
 /// What a primary says that hears its backup well.
 pub fn beat(at: Instant) -> Beat {
-    Beat { at, wish: Timing::default().timeout }
+    Beat { at, wish: short().timeout }
 }
 
 pub fn commit(epoch: u64, frames: u64, bytes: u64) -> ToBackup {
