@@ -118,7 +118,7 @@ impl World {
                 );
                 return Some(Event::Copied(session));
             }
-            Action::TakeCheckpoint { session, epoch, last } => {
+            Action::TakeCheckpoint { session, epoch, last, .. } => {
                 if let Some(owner) = self.owner(host) {
                     owner.cut = Some(Cut { session, epoch, last });
                 }

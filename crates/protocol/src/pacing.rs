@@ -47,6 +47,9 @@ const FIRST_STRETCH: Micros = Micros::from_millis(25);
 /// However long the pauses are, an epoch without output is not shorter.
 const LEAST_STRETCH: Micros = Micros::from_millis(10);
 
+/// A VM that does nothing is copied so often all the same: its devices' timers go on.
+const SPARED_FOR: Micros = Micros::from_millis(250);
+
 /// What is known of a checkpoint that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
@@ -70,6 +73,8 @@ pub struct Pacer {
     /// The newest cut; the end of the checkpoint around it.
     cut_at: Instant,
     after: Instant,
+    /// The newest checkpoint that was due and spared, behind that cut.
+    spared_at: Option<Instant>,
     /// The VM runs since, as far as checkpoints stopped it.
     runs_since: Instant,
     /// How long a checkpoint stops the VM: rises at once, falls by half each time.
@@ -98,6 +103,7 @@ impl Pacer {
             interval,
             cut_at,
             after: now,
+            spared_at: None,
             runs_since: now,
             pause: Micros(0),
             loss: Micros(0),
@@ -123,6 +129,7 @@ impl Pacer {
         // Who waits loses nothing by waiting on. A guest that computes is seldom met so.
         let lost = if waited { Micros(0) } else { busy.map_or(pause, |busy| self.lost(cut_at, pause, busy)) };
         (self.cut_at, self.after, self.runs_since) = (cut_at, now, cut_at + pause);
+        self.spared_at = None;
         // The first pauses of a session are long: nobody shall wait for them for long.
         let slowly = |old: Micros, new: Micros| new.max(Micros((old.0 + new.0) / 2));
         (self.pause, self.loss) = (slowly(self.pause, pause), slowly(self.loss, lost));
@@ -150,6 +157,18 @@ impl Pacer {
         *self.least.insert(least.min(pause))
     }
 
+    /// Whether a checkpoint that is due may be left out if the guest did nothing since the one before: nobody waits for it, and
+    /// there was one not long ago.
+    #[must_use]
+    pub fn may_spare(&self, now: Instant) -> bool {
+        self.waits.is_none() && now.since(self.cut_at) < SPARED_FOR
+    }
+
+    /// It was left out.
+    pub fn spared(&mut self, now: Instant) {
+        self.spared_at = Some(now);
+    }
+
     /// A checkpoint failed: the next is not due at once.
     pub fn failed(&mut self, now: Instant) {
         let least = if self.pacing == Pacing::Even { Micros(0) } else { LEAST_STRETCH };
@@ -159,11 +178,12 @@ impl Pacer {
     /// When the next checkpoint is due.
     #[must_use]
     pub fn due(&self) -> Instant {
+        let before = self.spared_at.unwrap_or(self.cut_at);
         let Pacing::Follow(follow) = self.pacing else {
-            return (self.cut_at + self.interval).max(self.after);
+            return (before + self.interval).max(self.after);
         };
         let rested = (self.cut_at + self.rest(follow)).max(self.after);
-        let stretched = rested.max(self.cut_at + self.stretch);
+        let stretched = rested.max(before + self.stretch);
         let Some((_, since)) = self.waits else { return stretched };
         let soon = rested.max(since);
         let late = self.after.max(since + follow.max_latency);

@@ -43,6 +43,41 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     assert_eq!(owner.machine.progress(), Some((Epoch(2), Epoch(2), 0)));
 }
 
+/// Whether the checkpoint that is asked for may be spared.
+fn may_spare(actions: &[Action]) -> Option<bool> {
+    actions.iter().find_map(|action| match action {
+        Action::TakeCheckpoint { spare, .. } => Some(*spare),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_guest_that_does_nothing_is_spared_its_checkpoint_but_not_the_first_nor_the_last() {
+    let (mut owner, interval) = (Owner::protected(short()), short().interval);
+    assert_eq!(may_spare(&owner.pass(interval)), Some(true));
+    assert_eq!(owner.feed(Event::CheckpointSpared(S1, Epoch(1))), [], "that is closed");
+    assert_eq!(may_spare(&owner.pass(interval)), None, "one runs");
+    owner.feed(Event::CheckpointSpared(S1, Epoch(2)));
+    assert_eq!(may_spare(&owner.pass(Micros(interval.0 - 1))), None, "an interval lies between");
+    let again = owner.pass(Micros(1));
+    assert!(asks_for_checkpoint(&again, 2, false), "the same epoch goes on: {again:?}");
+    owner.takes(2);
+    owner.hears_ack(2);
+    assert_eq!(owner.machine.progress(), Some((Epoch(2), Epoch(2), 0)));
+    owner.feed(Event::OutputWaits(Epoch(3), owner.now));
+    assert_eq!(may_spare(&owner.pass(interval)), Some(false), "somebody waits");
+    owner.takes(3);
+    owner.hears_ack(3);
+    owner.command(Command::Failover).unwrap();
+    let last = owner.pass(interval);
+    assert!(asks_for_checkpoint(&last, 4, true) && may_spare(&last) == Some(false), "{last:?}");
+    let mut first = Owner::unprotected();
+    first.protect(short());
+    first.feed(Event::Connected(S1));
+    first.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    assert_eq!(may_spare(&first.feed(Event::Copied(S1))), Some(false), "the backup has nothing yet");
+}
+
 /// Checkpoints follow the output, at most 100 ms apart.
 fn follows() -> Timing {
     let follow = Follow { max_overhead: 20, max_latency: Micros::from_millis(20) };

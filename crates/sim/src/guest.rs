@@ -143,6 +143,11 @@ impl Guest {
         core::mem::take(&mut self.dirty) & all
     }
 
+    /// Whether nothing was written since they were taken last.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty == 0
+    }
+
     pub(crate) fn give_back_dirty(&mut self, dirty: u64) {
         self.dirty |= dirty;
     }

@@ -284,7 +284,11 @@ impl World {
             }
             Action::Compared(session, hashes) => self.compared(host, session, &hashes),
             Action::Acknowledged(session, epoch) => self.note_acknowledged(host, session, epoch),
-            Action::TakeCheckpoint { session, epoch, last } => self.begin_cut(host, session, epoch, last),
+            Action::TakeCheckpoint { session, epoch, last, spare } => {
+                if !spare || !self.spares(host, session, epoch) {
+                    self.begin_cut(host, session, epoch, last);
+                }
+            }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(host, session, epoch),
             Action::EndSession(session) => self.end_session(host, session),
             Action::Release(epoch) => {

@@ -6,6 +6,9 @@ use os::thread_time::ThreadTime;
 use protocol::Micros;
 use std::time::Duration;
 
+/// A halted processor's thread takes some of it to find that there is nothing to do once it is let go.
+const NEXT_TO_NOTHING: Duration = Duration::from_micros(200);
+
 /// Looks at the threads of a guest's processors.
 #[derive(Debug, Default)]
 pub struct Busy {
@@ -29,6 +32,15 @@ impl Busy {
                 Self::default()
             }
         }
+    }
+
+    /// Whether the guest did next to nothing since the last time, and waits now.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let idles = |(thread, had): &(ThreadTime, Duration)| {
+            thread.read().is_ok_and(|has| has.saturating_sub(*had) < NEXT_TO_NOTHING)
+        };
+        self.waits() && self.threads.iter().all(idles)
     }
 
     /// Whether all of its processors wait for something now.

@@ -69,6 +69,8 @@ pub enum Job {
         epoch: Epoch,
         /// Leave the guest paused.
         last: bool,
+        /// Leave it out if the guest did nothing since the one before.
+        spare: bool,
     },
     /// Forget the session.
     EndSession(Session),
@@ -97,6 +99,8 @@ pub enum Done {
     Copied(Session),
     /// A checkpoint was taken.
     Checkpoint(Session, Box<Staged>),
+    /// A checkpoint was left out.
+    Spared(Session, Epoch),
     /// Something failed for the session.
     Failed {
         /// The session.
@@ -255,7 +259,10 @@ impl Worker {
                 }
                 // The copy that asked for them is over.
                 Job::Hashes(..) => {}
-                Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
+                Job::Checkpoint { session, epoch, spare: true, .. } if self.is_idle(session) => {
+                    self.say(Done::Spared(session, epoch));
+                }
+                Job::Checkpoint { session, epoch, last, .. } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
                 Job::Slow(session, percent) => self.slow(session, percent),
                 Job::Pause => {
@@ -423,6 +430,13 @@ impl Worker {
             changes,
             clock,
         })
+    }
+
+    /// Whether a checkpoint would find what the one before has found.
+    fn is_idle(&self, session: Session) -> bool {
+        let active = self.active.as_ref().filter(|active| active.session == session);
+        let silent = self.gate.queued() == (0, 0) && self.tap.bytes() == 0;
+        silent && active.is_some_and(|active| active.busy.is_idle())
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {

@@ -248,8 +248,8 @@ impl Engine {
             Action::StartCopy(session, offer) => self.start_copy(session, offer),
             Action::Compared(session, hashes) => self.checkpointer.send(Job::Hashes(session, hashes)),
             Action::Acknowledged(session, epoch) => self.acknowledged(session, epoch),
-            Action::TakeCheckpoint { session, epoch, last } => {
-                self.checkpointer.send(Job::Checkpoint { session, epoch, last });
+            Action::TakeCheckpoint { session, epoch, last, spare } => {
+                self.checkpointer.send(Job::Checkpoint { session, epoch, last, spare });
             }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(session, epoch),
             Action::EndSession(session) => self.end_session(session),
@@ -402,6 +402,7 @@ impl Engine {
                 self.staged = Some(*staged);
                 self.feed(Event::CheckpointTaken { session, epoch, taken });
             }
+            Done::Spared(session, epoch) => self.feed(Event::CheckpointSpared(session, epoch)),
             Done::Failed { session, why, resumable } => {
                 let event = if resumable {
                     Event::CheckpointFailed { session, why }

@@ -32,6 +32,26 @@ fn even_checkpoints_are_an_interval_apart_whatever_waits() {
 }
 
 #[test]
+fn a_checkpoint_is_spared_unless_somebody_waits_or_the_last_is_long_ago() {
+    for pacing in [Pacing::Even, Pacing::Follow(FOLLOW)] {
+        let mut pacer = Pacer::new(pacing, Micros(25 * MS), Instant(500 * MS));
+        let cut_at = take(&mut pacer, 1, 2 * MS);
+        let mut spared = 0;
+        while pacer.may_spare(pacer.due()) {
+            let due = pacer.due();
+            pacer.spared(due);
+            assert_eq!(pacer.due(), due + Micros(25 * MS), "{pacing:?}: an interval later");
+            spared += 1;
+        }
+        assert_eq!((spared, pacer.due()), (9, cut_at + Micros(250 * MS)), "{pacing:?}");
+        let cut_at = take(&mut pacer, 2, 2 * MS);
+        assert!(pacer.may_spare(cut_at + Micros(25 * MS)));
+        pacer.output(Epoch(3), cut_at + Micros(5 * MS));
+        assert!(!pacer.may_spare(cut_at + Micros(25 * MS)), "{pacing:?}: somebody waits");
+    }
+}
+
+#[test]
 fn a_lone_answer_is_followed_at_once_and_many_share_a_checkpoint() {
     let mut pacer = follower();
     for epoch in 1..30 {

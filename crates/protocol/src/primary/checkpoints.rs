@@ -68,6 +68,7 @@ impl Primary {
         let last = self.next_is_last();
         let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
         let session = self.link().map(|link| link.session);
+        let is_armed = matches!(self.phase, Phase::Protected(..));
         let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
         let due = if last { pipeline.pacer.last_due() } else { pipeline.pacer.due() };
         if pipeline.running.is_some() || handed_over || dead || now < due {
@@ -76,7 +77,8 @@ impl Primary {
         if pipeline.ledger.in_flight() < max {
             let epoch = pipeline.ledger.open_epoch();
             pipeline.running = Some((epoch, last));
-            out.push(Action::TakeCheckpoint { session, epoch, last });
+            let spare = !last && is_armed && pipeline.throttled.is_none() && pipeline.pacer.may_spare(now);
+            out.push(Action::TakeCheckpoint { session, epoch, last, spare });
             return;
         }
         if pipeline.throttled.is_none() && now >= pipeline.pacer.overdue() {
@@ -164,6 +166,18 @@ impl Primary {
         };
     }
 
+    /// The backup has what the guest is.
+    pub(super) fn on_checkpoint_spared(&mut self, now: Instant, session: Session, epoch: Epoch) {
+        if !self.is_current(session) {
+            return;
+        }
+        let Some(pipeline) = self.pipeline_mut() else { return };
+        if pipeline.running.take_if(|(running, _)| *running == epoch).is_some() {
+            pipeline.failures = 0;
+            pipeline.pacer.spared(now);
+        }
+    }
+
     pub(super) fn on_checkpoint_failed(
         &mut self,
         now: Instant,
@@ -236,6 +250,7 @@ impl Event {
             | Self::Disconnected(session, _)
             | Self::Copied(session)
             | Self::CheckpointTaken { session, .. }
+            | Self::CheckpointSpared(session, _)
             | Self::CheckpointFailed { session, .. } => Some(*session),
             _ => None,
         }

@@ -130,6 +130,8 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A checkpoint that might be spared was not taken: the guest did nothing since the one before.
+    CheckpointSpared(Session, Epoch),
     /// The arbiter answered.
     Claimed(Claim, ClaimAnswer),
     /// The guest shut itself down; its process is still there.
@@ -160,6 +162,8 @@ pub enum Action {
         epoch: Epoch,
         /// Leave the VM paused: it goes on elsewhere.
         last: bool,
+        /// It may be left out if the guest did nothing since the one before: [`Event::CheckpointSpared`].
+        spare: bool,
     },
     /// Send what the checkpoint gathered, and its Commit.
     SendCheckpoint(Session, Epoch),
@@ -441,6 +445,7 @@ impl Primary {
             }
             Event::OutputWaits(epoch, since) => self.on_output_waits(epoch, since),
             Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
+            Event::CheckpointSpared(session, epoch) => self.on_checkpoint_spared(now, session, epoch),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
             Event::GuestShutdown => self.guest_down = true,
             Event::VmDied(why) => self.on_vm_died(now, why, out),

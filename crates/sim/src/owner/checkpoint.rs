@@ -14,6 +14,18 @@ use protocol::wire::{Commit, Kind, ToBackup};
 use protocol::{Epoch, Micros, Session};
 
 impl World {
+    /// Leaves a checkpoint out if the guest wrote nothing since the one before.
+    pub(super) fn spares(&mut self, host: HostId, session: Session, epoch: Epoch) -> bool {
+        let Some(owner) = self.owner(host) else { return false };
+        let (id, vm) = (owner.id, owner.vm.as_ref());
+        let idle =
+            vm.is_some_and(|vm| vm.runs && vm.guest.is_clean() && vm.tap.as_ref().is_none_or(Vec::is_empty));
+        if idle {
+            self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointSpared(session, epoch)));
+        }
+        idle
+    }
+
     pub(super) fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
         let Some(owner) = self.owner(host) else { return };
         owner.cuts += 1;
