@@ -142,6 +142,8 @@ counts! {
     ClaimedWhilePaused,
     /// Checkpoints that failed.
     CheckpointsFailed,
+    /// Checkpoints left out, of a guest that did nothing.
+    CheckpointsSpared,
     /// Backups given up because they stopped acknowledging.
     Stalled,
     /// Hellos refused.

@@ -7,6 +7,7 @@ use crate::guest::{Guest, Page};
 use crate::guest_disk::Tapped;
 use crate::host::{Host, Posted, Role};
 use crate::network::ConnId;
+use crate::report::Count;
 use crate::world::World;
 use protocol::pacing::Taken;
 use protocol::primary::Event as PrimaryEvent;
@@ -21,6 +22,7 @@ impl World {
         let idle =
             vm.is_some_and(|vm| vm.runs && vm.guest.is_clean() && vm.tap.as_ref().is_none_or(Vec::is_empty));
         if idle {
+            self.report.add(Count::CheckpointsSpared, 1);
             self.post(host, Posted::ToPrimary(id, PrimaryEvent::CheckpointSpared(session, epoch)));
         }
         idle
