@@ -46,6 +46,7 @@ fi
 if [ -n "$REDIS" ]; then
     echo 1 > /proc/sys/vm/overcommit_memory
     /bin/redis-server /etc/redis.conf $STORE > /dev/console 2>&1 &
+    SERVER=$!
     until $B printf 'PING\r\nQUIT\r\n' | $B nc 127.0.0.1 6379 2> /dev/null | $B grep -q PONG; do
         $B sleep 0.1
     done
@@ -56,7 +57,7 @@ echo "READY"
 while read -r LINE; do
     case "$LINE" in
     off | reboot)
-        [ -n "$REDIS" ] && $B killall redis-server && wait
+        [ -n "$REDIS" ] && $B killall redis-server && wait "$SERVER"
         [ -n "$DISK" ] && $B umount /data
         [ "$LINE" = off ] && $B poweroff -f
         $B reboot -f
