@@ -79,13 +79,6 @@ impl Ends {
         self.console.take_kept()
     }
 
-    /// Says that, before all else.
-    pub fn say_first(&mut self, unsaid: &[u8]) {
-        let later = self.console.take_kept();
-        self.console.keep(unsaid);
-        self.console.keep(&later);
-    }
-
     /// What each line is ready for: the console's, then the cards', and whether the bell was rung.
     fn await_lines(&self, timeout: Option<Duration>) -> Result<(Vec<PollFlags>, bool), WorldError> {
         let lines = [&self.console].into_iter().chain(self.cards.iter().map(|card| &card.line));

@@ -279,6 +279,7 @@ impl Hosted {
         let (unsaid, state) = decode(state)?;
         let mut core = self.shared.standing()?;
         core.machine.put_state(state)?;
+        core.machine.set_horizon(0);
         core.unsaid = unsaid.to_vec();
         core.is_fresh = true;
         core.is_off = false;

@@ -103,7 +103,7 @@ impl Runner {
         let unsaid = self.ends.take_unsaid();
         let mut core = self.shared.stand(&unsaid);
         let unsaid = std::mem::take(&mut core.unsaid);
-        self.ends.say_first(&unsaid);
+        self.ends.show(&unsaid)?;
         if std::mem::take(&mut core.is_fresh) {
             core.machine.input(wall_clock());
             self.pace = Pace::begin(core.machine.clock(), Instant::now());

@@ -191,3 +191,37 @@ impl AsFd for Bell {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Shared {
+        Shared::new(Machine::new(0x1000), Arc::new(Bell::new().unwrap()))
+    }
+
+    #[test]
+    fn what_was_loaded_before_the_thread_was_there_is_not_forgotten() {
+        let shared = shared();
+        shared.standing().unwrap().unsaid = b"loaded".to_vec();
+        shared.cont().unwrap();
+        let core = shared.stand(b"");
+        assert_eq!((core.unsaid.as_slice(), core.is_fresh), (b"loaded".as_slice(), true));
+    }
+
+    #[test]
+    fn one_that_is_stopped_before_it_began_to_run_stands() {
+        let shared = shared();
+        shared.cont().unwrap();
+        assert!(matches!(shared.standing().map(drop), Err(HostedError::Runs)));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| shared.stand(b"").goal());
+            shared.stop().unwrap();
+            drop(shared.standing().unwrap());
+            shared.end();
+            assert_eq!(thread.join().unwrap(), Goal::End);
+        });
+        assert!(!shared.ended("as it should"));
+        assert!(matches!(shared.stop(), Err(HostedError::Ended(_))));
+    }
+}
