@@ -178,7 +178,7 @@ pub fn compare(of: &str, here: &HostFacts, there: &HostFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let (Some(first), Some(second)) = (&ours.fingerprint, &theirs.fingerprint) {
         match first.compare(second) {
-            Ok(()) => findings.push(SAME.ok(of, "same machine, with what it is made of, and files")),
+            Ok(()) => findings.push(SAME.ok(of, "the same machine, processor and files")),
             Err(differences) => findings.extend(differences.iter().map(|differs| {
                 let found =
                     format!("{} differs: {} here, {} there", differs.what, differs.first, differs.second);

@@ -186,7 +186,7 @@ fn a_backup_without_room_on_its_disk_is_named_before_it_is_needed() {
     assert_eq!(code, 4);
     assert_eq!(verdict(&findings, "room for the VM", "file system"), Verdict::Failure);
     assert_eq!(verdict(&findings, "disk space", "beta/disks"), Verdict::Failure);
-    assert_eq!(verdict(&findings, "VM alike", "same QEMU, machine"), Verdict::Ok);
+    assert_eq!(verdict(&findings, "VM alike", "the same machine"), Verdict::Ok);
     assert_eq!(verdict(&findings, "bridges", "br0: there, and up"), Verdict::Ok);
     // Where there is no such bridge and another firmware the VM could not go on.
     let beta = cluster.lab.host("beta").expect("the host");
