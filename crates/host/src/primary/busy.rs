@@ -7,7 +7,7 @@ use protocol::Micros;
 use std::time::Duration;
 
 /// A halted processor's thread takes some of it to find that there is nothing to do once it is let go.
-const NEXT_TO_NOTHING: Duration = Duration::from_micros(200);
+const NEXT_TO_NOTHING: Duration = Duration::from_micros(500);
 
 /// Looks at the threads of a guest's processors.
 #[derive(Debug, Default)]
