@@ -41,9 +41,7 @@ pub trait PageStore: Send + Sync {
     ///
     /// # Errors
     /// If the machine is gone.
-    fn zero(&self, block: usize, first: u64, count: u64) -> Result<(), RamError> {
-        (first..first + count).try_for_each(|page| self.write(block, page, &[0; PAGE_SIZE as usize]))
-    }
+    fn zero(&self, block: usize, first: u64, count: u64) -> Result<(), RamError>;
 }
 
 /// The replicated RAM of one machine.

@@ -156,17 +156,8 @@ impl VmFile {
     /// # Errors
     /// If the name is none.
     pub fn deterministic(guest: &RiscvGuest, name: &str, shape: VmShape) -> Result<Self, ClusterError> {
-        let address = GuestAddress::of(shape.number);
-        let append = guest.append(Some(address), false);
-        let toml = format!(
-            "name = \"{name}\"\nmachine = \"rv\"\nmemory = \"{}MiB\"\nkernel = {:?}\ninitrd = {:?}\nappend = {append:?}\n\
-             [[nic]]\nbridge = \"{}\"\n",
-            shape.memory_mib,
-            guest.kernel,
-            guest.initrd,
-            crate::topology::BRIDGE,
-        );
-        Ok(Self { name: VmName::new(name)?, toml, address })
+        let append = guest.append(Some(GuestAddress::of(shape.number)), false);
+        Self::booting(name, shape, "machine = \"rv\"", [&guest.kernel, &guest.initrd], &append)
     }
 
     fn linux(
@@ -176,12 +167,23 @@ impl VmFile {
         initrd: &Path,
         append: &str,
     ) -> Result<Self, ClusterError> {
+        let machine = shape.machine.name();
+        let machine = format!("machine = \"{machine}\"\naccel = \"tcg\"\ncpus = {}", shape.cpus);
+        Self::booting(name, shape, &machine, [kernel, initrd], append)
+    }
+
+    /// `machine` is what is said of the machine.
+    fn booting(
+        name: &str,
+        shape: VmShape,
+        machine: &str,
+        [kernel, initrd]: [&Path; 2],
+        append: &str,
+    ) -> Result<Self, ClusterError> {
         let nic = shape.nic.map(|model| format!("model = \"{model}\"\n")).unwrap_or_default();
         let toml = format!(
-            "name = \"{name}\"\nmachine = \"{}\"\naccel = \"tcg\"\ncpus = {}\nmemory = \"{}MiB\"\nkernel = {kernel:?}\ninitrd = {initrd:?}\n\
+            "name = \"{name}\"\n{machine}\nmemory = \"{}MiB\"\nkernel = {kernel:?}\ninitrd = {initrd:?}\n\
              append = {append:?}\n[[nic]]\nbridge = \"{}\"\n{nic}",
-            shape.machine.name(),
-            shape.cpus,
             shape.memory_mib,
             crate::topology::BRIDGE,
         );

@@ -2,7 +2,7 @@
 
 use super::alike::{Decided, Print, installation};
 use super::qemu::QemuBlueprint;
-use super::rv::RvBlueprint;
+use super::rv::RvDecided;
 use super::{Launched, MachineError, Standby};
 use crate::disks::Disks;
 use ::qemu::{Channels, VmSpec};
@@ -14,7 +14,7 @@ pub enum Blueprint {
     /// A QEMU process.
     Qemu(Box<QemuBlueprint>),
     /// The deterministic machine.
-    Rv(Box<RvBlueprint>),
+    Rv(Box<RvDecided>),
 }
 
 /// What another host must have to build the same machine.
@@ -33,7 +33,7 @@ impl Blueprint {
     /// If this host cannot build it.
     pub fn of(spec: VmSpec) -> Result<Self, MachineError> {
         if spec.is_deterministic() {
-            return Ok(Self::Rv(Box::new(RvBlueprint::of(spec))));
+            return Ok(Self::Rv(Box::new(RvDecided::of(spec))));
         }
         let found = installation()?;
         let resolved = found.resolve(spec)?;
@@ -49,9 +49,7 @@ impl Blueprint {
             (Decided::Qemu(resolved), Print::Qemu(theirs)) => {
                 Ok(Self::Qemu(Box::new(QemuBlueprint::like(resolved, theirs)?)))
             }
-            (Decided::Rv(decided), Print::Rv(theirs)) => {
-                Ok(Self::Rv(Box::new(RvBlueprint::like(decided, &theirs)?)))
-            }
+            (Decided::Rv(decided), Print::Rv(theirs)) => Ok(Self::Rv(Box::new(decided.like(theirs)?))),
             _ => Err(MachineError::Differs("it is described as two kinds of machine".into())),
         }
     }
@@ -61,7 +59,7 @@ impl Blueprint {
     pub fn spec(&self) -> &VmSpec {
         match self {
             Self::Qemu(blueprint) => blueprint.spec(),
-            Self::Rv(blueprint) => blueprint.spec(),
+            Self::Rv(decided) => decided.spec(),
         }
     }
 
@@ -72,7 +70,7 @@ impl Blueprint {
     pub fn launch(self, name: &VmName, disks: &Disks) -> Result<Launched, MachineError> {
         match self {
             Self::Qemu(blueprint) => blueprint.launch(name, disks),
-            Self::Rv(blueprint) => blueprint.launch(disks),
+            Self::Rv(decided) => decided.launch(disks),
         }
     }
 
@@ -87,7 +85,7 @@ impl Blueprint {
     ) -> Result<(Box<dyn Standby>, Channels), MachineError> {
         match self {
             Self::Qemu(blueprint) => blueprint.stand_by(name, disks),
-            Self::Rv(blueprint) => blueprint.stand_by(disks),
+            Self::Rv(decided) => decided.stand_by(disks),
         }
     }
 }

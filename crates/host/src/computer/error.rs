@@ -1,9 +1,9 @@
-//! Owns the reasons why a VM's process cannot be had or used.
+//! Owns the reasons why a VM's machine cannot be had or used.
 
 use os::tap::TapError;
 use std::path::PathBuf;
 
-/// Why a VM's process could not be had or used.
+/// Why a VM's machine could not be had or used.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// This host's QEMU.
@@ -36,6 +36,9 @@ pub enum MachineError {
     /// Its channels.
     #[error("the system gives no sockets for the machine: {0}")]
     Sockets(std::io::Error),
+    /// What its kernel's generator of random numbers begins with.
+    #[error("the system gives no random numbers for the machine: {0}")]
+    Random(std::io::Error),
     /// Its clock.
     #[error(transparent)]
     Clock(#[from] os::kvm_clock::KvmClockError),

@@ -23,14 +23,20 @@ use os::range::Range;
 use os::thread_time::ThreadTime;
 use std::sync::Arc;
 
-/// A machine with a guest in it. Dropping the last reference ends it.
-pub trait Computer: Send + Sync {
+/// A machine that was built, with a guest in it or to stand by for one.
+pub trait Built: Send + Sync {
     /// What does not change while it lives.
     fn facts(&self) -> Facts;
 
     /// Its memory.
     fn ram(&self) -> &GuestRam;
 
+    /// From now on the loop hears of what it does by itself.
+    fn watch(&self, events: Sender<MachineEvent>);
+}
+
+/// A machine with a guest in it. Dropping the last reference ends it.
+pub trait Computer: Built {
     /// What another host must have to build the same.
     ///
     /// # Errors
@@ -42,9 +48,6 @@ pub trait Computer: Send + Sync {
     /// # Errors
     /// What and why.
     fn check_protectable(&self) -> Result<(), MachineError>;
-
-    /// From now on the loop hears of what it does by itself.
-    fn watch(&self, events: Sender<MachineEvent>);
 
     /// Lets the guest run.
     ///
@@ -99,16 +102,7 @@ pub trait Computer: Send + Sync {
 }
 
 /// A machine that was built like a primary's and waits: its memory is filled from outside.
-pub trait Standby: Send {
-    /// What does not change while it lives.
-    fn facts(&self) -> Facts;
-
-    /// Its memory.
-    fn ram(&self) -> &GuestRam;
-
-    /// From now on the loop hears of what it does by itself.
-    fn watch(&self, events: Sender<MachineEvent>);
-
+pub trait Standby: Built {
     /// Gives it the devices' state: it stands then where the checkpoint was taken.
     ///
     /// # Errors

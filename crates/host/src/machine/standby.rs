@@ -1,4 +1,4 @@
-//! Owns the standby's process and its image.
+//! Owns the standby's machine and its image.
 
 use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, MachineEvent};
@@ -131,10 +131,10 @@ impl StandbyMachine {
         self.standby.facts()
     }
 
-    /// Gives the device state to QEMU, which then stands where the checkpoint was taken, stopped.
+    /// Gives the device state to the machine, which then stands where the checkpoint was taken, stopped.
     ///
     /// # Errors
-    /// If QEMU does not accept it.
+    /// If it does not accept it.
     pub fn load(self, name: &VmName, device: Vec<u8>) -> Result<Machine, MachineError> {
         let log = self.console.lock().unwrap_or_else(PoisonError::into_inner).take();
         let log = match log {

@@ -167,7 +167,6 @@ impl Checkpointer {
         let bytes = Arc::new(AtomicU64::new(0));
         let mut worker = Worker {
             computer: Arc::clone(&machine.computer),
-            ram: machine.computer.ram().clone(),
             gate: machine.gate.clone(),
             tap: Arc::clone(machine.disks.tap()),
             images: machine.disks.images(),
@@ -229,7 +228,6 @@ struct Active {
 
 struct Worker {
     computer: Arc<dyn Computer>,
-    ram: GuestRam,
     gate: Gate,
     tap: Arc<Tap>,
     images: Vec<Arc<Image>>,
@@ -361,7 +359,7 @@ impl Worker {
         haste.suit(Epoch(0));
         let mut copy = Copy {
             session,
-            ram: &self.ram,
+            ram: self.computer.ram(),
             tracker: &mut *active.tracker,
             images: &self.images,
             tap: &self.tap,
@@ -500,7 +498,7 @@ impl Worker {
         }
         let fail = |why: String| Failure { why, resumable: true };
         active.tracker.scan(&mut active.dirty).map_err(|error| fail(error.to_string()))?;
-        let left = active.ahead.copy(&self.ram, &active.pool, &active.dirty).map_err(fail)?;
+        let left = active.ahead.copy(self.computer.ram(), &active.pool, &active.dirty).map_err(fail)?;
         active.tracker.give_back(&left);
         active.dirty.clear();
         Ok(())
@@ -535,10 +533,10 @@ impl Worker {
         }
         active.tracker.scan(&mut active.dirty).map_err(|error| fail(&error))?;
         active.pages.clear();
-        self.ram.number(&active.dirty, &mut active.pages);
+        self.computer.ram().number(&active.dirty, &mut active.pages);
         let (ahead, again) = active.ahead.take(&active.dirty);
         // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
-        let parts = gather(&self.ram, active, ahead, epoch, last && epoch == Epoch(1))?;
+        let parts = gather(self.computer.ram(), active, ahead, epoch, last && epoch == Epoch(1))?;
         // While the machine is still busy with its devices, and the guest's processors surely stand still.
         let busy = active.busy.since_last();
         pending.wait_written().map_err(|error| fail(&error))?;

@@ -123,6 +123,11 @@ pub fn redirect(host: &Namespace, to: Ipv4Addr) -> Result<(), LabError> {
     batch(host, &format!("neigh del {to} dev repl0\n"))
 }
 
+/// A machine asks anew for everybody's address on the LAN.
+pub fn forget_neighbours(machine: &Namespace) -> Result<(), LabError> {
+    batch(machine, "neigh flush dev lan0\n")
+}
+
 /// From now on a connection's packets leave this machine on the replication network as short as a cable carries them: the
 /// kernel would hand on longer ones, for a network card to cut, and those pass a narrow port.
 pub fn cut_packets(host: &Namespace) -> Result<(), LabError> {

@@ -322,6 +322,14 @@ impl Lab {
         ip::redirect(&self.host(from)?, self.replication_address(to)?)
     }
 
+    /// The client asks anew for everybody's address: who has another card than before is found at once.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn forget_neighbours(&self) -> Result<(), LabError> {
+        ip::forget_neighbours(&self.client)
+    }
+
     /// Connections that a host makes or takes from now on can be harmed by [`Lab::narrow_link`].
     ///
     /// # Errors

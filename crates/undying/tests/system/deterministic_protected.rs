@@ -1,6 +1,6 @@
 //! The deterministic machine as a VM like any other: protected, moved, killed with its host, with the tests of QEMU's guests.
 
-use crate::disks::{IMAGE, MIB, assert_sound, there_and_back};
+use crate::disks::{IMAGE, assert_sound, boot_of, there_and_back};
 use crate::kit::{Guest, Setup, look, possible};
 use crate::migrate::{arrived, ask};
 
@@ -31,11 +31,7 @@ fn its_disk_has_what_was_answered_after_its_host_died_and_it_rebooted() {
     if !possible() {
         return;
     }
-    let setup = setup("rvdisk");
-    let cluster = setup.cluster();
-    cluster.make_disk("alpha", IMAGE, MIB).expect("a disk image");
-    let file = setup.vm_file().on_disk(IMAGE);
-    let guest = setup.boot_file_on(cluster, file);
+    let guest = boot_of(setup("rvdisk"));
     guest.protect("alpha", "beta");
     let guest = there_and_back(guest);
     guest.stop("alpha");

@@ -12,7 +12,11 @@ pub const MIB: u64 = 192;
 
 /// A Redis that answers no write before it is on its disk, at alpha.
 pub fn boot(tag: &'static str) -> Guest {
-    let setup = Setup::new(tag);
+    boot_of(Setup::new(tag))
+}
+
+/// The same with another machine.
+pub fn boot_of(setup: Setup) -> Guest {
     let cluster = setup.cluster();
     cluster.make_disk("alpha", IMAGE, MIB).expect("a disk image");
     let file = setup.vm_file().on_disk(IMAGE);

@@ -7,8 +7,8 @@ use super::alike::{Decided, Print, installation};
 use super::blueprint::alike;
 use super::events::watch;
 use super::{
-    ClockKeeper, Computer, Described, Launched, MachineError, MachineEvent, PageTracker, Saving, Standby,
-    StateSaver,
+    Built, ClockKeeper, Computer, Described, Launched, MachineError, MachineEvent, PageTracker, Saving,
+    Standby, StateSaver,
 };
 use crate::disks::Disks;
 use crate::ram::GuestRam;
@@ -91,7 +91,7 @@ impl QemuComputer {
     }
 }
 
-impl Computer for QemuComputer {
+impl Built for QemuComputer {
     fn facts(&self) -> Facts {
         facts(&self.qemu)
     }
@@ -100,6 +100,12 @@ impl Computer for QemuComputer {
         &self.ram
     }
 
+    fn watch(&self, events: Sender<MachineEvent>) {
+        watch(&self.qemu, events);
+    }
+}
+
+impl Computer for QemuComputer {
     fn describe(&self) -> Result<Described, MachineError> {
         let resolved = self.qemu.resolved().clone();
         let fingerprint = Fingerprint::take(&self.installation, &resolved, Some(self.qemu.ram().layout()))?;
@@ -109,10 +115,6 @@ impl Computer for QemuComputer {
     fn check_protectable(&self) -> Result<(), MachineError> {
         os::tracker::self_test().map_err(MachineError::SelfTest)?;
         Ok(self.qemu.check_migratable()?)
-    }
-
-    fn watch(&self, events: Sender<MachineEvent>) {
-        watch(&self.qemu, events);
     }
 
     fn cont(&self) -> Result<(), MachineError> {
@@ -157,7 +159,7 @@ struct QemuStandby {
     ram: GuestRam,
 }
 
-impl Standby for QemuStandby {
+impl Built for QemuStandby {
     fn facts(&self) -> Facts {
         facts(self.standby.qemu())
     }
@@ -169,7 +171,9 @@ impl Standby for QemuStandby {
     fn watch(&self, events: Sender<MachineEvent>) {
         watch(self.standby.qemu(), events);
     }
+}
 
+impl Standby for QemuStandby {
     fn load(self: Box<Self>, device: Vec<u8>) -> Result<Arc<dyn Computer>, MachineError> {
         let state = DeviceState::from_bytes(device)?;
         let qemu = self.standby.load(&state)?;

@@ -1,12 +1,11 @@
 //! Owns the deterministic machine behind the traits of all machines.
 
-use super::RvDecided;
-use super::RvPrint;
 use super::driver::{Driver, RvSaver};
 use super::memory::{RvTracker, ram_of};
+use super::{RvDecided, RvPrint};
 use crate::computer::{
-    ClockKeeper, Computer, Decided, Described, MachineError, MachineEvent, PageTracker, Print, Standby,
-    StateSaver,
+    Built, ClockKeeper, Computer, Decided, Described, MachineError, MachineEvent, PageTracker, Print,
+    Standby, StateSaver,
 };
 use crate::ram::GuestRam;
 use crate::vm::Facts;
@@ -26,8 +25,10 @@ impl RvComputer {
         let ram = ram_of(&driver);
         Self { decided, driver, ram }
     }
+}
 
-    fn told(&self) -> Facts {
+impl Built for RvComputer {
+    fn facts(&self) -> Facts {
         let spec = self.decided.spec();
         Facts {
             pid: None,
@@ -38,17 +39,17 @@ impl RvComputer {
             resolved: Some(Arc::new(Decided::Rv(self.decided.clone()))),
         }
     }
-}
-
-impl Computer for RvComputer {
-    fn facts(&self) -> Facts {
-        self.told()
-    }
 
     fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
+    fn watch(&self, events: Sender<MachineEvent>) {
+        self.driver.watch(events);
+    }
+}
+
+impl Computer for RvComputer {
     fn describe(&self) -> Result<Described, MachineError> {
         let fingerprint = Print::Rv(RvPrint::take(&self.decided)?);
         Ok(Described { resolved: Decided::Rv(self.decided.clone()), fingerprint })
@@ -57,10 +58,6 @@ impl Computer for RvComputer {
     /// What it writes is known exactly, and all of its state can be saved.
     fn check_protectable(&self) -> Result<(), MachineError> {
         Ok(())
-    }
-
-    fn watch(&self, events: Sender<MachineEvent>) {
-        self.driver.watch(events);
     }
 
     fn cont(&self) -> Result<(), MachineError> {
@@ -99,18 +96,6 @@ impl Computer for RvComputer {
 }
 
 impl Standby for RvComputer {
-    fn facts(&self) -> Facts {
-        self.told()
-    }
-
-    fn ram(&self) -> &GuestRam {
-        &self.ram
-    }
-
-    fn watch(&self, events: Sender<MachineEvent>) {
-        self.driver.watch(events);
-    }
-
     fn load(self: Box<Self>, device: Vec<u8>) -> Result<Arc<dyn Computer>, MachineError> {
         self.driver.hosted.load(&device)?;
         Ok(Arc::new(*self))

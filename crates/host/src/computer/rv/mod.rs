@@ -14,6 +14,7 @@ use ::qemu::{Channels, VmSpec};
 use driver::Driver;
 use machine::RvComputer;
 use medium::media;
+use rvrun::Medium;
 use rvrun::hosted::{Hosted, HostedError, Listener, Wires};
 use rvrun::setup::{Parts, Setup};
 use serde::{Deserialize, Serialize};
@@ -25,15 +26,15 @@ const SECTOR: u64 = 512;
 
 /// A VM in the deterministic machine, everything decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RvDecided {
     spec: VmSpec,
-    /// Which machine it is: a state is understood by the same one only.
-    rv: u32,
 }
 
 /// What must be equal on both hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RvPrint {
+    /// Which machine it is: a state is understood by the same one only.
     rv: u32,
     /// Digest of each file that the VM is made of, with the key that names it.
     files: Vec<(String, String)>,
@@ -41,11 +42,46 @@ pub struct RvPrint {
 
 impl RvDecided {
     pub fn of(spec: VmSpec) -> Self {
-        Self { spec, rv: rvrun::hosted::VERSION }
+        Self { spec }
+    }
+
+    pub fn like(self, theirs: RvPrint) -> Result<Self, MachineError> {
+        alike(&Print::Rv(theirs), &Print::Rv(RvPrint::take(&self)?))?;
+        Ok(self)
     }
 
     pub fn spec(&self) -> &VmSpec {
         &self.spec
+    }
+
+    pub fn launch(self, disks: &Disks) -> Result<Launched, MachineError> {
+        let (machine, channels) = self.make(disks, Hosted::start)?;
+        Ok((Arc::new(machine), channels))
+    }
+
+    pub fn stand_by(self, disks: &Disks) -> Result<(Box<dyn Standby>, Channels), MachineError> {
+        let (machine, channels) = self.make(disks, Hosted::standby)?;
+        Ok((Box::new(machine), channels))
+    }
+
+    fn make(
+        self,
+        disks: &Disks,
+        begin: impl FnOnce(Parts, Wires, Listener) -> Result<Hosted, HostedError>,
+    ) -> Result<(RvComputer, Channels), MachineError> {
+        let media = media(disks);
+        let setup = setup(&self.spec, &media)?;
+        let (console, their_console) = UnixStream::pair().map_err(MachineError::Sockets)?;
+        let pairs = setup.cards.iter().map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>();
+        let (nics, their_nics): (Vec<_>, Vec<_>) = pairs.map_err(MachineError::Sockets)?.into_iter().unzip();
+        let wires = Wires {
+            console: their_console.into(),
+            nics: their_nics.into_iter().map(Into::into).collect(),
+            disks: media,
+        };
+        let parts = setup.load()?;
+        let driver = Driver::new(|told| begin(parts, wires, told))?;
+        Ok((RvComputer::new(self, driver), Channels { console, nics }))
     }
 }
 
@@ -70,58 +106,8 @@ impl RvPrint {
     }
 }
 
-/// What the machine is to be made of.
-pub struct RvBlueprint {
-    decided: RvDecided,
-}
-
-impl RvBlueprint {
-    pub fn of(spec: VmSpec) -> Self {
-        Self { decided: RvDecided::of(spec) }
-    }
-
-    pub fn like(decided: RvDecided, theirs: &RvPrint) -> Result<Self, MachineError> {
-        let ours = RvPrint::take(&decided)?;
-        alike(&Print::Rv(theirs.clone()), &Print::Rv(ours))?;
-        Ok(Self { decided })
-    }
-
-    pub fn spec(&self) -> &VmSpec {
-        &self.decided.spec
-    }
-
-    pub fn launch(self, disks: &Disks) -> Result<Launched, MachineError> {
-        let (machine, channels) = self.make(disks, Hosted::start)?;
-        Ok((Arc::new(machine), channels))
-    }
-
-    pub fn stand_by(self, disks: &Disks) -> Result<(Box<dyn Standby>, Channels), MachineError> {
-        let (machine, channels) = self.make(disks, Hosted::standby)?;
-        Ok((Box::new(machine), channels))
-    }
-
-    fn make(
-        self,
-        disks: &Disks,
-        begin: impl FnOnce(Parts, Wires, Listener) -> Result<Hosted, HostedError>,
-    ) -> Result<(RvComputer, Channels), MachineError> {
-        let setup = setup(&self.decided.spec, disks)?;
-        let (console, their_console) = UnixStream::pair().map_err(MachineError::Sockets)?;
-        let pairs = setup.cards.iter().map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>();
-        let (nics, their_nics): (Vec<_>, Vec<_>) = pairs.map_err(MachineError::Sockets)?.into_iter().unzip();
-        let wires = Wires {
-            console: their_console.into(),
-            nics: their_nics.into_iter().map(Into::into).collect(),
-            disks: media(disks),
-        };
-        let parts = setup.load()?;
-        let driver = Driver::new(|told| begin(parts, wires, told))?;
-        Ok((RvComputer::new(self.decided, driver), Channels { console, nics }))
-    }
-}
-
 /// What the machine is made of, at this host.
-fn setup(spec: &VmSpec, disks: &Disks) -> Result<Setup, MachineError> {
+fn setup(spec: &VmSpec, disks: &[Box<dyn Medium>]) -> Result<Setup, MachineError> {
     // Its description was checked: there is a kernel.
     let kernel = spec.kernel.clone().unwrap_or_default();
     let append = spec.append.as_deref().unwrap_or_default();
@@ -129,11 +115,8 @@ fn setup(spec: &VmSpec, disks: &Disks) -> Result<Setup, MachineError> {
     if let Some(firmware) = &spec.firmware {
         setup = setup.with_firmware(firmware)?;
     }
-    let seed: [u64; 4] = std::array::from_fn(|_| crate::loops::random());
-    Ok(Setup {
-        disks: disks.direct().iter().map(|disk| (disk.size() / SECTOR, disk.is_read_only())).collect(),
-        cards: (0..spec.nics.len()).map(|card| spec.mac(card).0).collect(),
-        seed: seed.iter().flat_map(|word| word.to_le_bytes()).collect(),
-        ..setup
-    })
+    setup.disks = disks.iter().map(|disk| (disk.size() / SECTOR, disk.is_read_only())).collect();
+    setup.cards = (0..spec.nics.len()).map(|card| spec.mac(card).0).collect();
+    setup.draw_seed().map_err(MachineError::Random)?;
+    Ok(setup)
 }

@@ -3,7 +3,7 @@
 use super::super::Run;
 use super::super::figures::{Cell, Findings, Table, Target};
 use super::guest::{HOST, How, Place};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab::client::redis_benchmark;
 use lab::guest::cache::Cache;
 use lab::guest::redis::REDIS_PORT;
@@ -11,7 +11,6 @@ use lab::guest::riscv::RiscvGuest;
 use lab::stats::Summary;
 use lab::topology::{GuestAddress, Lab};
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 
 const ROUNDS: usize = 3;
 /// Requests, connections, and how many requests each keeps waiting.
@@ -35,7 +34,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
         for (how, rates) in How::ALL.into_iter().zip(&mut rates) {
             run.screen.live(&format!("round {round} of {rounds}: {}", how.name()));
             let running = place.start(how, true)?;
-            forget_neighbours(&lab)?;
+            // Each run of the machine draws its card's address anew.
+            lab.forget_neighbours()?;
             for (rate, seen) in rates.iter_mut().zip(ask(&lab)?) {
                 rate.push(seen);
             }
@@ -44,14 +44,6 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
     }
     tell(found, &rates);
     Ok(())
-}
-
-/// The client forgets the address of the card before: each run of the machine draws its own.
-fn forget_neighbours(lab: &Lab) -> Result<()> {
-    let mut flush = Command::new("ip");
-    flush.args(["neigh", "flush", "all"]);
-    let done = lab.client().start(&mut flush)?.wait().context("cannot wait for ip")?;
-    if done.success() { Ok(()) } else { bail!("`ip neigh flush all` in the client's namespace: {done}") }
 }
 
 /// Requests a second: SET and GET of each load.
