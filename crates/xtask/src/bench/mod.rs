@@ -64,8 +64,8 @@ pub enum Bench {
     /// Parts: 1 a guest that writes memory, by interval, 2 beside QEMU's COLO, 3 checkpoints with parts left out
     Comparison(BenchArgs),
     All(all::AllArgs),
-    /// The deterministic machine beside `qemu-system-riscv64` (5 minutes, as root).
-    /// Parts: 1 bare programs and a boot, 2 recording and replay, 3 Redis over the network
+    /// The deterministic machine beside `qemu-system-riscv64`, and protected (13 minutes, as root).
+    /// Parts: 1 bare programs and a boot, 2 recording and replay, 3 Redis over the network, 4 protection
     Rv(rv::RvArgs),
 }
 
@@ -177,6 +177,7 @@ const RV: Suite = Suite {
         ("Speed", rv::speed),
         ("Recording and replay", rv::recording),
         ("Redis over the network", rv::network),
+        ("Protection beside a guest in QEMU", rv::protected),
     ],
     facts: rv::facts,
 };

@@ -2,6 +2,7 @@
 
 mod guest;
 mod network;
+mod protected;
 mod recording;
 
 use super::figures::{Cell, Findings, Table, Target};
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use network::measure as network;
+pub use protected::measure as protected;
 pub use recording::measure as recording;
 
 /// What to measure
