@@ -77,7 +77,7 @@ impl Primary {
         if pipeline.ledger.in_flight() < max {
             let epoch = pipeline.ledger.open_epoch();
             pipeline.running = Some((epoch, last));
-            let spare = !last && is_armed && pipeline.throttled.is_none() && pipeline.pacer.may_spare(now);
+            let spare = is_armed && pipeline.throttled.is_none() && pipeline.pacer.may_spare(now);
             out.push(Action::TakeCheckpoint { session, epoch, last, spare });
             return;
         }
