@@ -47,8 +47,12 @@ const FIRST_STRETCH: Micros = Micros::from_millis(25);
 /// However long the pauses are, an epoch without output is not shorter.
 const LEAST_STRETCH: Micros = Micros::from_millis(10);
 
-/// A VM that does nothing is copied so often all the same: its devices' timers go on.
+/// A VM that does next to nothing is copied so often all the same: its devices' timers go on.
 const SPARED_FOR: Micros = Micros::from_millis(250);
+/// A guest that ran for less than this part of the time has little to lose.
+const LITTLE: u64 = 10;
+/// A halted processor's thread takes some of it to find that there is nothing to do once it is let go.
+const NEXT_TO_NOTHING: Micros = Micros(500);
 
 /// What is known of a checkpoint that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,11 +161,13 @@ impl Pacer {
         *self.least.insert(least.min(pause))
     }
 
-    /// Whether a checkpoint that is due may be left out if the guest did nothing since the one before: nobody waits for it, and
-    /// there was one not long ago.
+    /// A checkpoint that is due may be left out if the guest ran for less than this since the one before; none if somebody waits
+    /// for it, or if the one before is long ago.
     #[must_use]
-    pub fn may_spare(&self, now: Instant) -> bool {
-        self.waits.is_none() && now.since(self.cut_at) < SPARED_FOR
+    pub fn may_spare(&self, now: Instant) -> Option<Micros> {
+        let since = now.since(self.cut_at);
+        let little = Micros(since.0 / LITTLE).min(self.interval).max(NEXT_TO_NOTHING);
+        (self.waits.is_none() && since < SPARED_FOR).then_some(little)
     }
 
     /// It was left out.

@@ -286,6 +286,22 @@ fn the_newest_clock_reading_is_echoed() {
     assert_eq!(echo, Some(Instant(77)));
 }
 
+#[test]
+fn a_pulse_goes_with_a_heartbeat_if_it_would_be_due_soon_after() {
+    let pulses = |actions: &[Action]| {
+        actions.iter().any(|action| matches!(action, Action::Send(C1, ToPrimary::Pulse(_))))
+    };
+    let (mut standby, heartbeat) = (Standby::armed(), short().heartbeat);
+    standby.pass(heartbeat);
+    standby.pass(Micros(heartbeat.0 / 2 - 1));
+    assert!(!pulses(&standby.hears(ToBackup::Heartbeat(beat(Instant(1))))), "it sent one not long ago");
+    standby.pass(Micros(1));
+    assert!(pulses(&standby.hears(ToBackup::Heartbeat(beat(Instant(2))))));
+    assert!(!pulses(&standby.pass(heartbeat)), "the next heartbeat may be a little late");
+    assert!(pulses(&standby.pass(Micros(heartbeat.0 / 4))), "without one they go on");
+    assert!(pulses(&standby.pass(heartbeat)));
+}
+
 /// Found by the simulator: an owner that woke up while its backup was promoting got a fresh echo, so a lease, and
 /// spoke after the promoted VM.
 #[test]

@@ -46,7 +46,7 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
 /// Whether the checkpoint that is asked for may be spared.
 fn may_spare(actions: &[Action]) -> Option<bool> {
     actions.iter().find_map(|action| match action {
-        Action::TakeCheckpoint { spare, .. } => Some(*spare),
+        Action::TakeCheckpoint { spare, .. } => Some(spare.is_some()),
         _ => None,
     })
 }

@@ -285,7 +285,7 @@ impl World {
             Action::Compared(session, hashes) => self.compared(host, session, &hashes),
             Action::Acknowledged(session, epoch) => self.note_acknowledged(host, session, epoch),
             Action::TakeCheckpoint { session, epoch, last, spare } => {
-                if !spare || !self.spares(host, session, epoch) {
+                if spare.is_none() || !self.spares(host, session, epoch) {
                     self.begin_cut(host, session, epoch, last);
                 }
             }

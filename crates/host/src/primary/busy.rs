@@ -6,9 +6,6 @@ use os::thread_time::ThreadTime;
 use protocol::Micros;
 use std::time::Duration;
 
-/// A halted processor's thread takes some of it to find that there is nothing to do once it is let go.
-const NEXT_TO_NOTHING: Duration = Duration::from_micros(500);
-
 /// Looks at the threads of a guest's processors.
 #[derive(Debug, Default)]
 pub struct Busy {
@@ -34,13 +31,14 @@ impl Busy {
         }
     }
 
-    /// Whether the guest did next to nothing since the last time, and waits now.
+    /// Whether each processor's thread ran for less than that since the last time, and all of them wait now.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        let idles = |(thread, had): &(ThreadTime, Duration)| {
-            thread.read().is_ok_and(|has| has.saturating_sub(*had) < NEXT_TO_NOTHING)
+    pub fn ran_less(&self, least: Micros) -> bool {
+        let least = Duration::from_micros(least.0);
+        let little = |(thread, had): &(ThreadTime, Duration)| {
+            thread.read().is_ok_and(|has| has.saturating_sub(*had) < least)
         };
-        self.waits() && self.threads.iter().all(idles)
+        self.waits() && self.threads.iter().all(little)
     }
 
     /// Whether all of its processors wait for something now.

@@ -69,8 +69,8 @@ pub enum Job {
         epoch: Epoch,
         /// Leave the guest paused.
         last: bool,
-        /// Leave it out if the guest did nothing since the one before.
-        spare: bool,
+        /// Leave it out if the guest ran for less than this since the one before, and nothing of it waits.
+        spare: Option<Micros>,
     },
     /// Forget the session.
     EndSession(Session),
@@ -257,7 +257,9 @@ impl Worker {
                 }
                 // The copy that asked for them is over.
                 Job::Hashes(..) => {}
-                Job::Checkpoint { session, epoch, spare: true, .. } if self.is_idle(session) => {
+                Job::Checkpoint { session, epoch, spare: Some(least), .. }
+                    if self.did_less(session, least) =>
+                {
                     self.say(Done::Spared(session, epoch));
                 }
                 Job::Checkpoint { session, epoch, last, .. } => self.checkpoint(session, epoch, last),
@@ -430,11 +432,11 @@ impl Worker {
         })
     }
 
-    /// Whether a checkpoint would find what the one before has found.
-    fn is_idle(&self, session: Session) -> bool {
+    /// Whether the guest ran for less than that since the last checkpoint, and nothing of it waits for one.
+    fn did_less(&self, session: Session, least: Micros) -> bool {
         let active = self.active.as_ref().filter(|active| active.session == session);
         let silent = self.gate.queued() == (0, 0) && self.tap.bytes() == 0;
-        silent && active.is_some_and(|active| active.busy.is_idle())
+        silent && active.is_some_and(|active| active.busy.ran_less(least))
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {

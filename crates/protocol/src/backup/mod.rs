@@ -472,6 +472,7 @@ impl Backup {
             ToBackup::Heartbeat(beat) => {
                 self.take_echo(now, beat.at);
                 self.take_wish(beat.wish);
+                self.pulse(now, true, out);
             }
             ToBackup::Ask(ask) => self.on_ask(conn, ask, out),
             ToBackup::Commit(epoch, commit) => self.on_commit(now, epoch, commit, out),
@@ -536,7 +537,7 @@ impl Backup {
 
     fn drive(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.suspect(now, out);
-        self.pulse(now, out);
+        self.pulse(now, false, out);
         self.ask_again(now, out);
     }
 
@@ -545,15 +546,19 @@ impl Backup {
         !matches!(self.phase, Phase::Preparing(_))
     }
 
-    fn pulse(&mut self, now: Instant, out: &mut Vec<Action>) {
+    /// Sends the pulse that is due. One that will be before long goes with a heartbeat that was `heard`, and the next is left to the
+    /// next heartbeat, if that comes: this host need not wake once more for each.
+    fn pulse(&mut self, now: Instant, heard: bool, out: &mut Vec<Action>) {
         if !self.pulses() {
             return;
         }
-        if let Some(primary) = self.primary_mut()
-            && let Some(conn) = primary.conn
-            && now >= primary.next_pulse
+        let Some(primary) = self.primary_mut() else { return };
+        let heartbeat = primary.timing.heartbeat.0;
+        let (ahead, next) = if heard { (heartbeat / 2, heartbeat * 5 / 4) } else { (0, heartbeat) };
+        if let Some(conn) = primary.conn
+            && now + Micros(ahead) >= primary.next_pulse
         {
-            primary.next_pulse = now + primary.timing.heartbeat;
+            primary.next_pulse = now + Micros(next);
             out.push(Action::Send(conn, ToPrimary::Pulse(primary.answer(now))));
         }
     }

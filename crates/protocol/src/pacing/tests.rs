@@ -37,7 +37,8 @@ fn a_checkpoint_is_spared_unless_somebody_waits_or_the_last_is_long_ago() {
         let mut pacer = Pacer::new(pacing, Micros(25 * MS), Instant(500 * MS));
         let cut_at = take(&mut pacer, 1, 2 * MS);
         let mut spared = 0;
-        while pacer.may_spare(pacer.due()) {
+        while let Some(least) = pacer.may_spare(pacer.due()) {
+            assert_eq!(least, Micros((spared + 1) * 2_500), "a tenth of the time");
             let due = pacer.due();
             pacer.spared(due);
             assert_eq!(pacer.due(), due + Micros(25 * MS), "{pacing:?}: an interval later");
@@ -45,10 +46,18 @@ fn a_checkpoint_is_spared_unless_somebody_waits_or_the_last_is_long_ago() {
         }
         assert_eq!((spared, pacer.due()), (9, cut_at + Micros(250 * MS)), "{pacing:?}");
         let cut_at = take(&mut pacer, 2, 2 * MS);
-        assert!(pacer.may_spare(cut_at + Micros(25 * MS)));
+        assert!(pacer.may_spare(cut_at + Micros(25 * MS)).is_some());
         pacer.output(Epoch(3), cut_at + Micros(5 * MS));
-        assert!(!pacer.may_spare(cut_at + Micros(25 * MS)), "{pacing:?}: somebody waits");
+        assert_eq!(pacer.may_spare(cut_at + Micros(25 * MS)), None, "{pacing:?}: somebody waits");
     }
+    let mut hasty = Pacer::new(Pacing::Even, Micros(MS), Instant(500 * MS));
+    take(&mut hasty, 1, 0);
+    assert_eq!(hasty.may_spare(hasty.due()), Some(Micros(500)), "a halted processor takes some time too");
+    assert_eq!(
+        hasty.may_spare(hasty.due() + Micros(100 * MS)),
+        Some(Micros(MS)),
+        "no more than an interval's"
+    );
 }
 
 #[test]

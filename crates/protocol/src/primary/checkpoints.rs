@@ -77,7 +77,8 @@ impl Primary {
         if pipeline.ledger.in_flight() < max {
             let epoch = pipeline.ledger.open_epoch();
             pipeline.running = Some((epoch, last));
-            let spare = is_armed && pipeline.throttled.is_none() && pipeline.pacer.may_spare(now);
+            let may_spare = is_armed && pipeline.throttled.is_none();
+            let spare = pipeline.pacer.may_spare(now).filter(|_| may_spare);
             out.push(Action::TakeCheckpoint { session, epoch, last, spare });
             return;
         }

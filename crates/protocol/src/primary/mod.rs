@@ -130,7 +130,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A checkpoint that might be spared was not taken: the guest did nothing since the one before.
+    /// A checkpoint that might be spared was not taken: the guest did too little since the one before.
     CheckpointSpared(Session, Epoch),
     /// The arbiter answered.
     Claimed(Claim, ClaimAnswer),
@@ -162,8 +162,9 @@ pub enum Action {
         epoch: Epoch,
         /// Leave the VM paused: it goes on elsewhere.
         last: bool,
-        /// It may be left out if the guest did nothing since the one before: [`Event::CheckpointSpared`].
-        spare: bool,
+        /// It may be left out if the guest ran for less than this since the one before, waits, and wrote nothing to its disks or to
+        /// others: [`Event::CheckpointSpared`].
+        spare: Option<Micros>,
     },
     /// Send what the checkpoint gathered, and its Commit.
     SendCheckpoint(Session, Epoch),
