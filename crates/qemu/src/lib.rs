@@ -17,6 +17,7 @@ pub mod launch;
 pub mod qmp;
 pub mod ram;
 pub mod spec;
+pub mod stamp;
 pub mod standby;
 
 pub use accel::Accel;

@@ -33,7 +33,7 @@ pub enum Print {
 /// # Errors
 /// If there is none, or one that will not do.
 pub fn installation() -> Result<Installation, MachineError> {
-    Ok(Installation::probe(Path::new(DEFAULT_BINARY))?)
+    Ok(Installation::known(Path::new(DEFAULT_BINARY))?)
 }
 
 impl Decided {

@@ -21,7 +21,7 @@ use crossbeam_channel::Sender;
 use os::Memory;
 use os::thread_time::ThreadTime;
 use protocol::VmName;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a QEMU is to be started with.
 pub struct QemuBlueprint {
@@ -71,6 +71,16 @@ impl QemuBlueprint {
     }
 }
 
+/// Whether this kernel tells truly what is written; once it did it does until the host is booted again.
+fn can_track() -> Result<(), MachineError> {
+    static TOLD: OnceLock<()> = OnceLock::new();
+    if TOLD.get().is_none() {
+        os::tracker::self_test().map_err(MachineError::SelfTest)?;
+        let _ = TOLD.set(());
+    }
+    Ok(())
+}
+
 fn same(theirs: &Fingerprint, ours: Fingerprint) -> Result<(), MachineError> {
     alike(&Print::Qemu(theirs.clone()), &Print::Qemu(ours))
 }
@@ -113,7 +123,7 @@ impl Computer for QemuComputer {
     }
 
     fn check_protectable(&self) -> Result<(), MachineError> {
-        os::tracker::self_test().map_err(MachineError::SelfTest)?;
+        can_track()?;
         Ok(self.qemu.check_migratable()?)
     }
 
