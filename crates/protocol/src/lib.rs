@@ -24,6 +24,7 @@ pub mod migration;
 pub mod notice;
 pub mod ownership;
 pub mod pacing;
+pub mod packing;
 pub mod paths;
 pub mod primary;
 pub mod repair;

@@ -3,7 +3,7 @@
 mod outbox;
 pub mod paths;
 
-pub use outbox::{CopyWire, Outbox, Part, Wire, Written};
+pub use outbox::{CopyWire, Outbox, Pack, Part, Wire, Written};
 
 use protocol::notice::LinkLoss;
 use protocol::wire::{HEADER_LEN, Header, Inbound, MessageError, WireError};

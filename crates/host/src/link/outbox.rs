@@ -10,18 +10,28 @@ use crate::loops::Haste;
 use crate::ram::{GuestRam, RamError};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use protocol::packing::{Batch, Packing};
 use protocol::wire::device::DeviceStates;
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
-use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
+use protocol::{Change, Epoch, Instant, Micros, Session, Term, VmId, What};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of input that may wait behind a slow link.
 const MAX_INPUT_WAITING: usize = 4 << 20;
+
+/// Whether pages are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pack {
+    /// Bytes are dear, or bounded: whatever becomes shorter is packed.
+    Always,
+    /// They shall be there soon (`protocol::packing`), and no later version of them is sent as what changed.
+    IfSooner,
+}
 
 /// Pages of one checkpoint (or of the first copy), copied out of the guest.
 #[derive(Debug)]
@@ -30,6 +40,7 @@ pub struct Part {
     pages: Vec<Option<(u8, u64)>>,
     /// Their contents.
     buffer: PooledBuffer,
+    pack: Pack,
 }
 
 impl Part {
@@ -45,7 +56,13 @@ impl Part {
     /// The pages that were copied into `buffer`, one behind the other.
     #[must_use]
     pub fn new(pages: &[(u8, u64)], buffer: PooledBuffer) -> Self {
-        Self { pages: pages.iter().copied().map(Some).collect(), buffer }
+        Self { pages: pages.iter().copied().map(Some).collect(), buffer, pack: Pack::Always }
+    }
+
+    /// The same pages, packed in this way.
+    #[must_use]
+    pub fn packed(self, pack: Pack) -> Self {
+        Self { pack, ..self }
     }
 
     /// How many pages were copied.
@@ -172,6 +189,7 @@ impl Outbox {
             wire,
             outbound: Outbound::new(vm, term, session),
             batch: PageBatch::new(),
+            packing: Packing::default(),
             known: KnownPages::new(if without(Piece::Deltas) { 0 } else { MAX_KNOWN }),
             devices: DeviceStates::default(),
             open: Written::default(),
@@ -285,6 +303,7 @@ struct Writer {
     wire: Wire,
     outbound: Outbound,
     batch: PageBatch,
+    packing: Packing,
     known: KnownPages,
     devices: DeviceStates,
     open: Written,
@@ -355,19 +374,45 @@ impl Writer {
 
     fn part(&mut self, epoch: Epoch, part: &Part) -> std::io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
+        // Behind several paths nobody can say how long a frame took.
+        let pack = if matches!(self.wire, Wire::One(_)) { part.pack } else { Pack::Always };
+        let mut packs = pack == Pack::Always || self.packing.packs();
+        let mut began = std::time::Instant::now();
         for (slot, data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
             let Some((block, page)) = *slot else { continue };
-            if epoch == Epoch(0) {
-                batch.push(block, page, data);
-            } else {
-                batch.push_changed(block, page, data, &mut self.known);
+            match (pack, packs) {
+                (Pack::Always, _) if epoch > Epoch(0) => {
+                    batch.push_changed(block, page, data, &mut self.known);
+                }
+                (_, true) => batch.push(block, page, data),
+                (_, false) => batch.push_plain(block, page, data),
             }
             if batch.is_full() {
-                self.batch(epoch, &mut batch)?;
+                self.timed_batch((epoch, packs), &mut batch, began)?;
+                packs = pack == Pack::Always || self.packing.packs();
+                began = std::time::Instant::now();
             }
         }
-        self.batch(epoch, &mut batch)?;
+        self.timed_batch((epoch, packs), &mut batch, began)?;
         self.batch = batch;
+        Ok(())
+    }
+
+    /// Sends a batch that was begun at `began`; what it took tells whether packing pays. The pages of checkpoints tell of
+    /// deltas too, and nothing of the first copy's.
+    fn timed_batch(
+        &mut self,
+        (epoch, packed): (Epoch, bool),
+        batch: &mut PageBatch,
+        began: std::time::Instant,
+    ) -> std::io::Result<()> {
+        let (encoded, counts, body) = (began.elapsed(), batch.counts(), batch.len() as u64);
+        self.batch(epoch, batch)?;
+        if epoch == Epoch(0) {
+            let memory = (counts.pages - counts.zeros) * PAGE as u64;
+            let (encoding, sending) = (micros(encoded), micros(began.elapsed() - encoded));
+            self.packing.learn(Batch { packed, memory, body, encoding, sending });
+        }
         Ok(())
     }
 
@@ -463,6 +508,10 @@ impl Writer {
             Wire::Several(bundle) => bundle.send(header, body.into_owned()),
         }
     }
+}
+
+fn micros(time: std::time::Duration) -> Micros {
+    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn weight(changes: &[KeptChange]) -> usize {

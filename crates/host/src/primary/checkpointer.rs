@@ -15,7 +15,7 @@ use super::precopy::RoundTold;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
 use crate::disks::{KeptChange, Tap};
-use crate::link::{Outbox, Part};
+use crate::link::{Outbox, Pack, Part};
 use crate::loops::Haste;
 use crate::machine::Machine;
 use crate::ram::GuestRam;
@@ -36,6 +36,8 @@ use std::time::Duration;
 
 /// Pages of a buffer: 16 MiB. Most checkpoints fit one.
 const BUFFER_PAGES: usize = 4_096;
+/// Pages of a migration's: 4 MiB.
+pub const PIECE_PAGES: usize = 1_024;
 /// Pages that go ahead on the link together.
 const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
@@ -353,7 +355,9 @@ impl Worker {
         offer: &Offer,
         (rate, migration): (Option<u64>, Option<Box<Migration>>),
     ) {
-        let mut active = match self.begin((session, base), outbox) {
+        // A migration's only checkpoint is streamed: buffers of one round's pieces suffice, and are there sooner.
+        let pages = if migration.is_some() { PIECE_PAGES } else { BUFFER_PAGES };
+        let mut active = match self.begin((session, base), outbox, pages) {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
         };
@@ -397,11 +401,16 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, (session, base): (Session, Base), outbox: Outbox) -> Result<Active, String> {
+    fn begin(
+        &mut self,
+        (session, base): (Session, Base),
+        outbox: Outbox,
+        buffer_pages: usize,
+    ) -> Result<Active, String> {
         self.active = None;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let tracker = self.computer.track().map_err(|error| text(&error))?;
-        let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| text(&error))?;
+        let pool = Pool::new(BUFFERS, buffer_pages).map_err(|error| text(&error))?;
         if self.saver.is_none() {
             self.saver = Some(self.computer.saver().map_err(|error| text(&error))?);
         }
@@ -631,7 +640,7 @@ fn gather(
         let part = Part::copy(ram, now, buffer)
             .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
         if at_once {
-            active.outbox.part(epoch, part);
+            active.outbox.part(epoch, part.packed(Pack::IfSooner));
         } else {
             parts.push(part);
         }

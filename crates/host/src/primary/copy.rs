@@ -6,7 +6,7 @@ use super::pace::Pace;
 use crate::api::types::CopyProgress;
 use crate::computer::PageTracker;
 use crate::disks::Tap;
-use crate::link::{Outbox, Part};
+use crate::link::{Outbox, Pack, Part};
 use crate::ram::GuestRam;
 use crate::staging::{Pool, PooledBuffer};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -128,6 +128,7 @@ impl Copy<'_> {
 
     /// Copies the ranges; false if the session ended meanwhile.
     fn round(&mut self, round: u32, ranges: &[Range], copied: &mut u64) -> Result<bool, String> {
+        let pack = if self.pace.is_bounded() { Pack::Always } else { Pack::IfSooner };
         let mut pages = Vec::new();
         self.ram.number(ranges, &mut pages);
         let mut left = pages.as_slice();
@@ -142,7 +143,7 @@ impl Copy<'_> {
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
             let part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), part);
+            self.outbox.part(Epoch(0), part.packed(pack));
             let bytes = now.len() as u64 * PAGE_SIZE;
             *copied += bytes;
             self.pace.sent(bytes);

@@ -22,6 +22,12 @@ impl Pace {
         *self = Self::new(rate);
     }
 
+    /// Whether there is a bound.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// So many bytes were sent. Time that was not used before is not made up for.
     pub fn sent(&mut self, bytes: u64) {
         self.sent_at(bytes, Instant::now());

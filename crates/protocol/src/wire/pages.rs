@@ -74,6 +74,8 @@ pub struct PageCounts {
     pub deltas: u64,
     /// Of them not sent: the guest wrote what was there.
     pub unchanged: u64,
+    /// Of them sent as zeros.
+    pub zeros: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,9 +106,24 @@ impl PageBatch {
         }
         self.flush_zeros();
         if !self.push_packed(block, page, LZ4, data) {
-            self.head(block, page, RAW);
-            self.body.extend_from_slice(data);
+            self.push_raw(block, page, data);
         }
+    }
+
+    /// Adds a page as it is, unless it is zero: for links that carry it sooner than it is packed.
+    pub fn push_plain(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
+        self.counts.pages += 1;
+        if is_zero(data) {
+            self.push_zero(block, page);
+            return;
+        }
+        self.flush_zeros();
+        self.push_raw(block, page, data);
+    }
+
+    fn push_raw(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
+        self.head(block, page, RAW);
+        self.body.extend_from_slice(data);
     }
 
     /// Adds a page of a checkpoint: as what changed if its last version is known and little did, and not at all if
@@ -149,6 +166,7 @@ impl PageBatch {
     }
 
     fn push_zero(&mut self, block: u8, page: u64) {
+        self.counts.zeros += 1;
         if let Some(run) = &mut self.zero_run
             && run.block == block
             && run.first + u64::from(run.count) == page
@@ -178,6 +196,13 @@ impl PageBatch {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.body.len() >= FULL - 32
+    }
+
+    /// Bytes of the frame's body so far.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "zeros that are not written yet are something to send")]
+    pub fn len(&self) -> usize {
+        self.body.len()
     }
 
     /// Whether there is nothing to send.
@@ -348,16 +373,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(writes in prop::collection::vec((0u8..2, 0u64..40, any::<u64>()), 0..60)) {
+        fn what_is_written_is_read_back(writes in prop::collection::vec((0u8..2, 0u64..40, any::<u64>(), any::<bool>()), 0..60)) {
             let layout = [40, 40];
             let mut expected: Vec<Vec<[u8; PAGE]>> = alloc::vec![alloc::vec![[0xee; PAGE]; 40]; 2];
             let mut batch = PageBatch::new();
-            for &(block, page, seed) in &writes {
+            for &(block, page, seed, packs) in &writes {
                 let data = page_of(seed);
-                batch.push(block, page, &data);
+                if packs {
+                    batch.push(block, page, &data);
+                } else {
+                    batch.push_plain(block, page, &data);
+                }
                 expected[usize::from(block)][usize::try_from(page).unwrap()] = data;
             }
             prop_assert_eq!(batch.counts().pages, writes.len() as u64);
+            let zeros = writes.iter().filter(|(_, _, seed, _)| is_zero(&page_of(*seed))).count();
+            prop_assert_eq!(batch.counts().zeros, zeros as u64);
             prop_assert_eq!(image_after(batch.finish(), &layout), expected);
         }
 
@@ -416,6 +447,9 @@ mod tests {
         for page in 0..1000 {
             batch.push(0, page, &[0; PAGE]);
         }
+        for page in 1000..2000 {
+            batch.push_plain(0, page, &[0; PAGE]);
+        }
         assert_eq!(batch.finish().len(), 12);
     }
 
@@ -430,7 +464,7 @@ mod tests {
         page[2000] ^= 1;
         batch.push_changed(0, 7, &page, &mut known);
         assert!(batch.finish().len() < 64, "{}", batch.finish().len());
-        assert_eq!(batch.counts(), PageCounts { pages: 2, deltas: 1, unchanged: 1 });
+        assert_eq!(batch.counts(), PageCounts { pages: 2, deltas: 1, unchanged: 1, zeros: 0 });
     }
 
     #[test]
