@@ -48,7 +48,7 @@ const FIRST_STRETCH: Micros = Micros::from_millis(25);
 const LEAST_STRETCH: Micros = Micros::from_millis(10);
 
 /// A VM that does next to nothing is copied so often all the same: its devices' timers go on.
-const SPARED_FOR: Micros = Micros::from_millis(250);
+const SPARED_FOR: Micros = Micros::from_millis(500);
 /// A guest that ran for less than this part of the time has little to lose.
 const LITTLE: u64 = 10;
 /// A halted processor's thread takes some of it to find that there is nothing to do once it is let go.

@@ -31,14 +31,15 @@ impl Busy {
         }
     }
 
-    /// Whether each processor's thread ran for less than that since the last time, and all of them wait now.
+    /// Whether each processor's thread ran for less than that since the last time. One that runs at the moment may not be
+    /// charged with what it did since the last tick.
     #[must_use]
     pub fn ran_less(&self, least: Micros) -> bool {
         let least = Duration::from_micros(least.0);
         let little = |(thread, had): &(ThreadTime, Duration)| {
             thread.read().is_ok_and(|has| has.saturating_sub(*had) < least)
         };
-        self.waits() && self.threads.iter().all(little)
+        !self.threads.is_empty() && self.threads.iter().all(little)
     }
 
     /// Whether all of its processors wait for something now.

@@ -29,8 +29,8 @@ use protocol::resync::{Base, Offer};
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, Micros, RunPermit, Session};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -71,8 +71,6 @@ pub enum Job {
         epoch: Epoch,
         /// Leave the guest paused.
         last: bool,
-        /// Leave it out if the guest ran for less than this since the one before, and nothing of it waits.
-        spare: Option<Micros>,
     },
     /// Forget the session.
     EndSession(Session),
@@ -101,8 +99,6 @@ pub enum Done {
     Copied(Session),
     /// A checkpoint was taken.
     Checkpoint(Session, Box<Staged>),
-    /// A checkpoint was left out.
-    Spared(Session, Epoch),
     /// Something failed for the session.
     Failed {
         /// The session.
@@ -155,10 +151,12 @@ impl Staged {
 }
 
 /// The handle of the thread.
-#[derive(Debug)]
 pub struct Checkpointer {
     jobs: Sender<Job>,
     bytes: Arc<AtomicU64>,
+    busy: Arc<Mutex<Busy>>,
+    gate: Gate,
+    tap: Arc<Tap>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -167,10 +165,13 @@ impl Checkpointer {
     pub fn start(machine: &Machine, done: Sender<Done>) -> Self {
         let (jobs, queue) = unbounded();
         let bytes = Arc::new(AtomicU64::new(0));
+        let busy = Arc::new(Mutex::new(Busy::default()));
+        let (gate, tap) = (machine.gate.clone(), Arc::clone(machine.disks.tap()));
         let mut worker = Worker {
             computer: Arc::clone(&machine.computer),
-            gate: machine.gate.clone(),
-            tap: Arc::clone(machine.disks.tap()),
+            gate: gate.clone(),
+            tap: Arc::clone(&tap),
+            busy: Arc::clone(&busy),
             images: machine.disks.images(),
             saver: None,
             brake: Brake::new(&machine.computer, machine.disks.tap(), &machine.disks.images()),
@@ -188,12 +189,18 @@ impl Checkpointer {
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for checkpoints: this VM cannot be protected");
         }
-        Self { jobs, bytes, thread: thread.ok() }
+        Self { jobs, bytes, busy, gate, tap, thread: thread.ok() }
     }
 
     /// Gives an order.
     pub fn send(&self, job: Job) {
         let _ = self.jobs.send(job);
+    }
+
+    /// Whether the guest ran for less than that since the last checkpoint, and nothing of it waits for one. Asked here, so that
+    /// the thread of an idle guest's checkpoints sleeps on.
+    pub fn guest_did_less(&self, least: Micros) -> bool {
+        self.gate.queued() == (0, 0) && self.tap.bytes() == 0 && lock(&self.busy).ran_less(least)
     }
 
     /// Memory of its buffers.
@@ -210,6 +217,10 @@ impl Checkpointer {
     }
 }
 
+fn lock(busy: &Mutex<Busy>) -> MutexGuard<'_, Busy> {
+    busy.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Active {
     session: Session,
     tracker: Box<dyn PageTracker>,
@@ -219,7 +230,6 @@ struct Active {
     pages: Vec<(u8, u64)>,
     ahead: Ahead,
     policy: Policy,
-    busy: Busy,
     /// For so long its brake had stopped the guest in all, at the last checkpoint.
     slowed: Duration,
     /// What was written to the disks in the epoch that is being taken.
@@ -232,6 +242,7 @@ struct Worker {
     computer: Arc<dyn Computer>,
     gate: Gate,
     tap: Arc<Tap>,
+    busy: Arc<Mutex<Busy>>,
     images: Vec<Arc<Image>>,
     saver: Option<Box<dyn StateSaver>>,
     brake: Brake,
@@ -259,12 +270,7 @@ impl Worker {
                 }
                 // The copy that asked for them is over.
                 Job::Hashes(..) => {}
-                Job::Checkpoint { session, epoch, spare: Some(least), .. }
-                    if self.did_less(session, least) =>
-                {
-                    self.say(Done::Spared(session, epoch));
-                }
-                Job::Checkpoint { session, epoch, last, .. } => self.checkpoint(session, epoch, last),
+                Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
                 Job::Slow(session, percent) => self.slow(session, percent),
                 Job::Pause => {
@@ -423,29 +429,10 @@ impl Worker {
         }
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
-        let (ahead, policy, busy) = (Ahead::default(), Policy::default(), Busy::of(&*self.computer));
+        let (ahead, policy) = (Ahead::default(), Policy::default());
+        *lock(&self.busy) = Busy::of(&*self.computer);
         let slowed = self.brake.total();
-        Ok(Active {
-            session,
-            tracker,
-            pool,
-            outbox,
-            dirty,
-            pages,
-            ahead,
-            policy,
-            busy,
-            slowed,
-            changes,
-            clock,
-        })
-    }
-
-    /// Whether the guest ran for less than that since the last checkpoint, and nothing of it waits for one.
-    fn did_less(&self, session: Session, least: Micros) -> bool {
-        let active = self.active.as_ref().filter(|active| active.session == session);
-        let silent = self.gate.queued() == (0, 0) && self.tap.bytes() == 0;
-        silent && active.is_some_and(|active| active.busy.ran_less(least))
+        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, slowed, changes, clock })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
@@ -528,7 +515,7 @@ impl Worker {
             // Nobody but an order lets the guest go on from here.
             self.brake.is_held();
         }
-        let waited = active.busy.waits();
+        let waited = lock(&self.busy).waits();
         self.tap.stop_begins();
         let mut pending = saver.begin().map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
@@ -549,7 +536,7 @@ impl Worker {
         // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
         let parts = gather(self.computer.ram(), active, ahead, epoch, last && epoch == Epoch(1))?;
         // While the machine is still busy with its devices, and the guest's processors surely stand still.
-        let busy = active.busy.since_last();
+        let busy = lock(&self.busy).since_last();
         pending.wait_written().map_err(|error| fail(&error))?;
         self.tap.stop_ends();
         let pause_us = if last { 0 } else { self.end_pause(began_us).map_err(|error| fail(&error))? };

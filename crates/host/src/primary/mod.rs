@@ -69,6 +69,8 @@ pub struct Engine {
     claims: Channel<(Claim, ClaimAnswer)>,
     measurements: Arc<Mutex<Measurements>>,
     staged: Option<checkpointer::Staged>,
+    /// A checkpoint that was left out, and was not told of yet.
+    spared: Option<(Session, Epoch)>,
     /// Most bytes a second of a first copy.
     copy_rate: Option<u64>,
     copied: Option<copied::Copied>,
@@ -135,6 +137,7 @@ impl Engine {
             claims: unbounded(),
             measurements: Arc::default(),
             staged: None,
+            spared: None,
             copy_rate: None,
             copied: None,
             migration: None,
@@ -176,6 +179,9 @@ impl Engine {
             // Whatever keeps coming must not keep the heartbeats back.
             if self.protocol.deadline().is_some_and(|at| now() >= at) {
                 self.feed(Event::Tick);
+            }
+            if let Some((session, epoch)) = self.spared.take() {
+                self.feed(Event::CheckpointSpared(session, epoch));
             }
             self.mend();
             if let Some((host, gaps)) = self.link_notes.news(self.protocol.learnt(), self.ended.is_some()) {
@@ -248,8 +254,13 @@ impl Engine {
             Action::StartCopy(session, offer) => self.start_copy(session, offer),
             Action::Compared(session, hashes) => self.checkpointer.send(Job::Hashes(session, hashes)),
             Action::Acknowledged(session, epoch) => self.acknowledged(session, epoch),
-            Action::TakeCheckpoint { session, epoch, last, spare } => {
-                self.checkpointer.send(Job::Checkpoint { session, epoch, last, spare });
+            Action::TakeCheckpoint { session, epoch, spare: Some(least), .. }
+                if self.checkpointer.guest_did_less(least) =>
+            {
+                self.spared = Some((session, epoch));
+            }
+            Action::TakeCheckpoint { session, epoch, last, .. } => {
+                self.checkpointer.send(Job::Checkpoint { session, epoch, last });
             }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(session, epoch),
             Action::EndSession(session) => self.end_session(session),
@@ -402,7 +413,6 @@ impl Engine {
                 self.staged = Some(*staged);
                 self.feed(Event::CheckpointTaken { session, epoch, taken });
             }
-            Done::Spared(session, epoch) => self.feed(Event::CheckpointSpared(session, epoch)),
             Done::Failed { session, why, resumable } => {
                 let event = if resumable {
                     Event::CheckpointFailed { session, why }

@@ -162,7 +162,7 @@ pub enum Action {
         epoch: Epoch,
         /// Leave the VM paused: it goes on elsewhere.
         last: bool,
-        /// It may be left out if the guest ran for less than this since the one before, waits, and wrote nothing to its disks or to
+        /// It may be left out if the guest ran for less than this since the one before, and wrote nothing to its disks or to
         /// others: [`Event::CheckpointSpared`].
         spare: Option<Micros>,
     },

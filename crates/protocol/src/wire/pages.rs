@@ -200,7 +200,6 @@ impl PageBatch {
 
     /// Bytes of the frame's body so far.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "zeros that are not written yet are something to send")]
     pub fn len(&self) -> usize {
         self.body.len()
     }
