@@ -13,8 +13,8 @@ use crate::time::Micros;
 
 /// Each batch takes a quarter from what was measured before it.
 const FADES: u64 = 4;
-/// While pages go as they are one batch of so many is packed.
-const TRY_EVERY: u32 = 64;
+/// While pages go as they are this part of the time is spent on packing some all the same.
+const TRIES: u64 = 32;
 /// Batches with fewer bytes of memory tell of the clock more than of the link.
 const TELLING: u64 = 128 << 10;
 
@@ -65,7 +65,8 @@ pub struct Packing {
     /// Bytes of frames and of the memory in them, of packed batches.
     body: u64,
     memory: u64,
-    since_packed: u32,
+    /// Batches that went as they are since one was packed.
+    since_packed: u64,
 }
 
 impl Packing {
@@ -75,7 +76,9 @@ impl Packing {
         let (Some(packing), Some(wire)) = (self.packing.a_byte(), self.wire.a_byte()) else { return true };
         let Some(plain) = self.plain.a_byte() else { return false };
         let shorter = wire.saturating_mul(self.body).checked_div(self.memory).unwrap_or(wire);
-        self.since_packed >= TRY_EVERY || packing.saturating_add(shorter) <= plain.saturating_add(wire)
+        let (packed, as_it_is) = (packing.saturating_add(shorter), plain.saturating_add(wire));
+        let tries = as_it_is.saturating_mul(self.since_packed) >= packed.saturating_mul(TRIES);
+        packed <= as_it_is || tries
     }
 
     /// A batch was sent.
