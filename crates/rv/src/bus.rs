@@ -26,10 +26,14 @@ impl Machine {
 
     /// Reads RAM only.
     pub(crate) fn ram_read(&self, address: u64, size: u64) -> Option<u64> {
-        let place = self.place(address, size)?;
-        let mut bytes = [0; 8];
-        bytes[..size as usize].copy_from_slice(&self.ram[place]);
-        Some(u64::from_le_bytes(bytes))
+        let bytes = &self.ram[self.place(address, size)?];
+        // A load of the host for each of these sizes, not a call that copies so many bytes.
+        Some(match *bytes {
+            [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+            [a, b] => u16::from_le_bytes([a, b]).into(),
+            _ => bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)),
+        })
     }
 
     /// Writes RAM only.
@@ -37,7 +41,14 @@ impl Machine {
         let place = self.place(address, size)?;
         self.code.wrote(place.start, size as usize);
         self.dirty.mark_range(place.start, size as usize);
-        self.ram[place].copy_from_slice(&value.to_le_bytes()[..size as usize]);
+        let (to, bytes) = (&mut self.ram[place], value.to_le_bytes());
+        // As above: each of these is one store.
+        match to.len() {
+            8 => to.copy_from_slice(&bytes),
+            4 => to.copy_from_slice(&bytes[..4]),
+            2 => to.copy_from_slice(&bytes[..2]),
+            size => to.copy_from_slice(&bytes[..size]),
+        }
         Some(())
     }
 
