@@ -22,7 +22,12 @@ impl Machine {
     }
 
     fn fetch_and_execute(&mut self) -> Result<(), Trap> {
-        let low = self.fetch_half(self.pc)?;
+        let low = match self.fetch_word()? {
+            // The whole of it, or a compressed one and what stands behind.
+            Some(word) if word & 3 == 3 => return self.execute(word, 4),
+            Some(word) => word & 0xffff,
+            None => self.fetch_half(self.pc)?,
+        };
         if low & 3 == 3 {
             let high = self.fetch_half(self.pc.wrapping_add(2))?;
             return self.execute(high << 16 | low, 4);
@@ -31,6 +36,15 @@ impl Machine {
         let expanded = expand(low as u16).ok_or(illegal)?;
         // A handler is shown the instruction that stands in memory, not what it was expanded to.
         self.execute(expanded, 2).map_err(|trap| if trap.cause == ILLEGAL { illegal } else { trap })
+    }
+
+    /// The four bytes at the program counter; none if they do not lie in one page of RAM.
+    fn fetch_word(&mut self) -> Result<Option<u32>, Trap> {
+        if self.pc & 0xfff > 0xffc {
+            return Ok(None);
+        }
+        let physical = self.translate(self.pc, Access::Fetch)?;
+        Ok(self.ram_read(physical, 4).map(|word| word as u32))
     }
 
     fn fetch_half(&mut self, address: u64) -> Result<u32, Trap> {
