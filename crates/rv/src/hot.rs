@@ -92,6 +92,10 @@ impl Machine {
                 return Ending::Slow;
             }
             self.code.hot.begin(self.pc);
+            // What comes next may not be for the fast path, and is not to be carried out any more.
+            if self.instructions == end {
+                return Ending::Ready;
+            }
         }
     }
 
