@@ -12,8 +12,10 @@ use cranelift_module::Module;
 /// What the compiler says that it cannot do.
 type Failure = Box<dyn std::error::Error>;
 
-/// Machine code is given back in pages of the host.
+/// Machine code is made executable, and given back, in pages of the host.
 const PAGE: usize = 4096;
+/// A line of the host's cache.
+const LINE: usize = 64;
 
 /// Finished machine code, and what it is made with.
 pub(crate) struct Code {
@@ -21,6 +23,8 @@ pub(crate) struct Code {
     context: Context,
     pub builder: FunctionBuilderContext,
     bytes: usize,
+    /// Where in a page the last function ended.
+    ended: usize,
     enter: usize,
     back: usize,
     dispatch: usize,
@@ -50,7 +54,7 @@ impl Code {
         let module = JITModule::new(builder);
         let context = module.make_context();
         let builder = FunctionBuilderContext::new();
-        let mut code = Code { module, context, builder, bytes: 0, enter: 0, back: 0, dispatch: 0 };
+        let mut code = Code { module, context, builder, bytes: 0, ended: 0, enter: 0, back: 0, dispatch: 0 };
         let convention = code.module.isa().default_call_conv();
         code.enter = code.make(|context, builder| stubs::enter(context, builder, convention))?;
         code.back = code.make(stubs::back)?;
@@ -67,15 +71,20 @@ impl Code {
         self.module.clear_context(&mut self.context);
         build(&mut self.context, &mut self.builder);
         let id = self.module.declare_anonymous_function(&self.context.func.signature)?;
-        self.module.define_function_with_control_plane(
-            id,
-            &mut self.context,
-            &mut ControlPlane::default(),
-        )?;
-        let size = self.context.compiled_code().map_or(0, |code| code.code_buffer().len());
-        self.bytes += size.next_multiple_of(PAGE);
+        let compiled = self.context.compile(self.module.isa(), &mut ControlPlane::default());
+        let compiled = compiled.map_err(|error| error.inner.to_string())?;
+        if !compiled.buffer.relocs().is_empty() {
+            return Err("code refers to something by its distance".into());
+        }
+        // Each function has pages of its own, since they become executable one after the other. If all began where their
+        // page begins, they would compete for the same few lines of the host's cache.
+        let before = self.ended.next_multiple_of(LINE) % PAGE;
+        let bytes = [&[0; PAGE][..before], compiled.code_buffer()].concat();
+        self.ended = bytes.len();
+        self.bytes += bytes.len().next_multiple_of(PAGE);
+        self.module.define_function_bytes(id, LINE as u64, &bytes, &[])?;
         self.module.finalize_definitions()?;
-        Ok(self.module.get_finalized_function(id).expose_provenance())
+        Ok(self.module.get_finalized_function(id).wrapping_add(before).expose_provenance())
     }
 
     /// How much memory the code takes.
