@@ -13,12 +13,12 @@ mod story;
 
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
-use crate::disks::Label;
+use crate::disks::{DiskError, Label};
 use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, LinkNotes, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
-use crate::plan::Inheritance;
+use crate::plan::{Inheritance, Plan};
 use crate::primary::{Engine, Request};
 use crate::room::{self, Reservation};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
@@ -28,6 +28,7 @@ use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
 pub use persister::LIMIT as JOURNAL_LIMIT;
 use persister::{Persisted, Persister, Place};
+use promote::Standing;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
@@ -100,6 +101,8 @@ struct Loop<'a> {
     /// A connection whose Hello is being considered.
     candidate: Option<Connection>,
     standby: Option<Standby>,
+    /// The standby, from the first question to the arbiter on.
+    standing: Option<(Result<Standing, MachineError>, Option<Plan>)>,
     staged: Staged,
     /// What the standby takes of this host, or the VM that it became.
     reserved: Option<Reservation>,
@@ -139,6 +142,7 @@ pub fn run(
         current: None,
         candidate: None,
         standby: None,
+        standing: None,
         staged: Staged::default(),
         reserved: None,
         admitted: None,
@@ -258,7 +262,7 @@ impl Loop<'_> {
             Err(why) => self.turn_away(conn, term, hello, why),
         }
         // Not taken: dropping it closes it behind the refusal.
-        if self.candidate.take().is_some() && self.current.is_none() && self.standby.is_none() {
+        if self.candidate.take().is_some() && self.current.is_none() && !self.has_standby() {
             self.over = true;
         }
     }
@@ -284,7 +288,7 @@ impl Loop<'_> {
         self.close(conn);
         let notice = Notice::StandbyRefused { primary: hello.primary, term, why };
         self.context.notice(self.handle.name(), &notice, &mut self.incident);
-        self.over = self.current.is_none() && self.standby.is_none();
+        self.over = self.current.is_none() && !self.has_standby();
     }
 
     fn on_frame(&mut self, frame: Result<Frame, LinkLoss>) {
@@ -406,6 +410,9 @@ impl Loop<'_> {
                 crate::claims::ask(&self.context.arbiter, claim, move |claim, answer| {
                     let _ = reply.send((claim, answer));
                 });
+                if self.standby.as_ref().is_some_and(|standby| standby.persister.is_none()) {
+                    self.bring(|_, _| Ok(()));
+                }
             }
             Action::Promote(grant, epoch, not_before) => self.promote(grant, epoch, not_before),
             Action::Discard => self.discard(),
@@ -519,6 +526,7 @@ impl Loop<'_> {
     fn discard(&mut self) {
         self.staged.clear();
         self.input = InputLog::default();
+        self.standing = None;
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();
             if let Some((persister, _)) = standby.persister {
@@ -550,14 +558,29 @@ impl Loop<'_> {
 }
 
 impl Loop<'_> {
-    fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
+    fn has_standby(&self) -> bool {
+        self.standby.is_some() || self.standing.is_some()
+    }
+
+    /// Brings the standby to where its newest committed epoch ended.
+    fn bring(
+        &mut self,
+        take_over: impl FnOnce(Option<(Persister, Base)>, &StandbyMachine) -> Result<(), DiskError>,
+    ) {
         let Some(standby) = self.standby.take() else { return };
-        let name = self.handle.name().clone();
         let Standby { machine, applier, persister, .. } = standby;
-        let inherited = self.story.inheritance(now(), machine.plan());
-        let disks = promote::Disks { config: &self.context.config, persister };
+        let plan = machine.plan().cloned();
+        let standing = Standing::bring(machine, applier, |machine| take_over(persister, machine));
+        self.standing = Some((standing, plan));
+    }
+
+    fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
+        let (start, name, config) = (Instant::now(), self.handle.name().clone(), &self.context.config);
+        self.bring(|persister, machine| promote::Disks { config, persister }.take_over(machine, &grant));
+        let Some((standing, plan)) = self.standing.take() else { return };
+        let inherited = self.story.inheritance(now(), plan.as_ref());
         let input = std::mem::take(&mut self.input);
-        match promote::promote(machine, applier, disks, input, &grant, (epoch, not_before)) {
+        match standing.and_then(|standing| standing.promote(start, input, &grant, (epoch, not_before))) {
             Ok((machine, split)) => {
                 let noticed_us = self.incident.lasts(now()).map(|lasts| lasts.0);
                 let split = promote::Split { noticed_us, ..split };

@@ -1,11 +1,14 @@
 //! Owns the steps of a promotion, in order, and how long each took.
+//!
+//! A backup that has asked the arbiter goes on or is thrown away, so a machine without disks is given its devices' state while
+//! the arbiter is asked. One with disks has to wait: their label names the term.
 
-use super::applier::Applier;
+use super::applier::{Applied, Applier};
 use super::input::InputLog;
 use super::persister::Persister;
 use crate::config::HostConfig;
 use crate::disks::{self, DiskError, Label};
-use crate::machine::{Machine, MachineError, StandbyMachine};
+use crate::machine::{Machine, MachineError, StandbyMachine, StandingMachine};
 use protocol::journal::stamp::Content;
 use protocol::resync::Base;
 use protocol::{Epoch, Grant, Session, VmName};
@@ -21,7 +24,7 @@ const ANNOUNCE: [Duration; 5] = [
     Duration::from_millis(3_000),
 ];
 
-/// How long the steps of a promotion took, in microseconds.
+/// How long the steps of a promotion took, in microseconds. What was done while the arbiter was asked is not in the total.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(tag = "event", rename = "promoted")]
 pub struct Split {
@@ -80,7 +83,7 @@ pub struct Disks<'a> {
 impl Disks<'_> {
     /// From here on the replicas are the VM's disks: all that is committed is on the media, what the journal holds
     /// beyond it is gone with the journal, what is written from now on is marked, and the label says who owns them.
-    fn take_over(self, machine: &StandbyMachine, grant: &Grant) -> Result<(), DiskError> {
+    pub fn take_over(self, machine: &StandbyMachine, grant: &Grant) -> Result<(), DiskError> {
         let Some((persister, base)) = self.persister else { return Ok(()) };
         persister.stop();
         let disks = machine.disks();
@@ -92,45 +95,66 @@ impl Disks<'_> {
     }
 }
 
-/// Promotes the standby; it runs at `not_before` at the earliest. From the resume on nothing can fail: the VM runs under the
-/// grant.
-pub fn promote(
-    machine: StandbyMachine,
-    applier: Applier,
-    disks: Disks<'_>,
-    input: InputLog,
-    grant: &Grant,
-    (epoch, not_before): (Epoch, protocol::Instant),
-) -> Result<(Machine, Split), MachineError> {
-    let start = Instant::now();
-    let applied = applier.finish().map_err(MachineError::Apply)?;
-    assert_eq!(applied.epoch, epoch, "the image is the newest committed epoch");
-    let apply = start.elapsed();
-    disks.take_over(&machine, grant)?;
-    let taken = start.elapsed() - apply;
-    let machine = machine.load(grant.vm(), applied.device)?;
-    let load = start.elapsed() - apply - taken;
-    machine.gate.learn(&applied.addresses);
-    // Everything else is done by now: only what is left of the lease is waited for.
-    std::thread::sleep(Duration::from_micros(not_before.since(crate::loops::now()).0));
-    let lease = start.elapsed() - apply - taken - load;
-    machine.go_live(grant.permit(), &ANNOUNCE)?;
-    let total = start.elapsed();
-    let input = input.into_frames();
-    let replayed_frames = input.len();
-    machine.replay_input(input);
-    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let split = Split {
-        term: grant.term().0,
-        epoch: epoch.0,
-        apply_us: us(apply),
-        disks_us: us(taken),
-        load_us: us(load),
-        lease_us: us(lease),
-        resume_us: us(total - apply - taken - load - lease),
-        total_us: us(total),
-        noticed_us: None,
-        replayed_frames,
-    };
-    Ok((machine, split))
+/// A standby that stands where its newest committed epoch ended, and how long that took. It goes on, or is thrown away.
+pub struct Standing {
+    machine: StandingMachine,
+    applied: Applied,
+    apply: Duration,
+    disks: Duration,
+    load: Duration,
+}
+
+impl Standing {
+    /// Waits until all that is committed is in the image, takes over the disks, and gives the machine its devices' state.
+    pub fn bring(
+        machine: StandbyMachine,
+        applier: Applier,
+        take_over: impl FnOnce(&StandbyMachine) -> Result<(), DiskError>,
+    ) -> Result<Self, MachineError> {
+        let start = Instant::now();
+        let mut applied = applier.finish().map_err(MachineError::Apply)?;
+        let apply = start.elapsed();
+        take_over(&machine)?;
+        let disks = start.elapsed() - apply;
+        let machine = machine.load(std::mem::take(&mut applied.device))?;
+        let load = start.elapsed() - apply - disks;
+        Ok(Self { machine, applied, apply, disks, load })
+    }
+
+    /// Promotes it; it runs at `not_before` at the earliest. From the resume on nothing can fail: the VM runs under the grant.
+    /// The promotion began at `start`.
+    pub fn promote(
+        self,
+        start: Instant,
+        input: InputLog,
+        grant: &Grant,
+        (epoch, not_before): (Epoch, protocol::Instant),
+    ) -> Result<(Machine, Split), MachineError> {
+        assert_eq!(self.applied.epoch, epoch, "the image is the newest committed epoch");
+        let machine = self.machine.assemble(grant.vm())?;
+        machine.gate.learn(&self.applied.addresses);
+        // Everything else is done by now: only what is left of the lease is waited for.
+        let waits = Instant::now();
+        std::thread::sleep(Duration::from_micros(not_before.since(crate::loops::now()).0));
+        let (lease, resumes) = (waits.elapsed(), Instant::now());
+        machine.go_live(grant.permit(), &ANNOUNCE)?;
+        let (resume, total) = (resumes.elapsed(), start.elapsed());
+        let input = input.into_frames();
+        let replayed_frames = input.len();
+        machine.replay_input(input);
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let split = Split {
+            term: grant.term().0,
+            epoch: epoch.0,
+            apply_us: us(self.apply),
+            disks_us: us(self.disks),
+            load_us: us(self.load),
+            lease_us: us(lease),
+            resume_us: us(resume),
+            total_us: us(total),
+            noticed_us: None,
+            replayed_frames,
+        };
+        Ok((machine, split))
+    }
 }

@@ -4,7 +4,7 @@ mod standby;
 mod surroundings;
 
 pub use crate::computer::{MachineError, MachineEvent};
-pub use standby::{Image, StandbyMachine};
+pub use standby::{Image, StandbyMachine, StandingMachine};
 
 use crate::computer::{Blueprint, Computer, Described};
 use crate::context::Context;

@@ -2,7 +2,7 @@
 
 use super::surroundings::{check_bridges, console_path, open_taps};
 use super::{Description, Machine, MachineError, MachineEvent};
-use crate::computer::{Blueprint, Standby};
+use crate::computer::{Blueprint, Computer, Standby};
 use crate::context::Context;
 use crate::disks::{self, Described, DiskError, Disks, Replicas};
 use crate::plan::Plan;
@@ -30,6 +30,15 @@ pub struct StandbyMachine {
     console: Arc<Mutex<Option<ConsoleLog>>>,
     console_path: PathBuf,
     events: Receiver<MachineEvent>,
+}
+
+/// A machine that stands where a checkpoint was taken. It may not run yet, and has no way out.
+pub struct StandingMachine {
+    computer: Arc<dyn Computer>,
+    channels: Channels,
+    taps: Vec<(String, OwnedFd)>,
+    disks: Arc<Disks>,
+    log: ConsoleLog,
 }
 
 /// What the applier writes to.
@@ -135,19 +144,30 @@ impl StandbyMachine {
     ///
     /// # Errors
     /// If it does not accept it.
-    pub fn load(self, name: &VmName, device: Vec<u8>) -> Result<Machine, MachineError> {
+    pub fn load(self, device: Vec<u8>) -> Result<StandingMachine, MachineError> {
         let log = self.console.lock().unwrap_or_else(PoisonError::into_inner).take();
         let log = match log {
             Some(log) => log,
             None => ConsoleLog::create(&self.console_path, 0)?,
         };
         let computer = self.standby.load(device)?;
-        Machine::assemble(name, computer, self.disks, self.channels, self.taps, log)
+        let Self { channels, taps, disks, .. } = self;
+        Ok(StandingMachine { computer, channels, taps, disks, log })
     }
 
     /// Ends the standby process.
     pub fn end(self) {
         drop(self.standby);
+    }
+}
+
+impl StandingMachine {
+    /// Gives it a gate.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn assemble(self, name: &VmName) -> Result<Machine, MachineError> {
+        Machine::assemble(name, self.computer, self.disks, self.channels, self.taps, self.log)
     }
 }
 
