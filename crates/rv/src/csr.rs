@@ -1,6 +1,7 @@
 //! Owns the control and status registers: what each holds, who may read and write it.
 
 use crate::machine::{Machine, Mode};
+use crate::pmp;
 use crate::trap::{ILLEGAL, Trap};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,6 @@ pub(crate) const S_INTERRUPTS: u64 = 0x222;
 const M_INTERRUPTS: u64 = 0xaaa;
 /// The exceptions that can be delegated.
 const EXCEPTIONS: u64 = 0xb3ff;
-const PMP_ADDRESS: u64 = (1 << 54) - 1;
 /// RV64 with A, C, D, F, I, M, S and U.
 const MISA: u64 = 2 << 62 | 0x14_112d;
 
@@ -75,10 +75,11 @@ impl Csrs {
             (self.fflags, 31),
             (self.frm, 7),
             (self.pmpcfg[1] | self.pmpcfg[3], 0),
-            (self.pmpaddr.iter().fold(0, |all, address| all | address), PMP_ADDRESS),
+            (self.pmpaddr.iter().fold(0, |all, address| all | address), pmp::ADDRESS),
         ];
         none_beyond.iter().all(|(value, mask)| value & !mask == 0)
             && self.mstatus & MPP != 2 << 11
+            && self.has_possible_rules()
             && matches!(self.satp >> 60, 0 | 8 | 9)
     }
 
@@ -169,7 +170,7 @@ impl Machine {
             0x343 => csr.mtval,
             0x344 => self.pending(),
             0x3a0 | 0x3a2 => csr.pmpcfg[(number - 0x3a0) as usize],
-            0x3b0..=0x3bf => csr.pmpaddr[(number - 0x3b0) as usize],
+            0x3b0..=0x3bf => csr.rule_address((number - 0x3b0) as usize),
             0xb00 | 0xb02 => self.instructions,
             0xf11..=0xf15 | 0x320 | 0x323..=0x33f | 0xb03..=0xb1f => 0,
             _ => return None,
@@ -221,15 +222,16 @@ impl Machine {
             0x342 => csr.mcause = value,
             0x343 => csr.mtval = value,
             0x344 => csr.mip = merge(csr.mip, S_INTERRUPTS),
-            0x3a0 | 0x3a2 => csr.pmpcfg[(number - 0x3a0) as usize] = value,
-            0x3b0..=0x3bf => csr.pmpaddr[(number - 0x3b0) as usize] = value & PMP_ADDRESS,
+            0x3a0 | 0x3a2 => csr.write_rules((number - 0x3a0) as usize, value),
+            0x3b0..=0x3bf => csr.write_rule_address((number - 0x3b0) as usize, value),
             _ => {}
         }
         if matches!(number, 1..=3) {
             self.csr.mstatus |= FS;
         }
-        // What was found depends on both; all else in `mstatus` that counts chooses another view.
-        if (status ^ self.csr.mstatus) & MXR != 0 || satp != self.csr.satp {
+        // What was found depends on these; all else in `mstatus` that counts chooses another view.
+        let rules = (0x3a0..=0x3bf).contains(&number);
+        if (status ^ self.csr.mstatus) & MXR != 0 || satp != self.csr.satp || rules {
             self.flush();
         }
         Ok(())

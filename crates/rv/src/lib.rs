@@ -33,6 +33,7 @@ mod machine;
 mod mmu;
 mod pieces;
 mod plic;
+mod pmp;
 mod rtc;
 mod sbi;
 mod snapshot;

@@ -38,6 +38,9 @@ impl Machine {
             return Ok(physical);
         }
         let (physical, level) = self.walk(address, access)?;
+        if !self.may_touch(physical, access, self.mode_of(access)) {
+            return Err(Trap { cause: access.access_fault(), value: address });
+        }
         self.tlb.note_large(address, level);
         let direct = self.is_direct(address, physical, access);
         self.tlb.insert(address, access, view, physical, direct);
@@ -72,6 +75,9 @@ impl Machine {
         for level in (0..levels).rev() {
             let place = table + ((address >> (12 + 9 * level)) & 511) * 8;
             let unreachable = Trap { cause: access.access_fault(), value: address };
+            if !self.may_touch(place, Access::Load, Mode::Supervisor) {
+                return Err(unreachable);
+            }
             let entry = self.ram_read(place, 8).ok_or(unreachable)?;
             // Bits that this machine gives no meaning must be clear.
             if entry & 1 == 0 || entry & 6 == 4 || entry >> 54 != 0 {
@@ -91,6 +97,9 @@ impl Machine {
             }
             let marked = entry | ACCESSED | if access == Access::Store { DIRTY } else { 0 };
             if marked != entry {
+                if !self.may_touch(place, Access::Store, Mode::Supervisor) {
+                    return Err(unreachable);
+                }
                 self.ram_write(place, 8, marked).ok_or(unreachable)?;
             }
             return Ok((target | address & within, level));

@@ -76,18 +76,6 @@ proptest! {
     }
 }
 
-/// Found by the property above: machine code that ended at the count with a jump out of RAM had the jump's trap carried out
-/// too, so that what came at that count came an instruction late.
-#[test]
-fn machine_code_that_jumps_out_of_ram_ends_at_its_count() {
-    let mut machine = machine(291);
-    go_on(&mut machine, 1408, 1);
-    for until in [1412, 1413] {
-        go_on(&mut machine, until, 231);
-        assert_eq!(machine.instructions(), until);
-    }
-}
-
 #[test]
 fn a_page_that_was_not_said_to_be_written_is_seen() {
     let mut state = 9;

@@ -26,6 +26,8 @@ fn store(size: u32, rs2: u32, rs1: u32) -> u32 {
 const WFI: u32 = 0x1050_0073;
 /// `j .`
 const STAY: u32 = 0x6f;
+const PMPCFG0: u32 = 0x3a0;
+const PMPADDR0: u32 = 0x3b0;
 const MTVEC: u32 = 0x305;
 const MIE: u32 = 0x304;
 const MSTATUS: u32 = 0x300;
@@ -70,6 +72,11 @@ fn hostile(seed: u64) -> Machine {
             4 => lui(10, 0x1_0000),
             5 => lui(11, 0x2004),
             6 => lui(12, 0xc200),
+            // All memory is open to the lower modes.
+            7 => addi(7, 0, -1),
+            8 => csrrw(0, PMPADDR0, 7),
+            9 => addi(7, 0, 0x1f),
+            10 => csrrw(0, PMPCFG0, 7),
             _ => {
                 let word = draw(&mut state) as u32;
                 let opcode = OPCODES[(draw(&mut state) % 22) as usize];
@@ -335,6 +342,10 @@ fn over_the_end_of_a_page() -> Machine {
         f7 << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 | rd << 7 | 0x33
     });
     let program = [
+        addi(5, 0, -1),
+        csrrw(0, PMPADDR0, 5),
+        addi(5, 0, 0x1f),
+        csrrw(0, PMPCFG0, 5), // all memory is open to the lower modes
         addi(5, 0, 8),
         addi(5, 5, 60) | 1 << 12, // slli
         lui(6, 0x80),
@@ -378,10 +389,23 @@ fn an_access_over_the_end_of_a_page_goes_to_the_next_virtual_one_compiled_too() 
     plain.run_plainly();
     for machine in [&mut plain, &mut fast, &mut made] {
         assert_eq!(machine.run(20_000), Stop::Reached);
-        assert_eq!((machine.x(11), machine.x(32)), (0, RAM + 19 * 4), "the loop came to its end");
+        assert_eq!((machine.x(11), machine.x(32)), (0, RAM + 23 * 4), "the loop came to its end");
         assert_eq!(machine.ram()[0x2_1000..0x2_1008], [0x55; 8], "that page is not the next one");
     }
     assert_eq!([fast.hash(), made.hash()], [plain.hash(); 2]);
+}
+
+/// Machine code that ended at the count with a jump out of RAM had the jump's trap carried out too, so that what came at that
+/// count came an instruction late.
+#[test]
+fn machine_code_that_jumps_out_of_ram_ends_at_its_count() {
+    let far_before = 0xe74e_73ef; // jal x7
+    let mut machine = compiled(load(&[0x17 | 5 << 7, csrrw(0, MTVEC, 5), addi(6, 6, 1), far_before]));
+    for until in 1..100 {
+        machine.run(until);
+        assert_eq!(machine.instructions(), until);
+    }
+    assert!(machine.x(6) > 15, "it went round");
 }
 
 #[test]
