@@ -36,11 +36,16 @@ impl Drop for Machine {
 }
 
 impl Machine {
-    fn start(lab: &Lab, guest: &RiscvGuest, disk: &Path) -> Machine {
+    fn boots(lab: &Lab, guest: &RiscvGuest) -> Command {
         lab.add_tap("alpha", "tap0").expect("a TAP device");
         let mut command = Command::new(binary());
         command.args(["rv", "run", "--kernel"]).arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
         command.arg("--append").arg(guest.append(Some(GuestAddress::of(0)), true));
+        command
+    }
+
+    fn start(lab: &Lab, guest: &RiscvGuest, disk: &Path) -> Machine {
+        let mut command = Machine::boots(lab, guest);
         command.arg("--snapshots").arg(lab.directory().join("snapshots")).args(["--snapshot-every", "500ms"]);
         Machine::launch(lab, command, disk, "session")
     }
@@ -167,6 +172,31 @@ fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
         std::fs::read(&disk).expect("a disk") == std::fs::read(&copy).expect("a disk"),
         "the disks are the same"
     );
+}
+
+/// OpenSBI in machine mode, as QEMU brings it along, which closes its own memory to the kernel behind it.
+#[test]
+fn opensbi_boots_the_same_kernel_and_all_of_it_is_done_again() {
+    let firmware = Path::new("/usr/share/qemu/opensbi-riscv64-generic-fw_dynamic.bin");
+    if !firmware.exists() {
+        eprintln!("SKIPPED: this test needs {}, of the Debian package qemu-system-data", firmware.display());
+        return;
+    }
+    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
+    let lab = Lab::with_hosts("rv", &["alpha"]).expect("a lab");
+    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
+    make_disk(&disk, 64).expect("a disk");
+    std::fs::copy(&disk, &copy).expect("a copy");
+    let mut command = Machine::boots(&lab, &guest);
+    command.arg("--firmware").arg(firmware);
+    let mut machine = Machine::launch(&lab, command, &disk, "session");
+    let told = use_it(&lab, &mut machine);
+    assert_eq!((&told["end"], &told["reboots"]), (&"power_off".into(), &1.into()));
+    let said = machine.said();
+    assert!(said.contains("OpenSBI v") && said.contains("PMP Granularity : 4096"), "{said}");
+    let (summary, again) = replay(&machine.log, &["--disk".as_ref(), copy.as_os_str()]);
+    same_end(&summary, &told);
+    assert!(again == said, "the console is the same:\n{again}");
 }
 
 /// Replays a recording: what is told of it, and the console.
