@@ -2,7 +2,7 @@
 
 use crossbeam_channel::{Receiver, Sender};
 use protocol::detector::Gaps;
-use protocol::{Epoch, HostName, Instant};
+use protocol::{Epoch, HostName, Instant, Micros};
 use std::time::Duration;
 
 /// Both ends: threads beside a loop get clones of the first.
@@ -12,6 +12,12 @@ pub type Channel<T> = (Sender<T>, Receiver<T>);
 #[must_use]
 pub fn now() -> Instant {
     Instant(os::clock::now_us())
+}
+
+/// A length of time as the protocol counts it.
+#[must_use]
+pub fn micros(time: Duration) -> Micros {
+    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// So often a VM's loop tells the host what it has learnt of its link.

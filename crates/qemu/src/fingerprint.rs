@@ -8,16 +8,11 @@ use crate::install::{Installation, ResolvedSpec};
 use crate::qmp::Version;
 use crate::ram::RamLayout;
 use crate::spec::VmSpec;
-use crate::stamp::Stamp;
+use crate::stamp::Learnt;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-
-/// So many digests are remembered.
-const MOST_READ: usize = 256;
 
 /// Why the fingerprint of a host cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -121,35 +116,15 @@ fn guest_sees_host(resolved: &ResolvedSpec) -> bool {
 /// # Errors
 /// If one is not there.
 pub fn digests(spec: &VmSpec) -> Result<Vec<(String, String)>, FingerprintError> {
-    let digested = |(key, path): (String, PathBuf)| match known_digest(&path) {
+    let digested = |(key, path): (String, PathBuf)| match DIGESTS.of(&path, || digest(&path)) {
         Ok(digest) => Ok((key, digest)),
         Err(source) => Err(FingerprintError::File { key, path, source }),
     };
     spec.files().into_iter().map(digested).collect()
 }
 
-/// Digests of files as they were when they were read.
-static READ: Mutex<BTreeMap<PathBuf, (Stamp, String)>> = Mutex::new(BTreeMap::new());
-
-/// The digest of a file, which is read again only if it may have changed.
-fn known_digest(path: &Path) -> io::Result<String> {
-    let read = || READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = Stamp::of(path)?;
-    if let Some((stamp, digest)) = read().get(path)
-        && *stamp == before
-    {
-        return Ok(digest.clone());
-    }
-    let digest = digest(path)?;
-    if before.rests() && Stamp::of(path)? == before {
-        let mut read = read();
-        if read.len() >= MOST_READ {
-            read.clear();
-        }
-        read.insert(path.to_path_buf(), (before, digest.clone()));
-    }
-    Ok(digest)
-}
+/// Reading a kernel and an initial file system takes long.
+static DIGESTS: Learnt<String> = Learnt::new();
 
 fn digest(path: &Path) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;

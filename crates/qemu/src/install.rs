@@ -7,11 +7,10 @@ use crate::accel::{self, Accel, KvmFacts, NoKvm};
 use crate::launch::{LaunchError, Process};
 use crate::qmp::{Command, QmpError, REQUIRED_COMMANDS, Version};
 use crate::spec::VmSpec;
-use crate::stamp::{self, Stamp};
+use crate::stamp::{self, Learnt};
 use os::Spawn;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// The QEMU that is used if no other is named.
 pub const DEFAULT_BINARY: &str = "qemu-system-x86_64";
@@ -70,8 +69,8 @@ pub struct ResolvedSpec {
     pub cpu_model: String,
 }
 
-/// The QEMU that was asked last, as it was then.
-static ASKED: Mutex<Option<(Stamp, Installation)>> = Mutex::new(None);
+/// QEMUs that were asked.
+static ASKED: Learnt<Installation> = Learnt::new();
 
 impl Installation {
     /// What is known of `binary`: it is asked again only if it is another program than it was.
@@ -79,20 +78,8 @@ impl Installation {
     /// # Errors
     /// As for [`Installation::probe`].
     pub fn known(binary: &Path) -> Result<Self, InstallError> {
-        let stamp = || stamp::program(binary).and_then(|file| Stamp::of(&file).ok());
-        let before = stamp();
-        let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((stamp, installation)) = &*asked()
-            && before == Some(*stamp)
-            && installation.binary == binary
-        {
-            return Ok(installation.clone());
-        }
-        let installation = Self::probe(binary)?;
-        if let Some(stamp) = before.filter(|before| before.rests() && stamp() == Some(*before)) {
-            *asked() = Some((stamp, installation.clone()));
-        }
-        Ok(installation)
+        let Some(program) = stamp::program(binary) else { return Self::probe(binary) };
+        ASKED.of(&program, || Self::probe(binary))
     }
 
     /// Starts `binary` (looked up in `PATH` if it has no slash) without a machine and asks what it can do.

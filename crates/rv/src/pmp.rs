@@ -164,7 +164,7 @@ mod tests {
         assert!(csrs.permits(0x8000_0fff, Load, Mode::Machine));
         assert!(!csrs.permits(0x8000_0000, Store, Mode::Machine));
         assert!(csrs.permits(0x8000_1000, Store, Mode::Machine));
-        let before = csrs.clone().words();
+        let before = csrs.words();
         csrs.write_rules(0, u64::from(POWER_OF_TWO | READ) << 8);
         csrs.write_rule_address(0, 5);
         csrs.write_rule_address(1, 5);

@@ -6,7 +6,7 @@
 use super::paths::Bundle;
 use crate::ablation::{Piece, without};
 use crate::disks::{Kept, KeptChange};
-use crate::loops::Haste;
+use crate::loops::{Haste, micros};
 use crate::ram::{GuestRam, RamError};
 use crate::staging::PooledBuffer;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -16,7 +16,7 @@ use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
-use protocol::{Change, Epoch, Instant, Micros, Session, Term, VmId, What};
+use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -380,12 +380,12 @@ impl Writer {
         let mut began = std::time::Instant::now();
         for (slot, data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
             let Some((block, page)) = *slot else { continue };
-            match (pack, packs) {
-                (Pack::Always, _) if epoch > Epoch(0) => {
-                    batch.push_changed(block, page, data, &mut self.known);
-                }
-                (_, true) => batch.push(block, page, data),
-                (_, false) => batch.push_plain(block, page, data),
+            if epoch > Epoch(0) && pack == Pack::Always {
+                batch.push_changed(block, page, data, &mut self.known);
+            } else if packs {
+                batch.push(block, page, data);
+            } else {
+                batch.push_plain(block, page, data);
             }
             if batch.is_full() {
                 self.timed_batch((epoch, packs), &mut batch, began)?;
@@ -508,10 +508,6 @@ impl Writer {
             Wire::Several(bundle) => bundle.send(header, body.into_owned()),
         }
     }
-}
-
-fn micros(time: std::time::Duration) -> Micros {
-    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn weight(changes: &[KeptChange]) -> usize {

@@ -2,6 +2,7 @@
 //! whether they do at the moment.
 
 use crate::computer::{Computer, MachineError};
+use crate::loops::micros;
 use os::thread_time::ThreadTime;
 use protocol::Micros;
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Busy {
         for (account, had) in &mut self.threads {
             let has = account.read().ok()?;
             let more = has.saturating_sub(std::mem::replace(had, has));
-            most = most.max(Some(Micros(u64::try_from(more.as_micros()).unwrap_or(u64::MAX))));
+            most = most.max(Some(micros(more)));
         }
         most
     }

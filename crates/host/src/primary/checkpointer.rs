@@ -11,7 +11,7 @@ use super::brake::Brake;
 use super::busy::Busy;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
-use super::precopy::RoundTold;
+use super::precopy::{CHUNK, RoundTold};
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
 use crate::disks::{KeptChange, Tap};
@@ -36,8 +36,6 @@ use std::time::Duration;
 
 /// Pages of a buffer: 16 MiB. Most checkpoints fit one.
 const BUFFER_PAGES: usize = 4_096;
-/// Pages of a migration's: 4 MiB.
-pub const PIECE_PAGES: usize = 1_024;
 /// Pages that go ahead on the link together.
 const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
@@ -151,12 +149,11 @@ impl Staged {
 }
 
 /// The handle of the thread.
+#[derive(Debug)]
 pub struct Checkpointer {
     jobs: Sender<Job>,
     bytes: Arc<AtomicU64>,
     busy: Arc<Mutex<Busy>>,
-    gate: Gate,
-    tap: Arc<Tap>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -166,11 +163,10 @@ impl Checkpointer {
         let (jobs, queue) = unbounded();
         let bytes = Arc::new(AtomicU64::new(0));
         let busy = Arc::new(Mutex::new(Busy::default()));
-        let (gate, tap) = (machine.gate.clone(), Arc::clone(machine.disks.tap()));
         let mut worker = Worker {
             computer: Arc::clone(&machine.computer),
-            gate: gate.clone(),
-            tap: Arc::clone(&tap),
+            gate: machine.gate.clone(),
+            tap: Arc::clone(machine.disks.tap()),
             busy: Arc::clone(&busy),
             images: machine.disks.images(),
             saver: None,
@@ -189,7 +185,7 @@ impl Checkpointer {
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for checkpoints: this VM cannot be protected");
         }
-        Self { jobs, bytes, busy, gate, tap, thread: thread.ok() }
+        Self { jobs, bytes, busy, thread: thread.ok() }
     }
 
     /// Gives an order.
@@ -197,10 +193,10 @@ impl Checkpointer {
         let _ = self.jobs.send(job);
     }
 
-    /// Whether the guest ran for less than that since the last checkpoint, and nothing of it waits for one. Asked here, so that
-    /// the thread of an idle guest's checkpoints sleeps on.
-    pub fn guest_did_less(&self, least: Micros) -> bool {
-        self.gate.queued() == (0, 0) && self.tap.bytes() == 0 && lock(&self.busy).ran_less(least)
+    /// Whether the guest ran for less than that since the last checkpoint. Asked here, so that the thread of an idle guest's
+    /// checkpoints sleeps on.
+    pub fn guest_ran_less(&self, least: Micros) -> bool {
+        lock(&self.busy).ran_less(least)
     }
 
     /// Memory of its buffers.
@@ -362,7 +358,7 @@ impl Worker {
         (rate, migration): (Option<u64>, Option<Box<Migration>>),
     ) {
         // A migration's only checkpoint is streamed: buffers of one round's pieces suffice, and are there sooner.
-        let pages = if migration.is_some() { PIECE_PAGES } else { BUFFER_PAGES };
+        let pages = if migration.is_some() { CHUNK } else { BUFFER_PAGES };
         let mut active = match self.begin((session, base), outbox, pages) {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),

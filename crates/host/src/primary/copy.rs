@@ -126,9 +126,13 @@ impl Copy<'_> {
         }
     }
 
+    /// Under a bound on bytes each one less is time won.
+    pub(super) fn pack(&self) -> Pack {
+        if self.pace.is_bounded() { Pack::Always } else { Pack::IfSooner }
+    }
+
     /// Copies the ranges; false if the session ended meanwhile.
     fn round(&mut self, round: u32, ranges: &[Range], copied: &mut u64) -> Result<bool, String> {
-        let pack = if self.pace.is_bounded() { Pack::Always } else { Pack::IfSooner };
         let mut pages = Vec::new();
         self.ram.number(ranges, &mut pages);
         let mut left = pages.as_slice();
@@ -143,7 +147,7 @@ impl Copy<'_> {
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
             let part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), part.packed(pack));
+            self.outbox.part(Epoch(0), part.packed(self.pack()));
             let bytes = now.len() as u64 * PAGE_SIZE;
             *copied += bytes;
             self.pace.sent(bytes);

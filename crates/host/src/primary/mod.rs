@@ -34,7 +34,7 @@ use protocol::pacing::{Pacing, Taken};
 use protocol::primary::{Action, Command, CommandError, Event, Primary};
 use protocol::repair::Repair;
 use protocol::resync::{Base, Offer};
-use protocol::{Claim, Epoch, Grant, Session, Timing};
+use protocol::{Claim, Epoch, Grant, Micros, Session, Timing};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -255,7 +255,7 @@ impl Engine {
             Action::Compared(session, hashes) => self.checkpointer.send(Job::Hashes(session, hashes)),
             Action::Acknowledged(session, epoch) => self.acknowledged(session, epoch),
             Action::TakeCheckpoint { session, epoch, spare: Some(least), .. }
-                if self.checkpointer.guest_did_less(least) =>
+                if self.guest_did_less(least) =>
             {
                 self.spared = Some((session, epoch));
             }
@@ -284,6 +284,12 @@ impl Engine {
                 self.learn_of_migration(&notice);
             }
         }
+    }
+
+    /// Whether the guest ran for less than that since the last checkpoint, and nothing of it waits for one.
+    fn guest_did_less(&self, least: Micros) -> bool {
+        let Machine { gate, disks, .. } = &self.machine;
+        gate.queued() == (0, 0) && disks.tap().bytes() == 0 && self.checkpointer.guest_ran_less(least)
     }
 
     /// Tells the operator. Why protection could not begin stays in the VM's status until it begins.

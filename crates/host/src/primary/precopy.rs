@@ -4,11 +4,12 @@
 //! link is, and nothing but the socket's buffer lies before what is sent at the stop.
 
 use super::brake::Brake;
-use super::checkpointer::{Done, PIECE_PAGES};
+use super::checkpointer::Done;
 use super::copy::{Copy, Outcome};
 use crate::api::migration::{RoundStatus, RoundsEnd};
 use crate::api::types::CopyProgress;
-use crate::link::{Pack, Part};
+use crate::link::Part;
+use crate::loops::micros;
 use crate::staging::PooledBuffer;
 use crossbeam_channel::RecvTimeoutError;
 use os::range::PAGE_SIZE;
@@ -17,8 +18,8 @@ use protocol::{Epoch, Micros};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Pages that are queued at a time.
-const CHUNK: usize = PIECE_PAGES;
+/// Pages that are queued at a time, and of each of a migration's buffers: 4 MiB.
+pub const CHUNK: usize = 1_024;
 /// With a bound on the rate so much time's worth of them.
 const CHUNK_TIME: f64 = 0.02;
 /// A shorter round would not tell what the guest writes again and again.
@@ -86,9 +87,9 @@ impl Copy<'_> {
             brake.set(slowdown);
             self.pace.limit(rate);
             let (began, sent) = (Instant::now(), send.len() as u64);
-            self.send_round((policy.view().rounds + 1, &send), rate, &mut copied, brake)?;
+            self.send_round((policy.view().rounds + 1, &send), chunk(rate), &mut copied, brake)?;
             self.rest(LEAST_ROUND.saturating_sub(began.elapsed()), brake)?;
-            let took = Micros(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            let took = micros(began.elapsed());
             let mut ranges = Vec::new();
             self.tracker.scan_live(&mut ranges).map_err(|error| error.to_string())?;
             let mut dirtied = Vec::new();
@@ -109,7 +110,7 @@ impl Copy<'_> {
     fn tell_round(&self, view: View, round: Round, hot: u64, rate: Option<u64>, brake: &Brake, step: Step) {
         let wire_bytes = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
         let round = RoundStatus { number: view.rounds, round, hot, rate, wire_bytes };
-        let slowed = Micros(u64::try_from(brake.total().as_micros()).unwrap_or(u64::MAX));
+        let slowed = micros(brake.total());
         let ended = match step {
             Step::Round { .. } => None,
             Step::Stop(reason) => Some(RoundsEnd::Stop(reason)),
@@ -122,14 +123,12 @@ impl Copy<'_> {
     fn send_round(
         &mut self,
         (round, pages): (u32, &[(u8, u64)]),
-        rate: Option<u64>,
+        chunk: usize,
         copied_bytes: &mut u64,
         brake: &mut Brake,
     ) -> Result<(), End> {
         let mut remaining_bytes = pages.len() as u64 * PAGE_SIZE;
-        // Under a bound on bytes each one less is time won.
-        let pack = if rate.is_some() { Pack::Always } else { Pack::IfSooner };
-        for part in pages.chunks(chunk(rate)) {
+        for part in pages.chunks(chunk) {
             let progress = CopyProgress { round, copied_bytes: *copied_bytes, remaining_bytes };
             let _ = self.done.send(Done::CopyProgress(progress));
             while let Some(wait) = self.pace.wait() {
@@ -138,7 +137,7 @@ impl Copy<'_> {
             let buffer = self.free_buffer(brake)?;
             let bytes = part.len() as u64 * PAGE_SIZE;
             let part = Part::copy(self.ram, part, buffer).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), part.packed(pack));
+            self.outbox.part(Epoch(0), part.packed(self.pack()));
             // By what is on the wire, which lags behind by what waits in the buffers.
             let wire = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
             self.pace.sent(wire - std::mem::replace(&mut self.wire, wire));

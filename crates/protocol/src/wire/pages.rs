@@ -99,31 +99,25 @@ impl PageBatch {
 
     /// Adds a page.
     pub fn push(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
-        self.counts.pages += 1;
-        if is_zero(data) {
-            self.push_zero(block, page);
-            return;
-        }
-        self.flush_zeros();
-        if !self.push_packed(block, page, LZ4, data) {
-            self.push_raw(block, page, data);
-        }
+        self.push_whole(block, page, data, true);
     }
 
     /// Adds a page as it is, unless it is zero: for links that carry it sooner than it is packed.
     pub fn push_plain(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
+        self.push_whole(block, page, data, false);
+    }
+
+    fn push_whole(&mut self, block: u8, page: u64, data: &[u8; PAGE], packs: bool) {
         self.counts.pages += 1;
         if is_zero(data) {
             self.push_zero(block, page);
             return;
         }
         self.flush_zeros();
-        self.push_raw(block, page, data);
-    }
-
-    fn push_raw(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
-        self.head(block, page, RAW);
-        self.body.extend_from_slice(data);
+        if !(packs && self.push_packed(block, page, LZ4, data)) {
+            self.head(block, page, RAW);
+            self.body.extend_from_slice(data);
+        }
     }
 
     /// Adds a page of a checkpoint: as what changed if its last version is known and little did, and not at all if

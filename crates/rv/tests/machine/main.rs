@@ -55,6 +55,12 @@ fn draw(state: &mut u64) -> u64 {
     *state
 }
 
+/// Opens all memory to the lower modes, by way of a register.
+fn open_memory(register: u32) -> [u32; 4] {
+    let put = |value: i32| addi(register, 0, value);
+    [put(-1), csrrw(0, PMPADDR0, register), put(0x1f), csrrw(0, PMPCFG0, register)]
+}
+
 /// RAM full of words, most of them valid instructions of some class.
 fn hostile(seed: u64) -> Machine {
     const OPCODES: [u32; 22] = [
@@ -72,11 +78,7 @@ fn hostile(seed: u64) -> Machine {
             4 => lui(10, 0x1_0000),
             5 => lui(11, 0x2004),
             6 => lui(12, 0xc200),
-            // All memory is open to the lower modes.
-            7 => addi(7, 0, -1),
-            8 => csrrw(0, PMPADDR0, 7),
-            9 => addi(7, 0, 0x1f),
-            10 => csrrw(0, PMPCFG0, 7),
+            7..11 => open_memory(7)[at - 7],
             _ => {
                 let word = draw(&mut state) as u32;
                 let opcode = OPCODES[(draw(&mut state) % 22) as usize];
@@ -342,10 +344,6 @@ fn over_the_end_of_a_page() -> Machine {
         f7 << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 | rd << 7 | 0x33
     });
     let program = [
-        addi(5, 0, -1),
-        csrrw(0, PMPADDR0, 5),
-        addi(5, 0, 0x1f),
-        csrrw(0, PMPCFG0, 5), // all memory is open to the lower modes
         addi(5, 0, 8),
         addi(5, 5, 60) | 1 << 12, // slli
         lui(6, 0x80),
@@ -367,7 +365,7 @@ fn over_the_end_of_a_page() -> Machine {
         0xfe05_94e3, // bnez x11, to the load
         STAY,
     ];
-    let mut machine = load(&program);
+    let mut machine = load(&[&open_memory(5)[..], &program].concat());
     let entry = |at: u64, to: u64, marks: u64| (RAM + at, ((RAM + to) >> 12 << 10 | marks).to_le_bytes());
     let words = [
         entry(0x1_0000, 0x1_1000, 1),
