@@ -58,7 +58,7 @@ impl Split {
             format!(", {:.1} ms after this host noticed that it had to", ms(noticed))
         });
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}{noticed}; promoted in {:.1} ms (apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
+            "VM {vm}: RUNS HERE in term {} from epoch {}{noticed}; promoted in {:.1} ms (by steps, some done while the arbiter was asked: apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),

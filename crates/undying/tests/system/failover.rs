@@ -120,9 +120,7 @@ fn the_guests_memory_is_what_it_wrote() {
     }
     const PAGES: u64 = 8_000;
     let loaded = Setup::new("memory").start();
-    loaded.pulse(|mut pulse| pulse.dirty(PAGES, "full", "seq+page")).expect("an order");
-    let dirtied = || loaded.pulse(|mut pulse| pulse.stats()).expect("statistics").dirtied;
-    wait_for("some rounds", || (dirtied() > 4 * PAGES).then_some(()), || look::logs(&loaded.cluster));
+    loaded.fills(PAGES, "full", 4 * PAGES);
     let ahead = || {
         let epochs = loaded.cluster.ask("alpha", |api| api.epochs(&loaded.vm, 0)).expect("epochs");
         epochs.iter().any(|epoch| epoch.ahead_pages > 0).then_some(())

@@ -48,8 +48,7 @@ fn a_vm_migrates_there_and_back_under_load() {
     for (term, (from, to)) in (2..).zip([("alpha", "beta"), ("beta", "alpha")]) {
         let (old, arrives) = (loaded.qemu(from), look::mark(&loaded.cluster, to));
         // Whole pages in order: what is missing or mixed in the copy shows.
-        let write = |mut pulse: PulseClient| pulse.dirty(6_000, "6000", "seq+page");
-        loaded.pulse(write).expect("an order");
+        loaded.fills(6_000, "6000", 200);
         let mark = ask(&loaded, from, to, |request| request.limits.max_downtime = protocol::Micros(500_000));
         let status = arrived(&loaded, from, to);
         let sound = loaded.pulse(|mut pulse| pulse.check()).expect("the guest's memory is whole");

@@ -64,11 +64,11 @@ fn promotion(told: &Told) -> String {
     let of = |ms: Option<f64>| ms.map_or("?".to_owned(), |ms| format!("{ms:.1}"));
     let moments = &told.moments;
     format!(
-        "{} ms (last checkpoint {}, devices {}, resume {})",
+        "{} ms (resume {}; while the arbiter was asked: last checkpoint {}, devices {})",
         of(moments.promotion_ms),
+        of(moments.resume_ms),
         of(moments.apply_ms),
-        of(moments.load_ms),
-        of(moments.resume_ms)
+        of(moments.load_ms)
     )
 }
 

@@ -2,7 +2,7 @@
 
 use super::load::{self, Load};
 use super::process::Process;
-use super::{INTERVAL, binary, look};
+use super::{INTERVAL, binary, look, wait_for};
 use host::api::types::{ProtectRequest, StartRequest, VmStatus};
 use lab::arbiters::ArbiterKind;
 use lab::client::{Server, WriterReport};
@@ -296,6 +296,15 @@ impl Guest {
         client
             .run(|| talk(PulseClient::connect(target).expect("the pulse program listens")))
             .expect("the client")
+    }
+
+    /// Has the guest fill whole pages in order, so many a second, and waits until it has filled `least` of them: only what it wrote
+    /// can be looked through.
+    pub fn fills(&self, pages: u64, rate: &str, least: u64) {
+        let dirtied = || self.pulse(|mut pulse| pulse.stats()).expect("statistics").dirtied;
+        let before = dirtied();
+        self.pulse(|mut pulse| pulse.dirty(pages, rate, "seq+page")).expect("an order");
+        wait_for("pages filled", || (dirtied() > before + least).then_some(()), || look::logs(&self.cluster));
     }
 
     /// The host among alpha and beta, both alive, at which the VM goes on, and the other, which has given it up.
