@@ -70,6 +70,12 @@ pub fn page_count(ranges: &[Range]) -> u64 {
     ranges.iter().map(Range::page_count).sum()
 }
 
+/// Total number of bytes in `ranges`.
+#[must_use]
+pub fn byte_count(ranges: &[Range]) -> u64 {
+    ranges.iter().map(|range| range.len).sum()
+}
+
 /// Appends `next`, which must not start before the last range, and joins the two if they touch or overlap.
 pub(crate) fn push_joined(out: &mut Vec<Range>, next: Range) {
     push_near(out, next, 0);

@@ -130,6 +130,12 @@ pub trait PageTracker: Send {
 
     /// Makes the next scan return `ranges` again: their marks were consumed, but they were not saved.
     fn give_back(&mut self, ranges: &[Range]);
+
+    /// Does a millisecond's work, while the guest runs, to make later scans shorter. Returns whether there is more.
+    ///
+    /// # Errors
+    /// If memory is not tracked any more.
+    fn settle(&mut self) -> Result<bool, MachineError>;
 }
 
 /// Takes states of a machine's devices, one after the other.

@@ -12,6 +12,7 @@ use super::busy::Busy;
 use super::copy::{Copy, Outcome};
 use super::pace::Pace;
 use super::precopy::{CHUNK, RoundTold};
+use super::settling::Settling;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
 use crate::disks::{KeptChange, Tap};
@@ -232,6 +233,13 @@ struct Active {
     changes: Vec<KeptChange>,
     /// None where clocks cannot be corrected.
     clock: Option<ClockKeeper>,
+    settling: Settling,
+}
+
+/// What the thread does while nobody asks for anything.
+enum Chore {
+    Brake,
+    Settle,
 }
 
 struct Worker {
@@ -284,13 +292,28 @@ impl Worker {
         if let Some(job) = self.later.pop_front() {
             return Some(job);
         }
-        while let Some(due) = self.brake.due() {
+        while let Some((due, chore)) = self.chore() {
             match self.jobs.recv_deadline(due) {
-                Err(RecvTimeoutError::Timeout) => self.look_after_brake(),
+                Err(RecvTimeoutError::Timeout) => match chore {
+                    Chore::Brake => self.look_after_brake(),
+                    Chore::Settle => self.settle(),
+                },
                 job => return job.ok(),
             }
         }
         self.jobs.recv().ok()
+    }
+
+    /// What is to be done between orders, and when. A guest that is slowed has no use for shorter scans.
+    fn chore(&self) -> Option<(std::time::Instant, Chore)> {
+        let settle = || self.active.as_ref().map(|active| (active.settling.due(), Chore::Settle));
+        self.brake.due().map(|due| (due, Chore::Brake)).or_else(settle)
+    }
+
+    fn settle(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.settling.work(&mut *active.tracker);
+        }
     }
 
     fn slow(&mut self, session: Session, percent: u8) {
@@ -428,7 +451,21 @@ impl Worker {
         let (ahead, policy) = (Ahead::default(), Policy::default());
         *lock(&self.busy) = Busy::of(&*self.computer);
         let slowed = self.brake.total();
-        Ok(Active { session, tracker, pool, outbox, dirty, pages, ahead, policy, slowed, changes, clock })
+        let settling = Settling::begin();
+        Ok(Active {
+            session,
+            tracker,
+            pool,
+            outbox,
+            dirty,
+            pages,
+            ahead,
+            policy,
+            slowed,
+            changes,
+            clock,
+            settling,
+        })
     }
 
     fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {

@@ -12,6 +12,7 @@ mod precopy;
 mod repair;
 mod resync;
 mod session;
+mod settling;
 
 pub use checkpointer::Checkpointer;
 

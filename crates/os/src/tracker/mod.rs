@@ -9,148 +9,34 @@
 //! memory access by devices, buffers registered with the kernel for long. Memory given back (`MADV_DONTNEED`)
 //! reads as zeros without counting as written.
 //!
+//! A scan looks at each page-table entry. What was not written for long is spared that ([`Tracker::settle`]): a second
+//! userfaultfd tells of the first write to each of its pages.
+//!
 //! Reading the written marks consumes them. Pages that were returned by a scan but could not be saved are owed:
 //! [`Tracker::give_back`] makes the next scan return them again.
 
+mod cold;
+mod error;
 mod pagemap;
+mod regions;
 mod self_test;
+mod told;
 mod uffd;
 
+pub use error::TrackerError;
+pub use regions::Cooling;
 pub use self_test::{SelfTestReport, self_test};
 
-use crate::inject::InjectError;
-use crate::process::{PidFd, ProcessError};
-use crate::process_memory::{ProcessMemoryError, mappings};
-use crate::range::{Range, normalize, push_near};
+use crate::process::PidFd;
+use crate::process_memory::mappings;
+use crate::range::{Range, byte_count, normalize, push_near};
+use cold::{Cold, Moved};
 use pagemap::{Pagemap, Wanted};
-use std::io;
-use uffd::Uffd;
+use uffd::{OnWrite, Uffd};
 
 /// In the second step of a scan, ranges nearer than this are treated as one: a call for each costs as much as
 /// walking over this many bytes' worth of clean pages.
 const NEAR: u64 = 128 * crate::range::PAGE_SIZE;
-
-/// What went wrong with tracking.
-#[derive(Debug, thiserror::Error)]
-pub enum TrackerError {
-    /// This kernel cannot do it.
-    #[error(
-        "Linux {release} cannot track the memory of another process (asynchronous userfaultfd write protection and PAGEMAP_SCAN); Linux 6.7 or newer can"
-    )]
-    Kernel {
-        /// The running kernel.
-        release: String,
-    },
-    /// A userfaultfd cannot be created.
-    #[error(
-        "no userfaultfd can be created: {source}; is it forbidden (container, seccomp, LSM) or left out of the kernel?"
-    )]
-    Create {
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The target is dead, or has become another program.
-    #[error("the tracked process {pid} is gone")]
-    Gone {
-        /// The target.
-        pid: u32,
-    },
-    /// Someone else watches this memory.
-    #[error("memory {:#x}-{:#x} of process {pid} is watched by another userfaultfd already (QEMU: postcopy or background-snapshot?)", range.start, range.end())]
-    Busy {
-        /// The target.
-        pid: u32,
-        /// The memory.
-        range: Range,
-    },
-    /// The target has mapped something else where the tracked memory was.
-    #[error("memory {:#x}-{:#x} of process {pid} is not watched any more: the process has mapped it anew (memory hot-unplug?); attach again", range.start, range.end())]
-    Lost {
-        /// The target.
-        pid: u32,
-        /// The memory.
-        range: Range,
-    },
-    /// A range that is not whole pages, or not mapped.
-    #[error("{:#x}-{:#x} is no tracked memory of process {pid}: it must be whole pages, mapped from end to end", range.start, range.end())]
-    BadRange {
-        /// The target.
-        pid: u32,
-        /// The range.
-        range: Range,
-    },
-    /// The kernel tracks, but wrongly.
-    #[error(
-        "the self-test of memory tracking failed on Linux {release}, case {case:?}: {reason}; protecting a VM would lose memory"
-    )]
-    SelfTest {
-        /// The running kernel.
-        release: String,
-        /// What was tested.
-        case: &'static str,
-        /// What was seen.
-        reason: String,
-    },
-    /// A system call failed.
-    #[error("cannot {action} memory {:#x}-{:#x} of process {pid}: {source}", range.start, range.end())]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// The target.
-        pid: u32,
-        /// The memory.
-        range: Range,
-        /// The kernel's reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The target could not be made to create a userfaultfd.
-    #[error(transparent)]
-    Inject(InjectError),
-    /// The target could not be reached.
-    #[error(transparent)]
-    Process(ProcessError),
-    /// The target's mappings could not be listed.
-    #[error(transparent)]
-    Memory(ProcessMemoryError),
-}
-
-impl TrackerError {
-    fn system(action: &'static str, pid: u32, range: Range, source: io::Error) -> Self {
-        match source.raw_os_error() {
-            Some(libc::ESRCH) => Self::Gone { pid },
-            _ => Self::System { action, pid, range, source },
-        }
-    }
-}
-
-impl From<InjectError> for TrackerError {
-    fn from(error: InjectError) -> Self {
-        match error {
-            InjectError::Gone { pid } => Self::Gone { pid },
-            other => Self::Inject(other),
-        }
-    }
-}
-
-impl From<ProcessMemoryError> for TrackerError {
-    fn from(error: ProcessMemoryError) -> Self {
-        match error {
-            ProcessMemoryError::Gone { pid } => Self::Gone { pid },
-            other => Self::Memory(other),
-        }
-    }
-}
-
-impl From<ProcessError> for TrackerError {
-    fn from(error: ProcessError) -> Self {
-        match error {
-            ProcessError::Gone { pid } => Self::Gone { pid },
-            other => Self::Process(other),
-        }
-    }
-}
 
 /// Tracks the writes to some memory of one process, until it is dropped.
 #[derive(Debug)]
@@ -159,6 +45,12 @@ pub struct Tracker {
     uffd: Uffd,
     pagemap: Pagemap,
     ranges: Vec<Range>,
+    /// What a scan looks at: all ranges, without what is cold.
+    warm: Vec<Range>,
+    /// None for small memory, and where the kernel does not allow it.
+    cold: Option<Cold>,
+    /// Memory that nobody watches any more.
+    lost: Option<Range>,
     /// Returned by a scan and given back: not written since, perhaps, but not saved either.
     owed: Vec<Range>,
     /// First step's findings; kept for its allocation.
@@ -172,24 +64,49 @@ impl Tracker {
     /// # Errors
     /// If the kernel or the process does not allow it; the process is then as it was.
     pub fn attach(pid: u32, ranges: &[Range]) -> Result<Self, TrackerError> {
+        Self::attach_cooling(pid, ranges, Cooling::default())
+    }
+
+    /// The same, with other bounds to when memory is cold.
+    ///
+    /// # Errors
+    /// As for [`Tracker::attach`].
+    pub fn attach_cooling(pid: u32, ranges: &[Range], cooling: Cooling) -> Result<Self, TrackerError> {
         let target = PidFd::open(pid)?;
         let attach = || {
             check_mapped(pid, ranges)?;
-            Self::begin(pid, Uffd::inside(&target)?, ranges)
+            Self::begin(pid, |on_write| Uffd::inside(&target, on_write), ranges, cooling)
         };
         // A process that has just died has no mappings: that would be told as bad ranges.
         attach().map_err(|error| if target.is_dead() { TrackerError::Gone { pid } } else { error })
     }
 
-    fn begin(pid: u32, uffd: Uffd, ranges: &[Range]) -> Result<Self, TrackerError> {
-        let pagemap = Pagemap::open(pid)?;
+    fn begin(
+        pid: u32,
+        uffd: impl Fn(OnWrite) -> Result<Uffd, TrackerError>,
+        ranges: &[Range],
+        cooling: Cooling,
+    ) -> Result<Self, TrackerError> {
         let mut ranges = ranges.to_vec();
         normalize(&mut ranges);
+        let lifting = uffd(OnWrite::Lift)?;
+        let pagemap = Pagemap::open(pid)?;
+        // Without the privilege all memory stays warm.
+        let telling = if byte_count(&ranges) >= cooling.from { uffd(OnWrite::Tell).ok() } else { None };
+        let cold = telling.map(|uffd| Cold::new(uffd, pid, &ranges, cooling)).transpose()?;
         for range in &ranges {
-            uffd.register(*range)?;
-            uffd.write_protect(*range)?;
+            lifting.register(*range)?;
+            lifting.write_protect(*range)?;
         }
-        Ok(Self { pid, uffd, pagemap, ranges, owed: Vec::new(), found: Vec::new() })
+        let warm = ranges.clone();
+        let (owed, found) = (Vec::new(), Vec::new());
+        Ok(Self { pid, uffd: lifting, pagemap, ranges, warm, cold, lost: None, owed, found })
+    }
+
+    /// Whether memory that is not written for long is spared from scans here: [`Tracker::settle`] does something.
+    #[must_use]
+    pub fn cools(&self) -> bool {
+        self.cold.is_some()
     }
 
     /// The same tracker, which never walks the page tables by more than one thread.
@@ -237,10 +154,28 @@ impl Tracker {
     /// # Errors
     /// As for [`Tracker::scan_paused`].
     pub fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
-        let ranges = std::mem::take(&mut self.ranges);
-        let result = self.consume(&ranges, dirty);
-        self.ranges = ranges;
+        let warm = std::mem::take(&mut self.warm);
+        let result = self.consume(&warm, dirty);
+        self.warm = warm;
         result
+    }
+
+    /// Moves one piece of memory (2 MiB; more where there are more than 32 GiB) to or from what scans look at, if it is
+    /// time: takes about a millisecond. Returns whether there may be another. The target runs on.
+    ///
+    /// # Errors
+    /// If the target is gone, or its memory is not watched any more.
+    pub fn settle(&mut self) -> Result<bool, TrackerError> {
+        let Some(cold) = &mut self.cold else { return Ok(false) };
+        match cold.move_one(&self.uffd, &mut self.pagemap)? {
+            Moved::Nothing => return Ok(false),
+            Moved::One(written) => self.owed.extend(written),
+            Moved::Lost(range) => self.lost = Some(range),
+        }
+        cold.warm(&mut self.warm);
+        normalize(&mut self.owed);
+        self.check_watched()?;
+        Ok(true)
     }
 
     /// Makes the next scan return `ranges` again: their marks were consumed, but they could not be saved.
@@ -277,10 +212,10 @@ impl Tracker {
     }
 
     fn look(&mut self, found: &mut Vec<Range>) -> Result<(), TrackerError> {
-        for range in &self.ranges {
+        for range in &self.warm {
             let mut written = Vec::new();
             self.pagemap.scan(std::slice::from_ref(range), Wanted::Written, &mut written)?;
-            // Near ranges become one only within a tracked range: between two there may be anything.
+            // Near ranges become one only within a warm range: between two there may be anything.
             let first_of_range = found.len();
             for run in written {
                 if found.len() == first_of_range {
@@ -297,7 +232,8 @@ impl Tracker {
     fn consume(&mut self, places: &[Range], dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
         dirty.clear();
         let read = self.pagemap.scan(places, Wanted::WrittenAndProtect, dirty);
-        if let Err(error) = read.and_then(|()| self.check_alive()) {
+        let complete = read.and_then(|()| self.cold.as_mut().map_or(Ok(()), |cold| cold.complete(dirty)));
+        if let Err(error) = complete.and_then(|()| self.check_watched()) {
             self.owed.append(dirty);
             normalize(&mut self.owed);
             return Err(error);
@@ -307,6 +243,13 @@ impl Tracker {
             normalize(dirty);
         }
         Ok(())
+    }
+
+    fn check_watched(&self) -> Result<(), TrackerError> {
+        match self.lost {
+            Some(range) => Err(TrackerError::Lost { pid: self.pid, range }),
+            None => self.check_alive(),
+        }
     }
 
     /// After a scan: the memory was there all the time if it is there now.
@@ -327,8 +270,11 @@ impl Drop for Tracker {
     fn drop(&mut self) {
         // Closing does it as well, but only with the last copy of the descriptor: a child of ours that has not yet
         // reached its exec may hold one. It fails only if the target is gone, and then there is nothing to do.
-        for range in &self.ranges {
+        for range in &self.warm {
             let _ = self.uffd.unregister(*range);
+        }
+        if let Some(cold) = &self.cold {
+            cold.end();
         }
     }
 }

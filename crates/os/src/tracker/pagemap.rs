@@ -1,7 +1,7 @@
 //! Owns the `PAGEMAP_SCAN` ioctl (Linux fs/proc/task_mmu.c): which pages of a process are written or present.
 
 use super::TrackerError;
-use crate::range::{PAGE_SIZE, Range, push_joined};
+use crate::range::{PAGE_SIZE, Range, byte_count, push_joined};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -118,7 +118,7 @@ impl Pagemap {
         wanted: Wanted,
         out: &mut Vec<Range>,
     ) -> Result<(), TrackerError> {
-        let bytes: u64 = places.iter().map(|place| place.len).sum();
+        let bytes = byte_count(places);
         let walkers = usize::try_from(bytes / SHARE).unwrap_or(usize::MAX).clamp(1, self.walkers.len());
         let shares = divide(places, walkers);
         let (first, others) = self.walkers[..shares.len().max(1)].split_at_mut(1);

@@ -3,20 +3,20 @@
 use super::TrackerError;
 use crate::inject::{self, InjectError};
 use crate::process::PidFd;
-use crate::range::Range;
+use crate::range::{PAGE_SIZE, Range};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 // include/uapi/linux/userfaultfd.h
 const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const FEATURE_EVENT_UNMAP: u64 = 1 << 6;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURE_WP_ASYNC: u64 = 1 << 15;
-/// Protect shared memory, protect pages that do not exist yet, and let a write lift the protection by itself.
-const FEATURES: u64 =
-    FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED | FEATURE_WP_ASYNC;
+/// Protect shared memory, and pages that do not exist yet.
+const FEATURES: u64 = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_WP_UNPOPULATED;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
@@ -24,7 +24,12 @@ const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 
-const CREATE_FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
+const EVENT_PAGEFAULT: u8 = 0x12;
+const EVENT_UNMAP: u8 = 0x16;
+/// Messages that are read at a time.
+const MESSAGES: usize = 64;
+
+const CREATE_FLAGS: i32 = libc::O_CLOEXEC | libc::O_NONBLOCK;
 /// Most bytes protected in one call: it holds the lock of the target's address space.
 const PROTECT_STEP: u64 = 1 << 30;
 
@@ -54,6 +59,62 @@ struct WriteProtect {
     mode: u64,
 }
 
+/// A message of the kernel (`struct uffd_msg`). Of a fault: its flags, its address, its thread. Of memory that is unmapped:
+/// where it begins and ends.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Default)]
+struct Message {
+    event: u8,
+    reserved: [u8; 7],
+    values: [u64; 3],
+}
+
+/// What a userfaultfd tells of ([`OnWrite::Tell`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tidings {
+    /// Someone waits for writing to this page.
+    Write(Range),
+    /// The process has unmapped watched memory.
+    Unmapped(Range),
+}
+
+impl Tidings {
+    fn of(message: &Message) -> Option<Self> {
+        let values = message.values;
+        match message.event {
+            EVENT_PAGEFAULT => Some(Self::Write(Range::new(values[1] & !(PAGE_SIZE - 1), PAGE_SIZE))),
+            EVENT_UNMAP => Some(Self::Unmapped(Range::between(values[0], values[1]))),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a write to a protected page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnWrite {
+    /// It lifts the protection by itself.
+    Lift,
+    /// It waits until we have heard of it and lift the protection. Needs a privilege (`CAP_SYS_PTRACE` in the target, or
+    /// `vm.unprivileged_userfaultfd`): the kernel's own writes, for system calls and for guests, wait too.
+    Tell,
+}
+
+impl OnWrite {
+    fn create_flags(self) -> i32 {
+        match self {
+            Self::Lift => CREATE_FLAGS | UFFD_USER_MODE_ONLY,
+            Self::Tell => CREATE_FLAGS,
+        }
+    }
+
+    fn features(self) -> u64 {
+        match self {
+            Self::Lift => FEATURES | FEATURE_WP_ASYNC,
+            Self::Tell => FEATURES | FEATURE_EVENT_UNMAP,
+        }
+    }
+}
+
 impl From<Range> for Span {
     fn from(range: Range) -> Self {
         Self { start: range.start, len: range.len }
@@ -69,9 +130,9 @@ pub(super) struct Uffd {
 
 impl Uffd {
     /// A userfaultfd for the memory of `target`: made inside it, moved over to us, closed inside it.
-    pub(super) fn inside(target: &PidFd) -> Result<Self, TrackerError> {
+    pub(super) fn inside(target: &PidFd, on_write: OnWrite) -> Result<Self, TrackerError> {
         let fd = inject::session(target, |session| {
-            let flags = CREATE_FLAGS.cast_unsigned().into();
+            let flags = on_write.create_flags().cast_unsigned().into();
             let remote = session.system_call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
             let number = RawFd::try_from(remote).expect("a descriptor is a small number");
             let copy = target.get_fd(number);
@@ -80,24 +141,24 @@ impl Uffd {
             copy.map_err(TrackerError::from)
         })
         .map_err(explain_creation)?;
-        Self::enable(fd, target.pid())
+        Self::enable(fd, target.pid(), on_write)
     }
 
     /// A userfaultfd for our own memory.
-    pub(super) fn own() -> Result<Self, TrackerError> {
+    pub(super) fn own(on_write: OnWrite) -> Result<Self, TrackerError> {
         // SAFETY: userfaultfd takes a number and returns a descriptor.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, CREATE_FLAGS) };
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, on_write.create_flags()) };
         if fd == -1 {
             return Err(creation_failed(io::Error::last_os_error()));
         }
         let fd = RawFd::try_from(fd).expect("a descriptor is a small number");
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-        Self::enable(unsafe { OwnedFd::from_raw_fd(fd) }, std::process::id())
+        Self::enable(unsafe { OwnedFd::from_raw_fd(fd) }, std::process::id(), on_write)
     }
 
-    fn enable(fd: OwnedFd, pid: u32) -> Result<Self, TrackerError> {
+    fn enable(fd: OwnedFd, pid: u32, on_write: OnWrite) -> Result<Self, TrackerError> {
         let uffd = Self { fd, pid };
-        let mut api = Api { api: UFFD_API, features: FEATURES, ioctls: 0 };
+        let mut api = Api { api: UFFD_API, features: on_write.features(), ioctls: 0 };
         // EINVAL: a feature is unknown to this kernel.
         uffd.ioctl(UFFDIO_API, &mut api).map_err(|source| match source.raw_os_error() {
             Some(libc::EINVAL) => TrackerError::Kernel { release: crate::facts::kernel_release() },
@@ -126,12 +187,52 @@ impl Uffd {
         let mut start = range.start;
         while start < range.end() {
             let step = Range::between(start, range.end().min(start + PROTECT_STEP));
-            let mut protect = WriteProtect { range: step.into(), mode: WRITEPROTECT_MODE_WP };
-            self.ioctl(UFFDIO_WRITEPROTECT, &mut protect)
-                .map_err(|e| self.failed("write-protect", step, e))?;
-            start = step.end();
+            match self.protection(step, WRITEPROTECT_MODE_WP) {
+                // The process changes its mappings at this moment.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                Err(error) => return Err(self.failed("write-protect", step, error)),
+                Ok(()) => start = step.end(),
+            }
         }
         Ok(())
+    }
+
+    /// Lets whoever waits for writing to `page` go on. If it is not watched any more, they do already. Returns false if
+    /// the process is changing its mappings: what it unmaps has to be [heard of](Uffd::hear) first.
+    pub(super) fn lift(&self, page: Range) -> Result<bool, TrackerError> {
+        let lifted = self.protection(page, 0);
+        match lifted.as_ref().map_err(|error| error.raw_os_error()) {
+            Ok(()) | Err(Some(libc::ENOENT)) => Ok(true),
+            Err(Some(libc::EAGAIN)) => Ok(false),
+            Err(_) => lifted.map(|()| true).map_err(|error| self.failed("let a write go on to", page, error)),
+        }
+    }
+
+    fn protection(&self, range: Range, mode: u64) -> io::Result<()> {
+        self.ioctl(UFFDIO_WRITEPROTECT, &mut WriteProtect { range: range.into(), mode })
+    }
+
+    /// Appends what there is to hear of by now.
+    pub(super) fn hear(&self, tidings: &mut Vec<Tidings>) -> Result<(), TrackerError> {
+        let mut messages = [Message::default(); MESSAGES];
+        // SAFETY: the buffer is as long as told, and any bytes are valid messages.
+        let read =
+            unsafe { libc::read(self.fd.as_raw_fd(), messages.as_mut_ptr().cast(), size_of_val(&messages)) };
+        let Ok(read) = usize::try_from(read) else {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                // Whoever waited goes on already.
+                Some(libc::EAGAIN | libc::EINTR) => Ok(()),
+                _ => Err(self.failed("hear of writes to", Range::new(0, 0), error)),
+            };
+        };
+        tidings.extend(messages[..read / size_of::<Message>()].iter().filter_map(Tidings::of));
+        Ok(())
+    }
+
+    /// That memory is not watched any more because the process has unmapped it.
+    pub(super) fn lost(&self, range: Range) -> TrackerError {
+        TrackerError::Lost { pid: self.pid, range }
     }
 
     /// Whether the watched memory still exists. Once the process has died, or called exec, it is gone for good.
@@ -140,7 +241,7 @@ impl Uffd {
     pub(super) fn is_alive(&self) -> bool {
         // This page (at the lowest address that programs may map) is not watched, so the call does nothing. The
         // kernel looks for the memory first: ESRCH if it is gone, ENOENT if only the page is not there.
-        let nowhere = Span { start: 0x10000, len: crate::range::PAGE_SIZE };
+        let nowhere = Span { start: 0x10000, len: PAGE_SIZE };
         let mut protect = WriteProtect { range: nowhere, mode: 0 };
         match self.ioctl(UFFDIO_WRITEPROTECT, &mut protect) {
             Ok(()) => true,
@@ -156,6 +257,12 @@ impl Uffd {
 
     fn failed(&self, action: &'static str, range: Range, source: io::Error) -> TrackerError {
         TrackerError::system(action, self.pid, range, source)
+    }
+}
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

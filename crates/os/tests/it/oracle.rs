@@ -1,9 +1,11 @@
 //! The tracker against an oracle: after each scan, whatever differs from the last copy must have been returned.
 
-use crate::target::{PRIVATE_PAGES, Random, SHARED_NAME, Target};
+use crate::target::{PRIVATE_PAGES, Random, SHARED_NAME, SLOW, Target};
 use os::process_memory::ProcessMemory;
+use os::tracker::Cooling;
 use os::{Memory, PAGE_SIZE, Range, Tracker};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const SHARED_PAGES: u64 = 4096;
 const PAGE: usize = PAGE_SIZE as usize;
@@ -21,11 +23,15 @@ struct Oracle {
 
 impl Oracle {
     fn new(seed: u64) -> Self {
+        Self::cooling(seed, "", Cooling::default())
+    }
+
+    fn cooling(seed: u64, pace: &str, cooling: Cooling) -> Self {
         let shared = Memory::create(SHARED_NAME, SHARED_PAGES * PAGE_SIZE).unwrap();
-        let target = Target::start_with("write", "", Some(&shared));
+        let target = Target::start_with("write", pace, Some(&shared));
         let private = Range::new(target.greeting.parse().unwrap(), PRIVATE_PAGES * PAGE_SIZE);
         let ranges = [target.mapping_of(SHARED_NAME), private];
-        let tracker = Tracker::attach(target.pid(), &ranges).unwrap();
+        let tracker = Tracker::attach_cooling(target.pid(), &ranges, cooling).unwrap();
         let memory = ProcessMemory::open(target.pid()).unwrap();
         let copy = vec![0; (SHARED_PAGES + PRIVATE_PAGES) as usize * PAGE];
         let mut oracle = Self { target, tracker, memory, shared, ranges, copy, random: Random(seed) };
@@ -164,5 +170,30 @@ fn pages_given_back_come_again_with_the_next_scan() {
         oracle.check(&dirty);
         assert_eq!(oracle.scan(true), [], "what was owed is owed once");
         oracle.target.resume();
+    }
+}
+
+/// Regions go from one watch to the other all the time, while several threads write to them.
+#[test]
+fn no_changed_page_is_missed_while_memory_cools_and_warms() {
+    let cooling = Cooling { from: 0, after: Duration::ZERO, most_told: 0 };
+    for two_steps in [true, false] {
+        let mut oracle = Oracle::cooling(5, SLOW, cooling);
+        if !oracle.tracker.cools() {
+            return eprintln!("SKIPPED: a userfaultfd that tells of writes is not allowed here");
+        }
+        for _ in 0..150 {
+            oracle.target.pause();
+            let dirty = oracle.scan(two_steps);
+            let dirty = oracle.indices(&dirty);
+            oracle.check(&dirty);
+            assert_eq!(oracle.scan(two_steps), [], "nothing is written while it is paused");
+            oracle.target.resume();
+            let moves = oracle.random.below(30);
+            for _ in 0..moves {
+                oracle.tracker.settle().unwrap();
+            }
+            oracle.run_for(100);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use os::process::Exit;
 use os::process_memory::mappings;
+use os::tracker::Cooling;
 use os::{Child, Memory, PAGE_SIZE, Range, Spawn};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -29,6 +30,8 @@ pub const WRITER_THREADS: u64 = 3;
 pub const PRIVATE_PAGES: u64 = 1024;
 /// As its argument: maps the memory, but writes nothing.
 pub const QUIET: &str = "quiet";
+/// As its argument: each writer rests between its writes.
+pub const SLOW: &str = "slow";
 /// Name of the shared memory it writes to.
 pub const SHARED_NAME: &str = "tracked-shared";
 
@@ -279,7 +282,9 @@ fn map_private(at: usize, len: usize) -> usize {
 fn write(control: &Memory) {
     let shared = inherited(MEMORY, SHARED_NAME);
     let private = map_private(0, (PRIVATE_PAGES * PAGE_SIZE) as usize);
-    let threads = if std::env::var(ARGUMENT).unwrap() == QUIET { 0 } else { WRITER_THREADS };
+    let argument = std::env::var(ARGUMENT).unwrap();
+    let threads = if argument == QUIET { 0 } else { WRITER_THREADS };
+    let rest = std::time::Duration::from_micros(if argument == SLOW { 50 } else { 0 });
     ready(&format!("{private}"));
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -289,6 +294,9 @@ fn write(control: &Memory) {
                 while counter(control, STOP) == 0 {
                     write_once(&mut random, shared, private as u64);
                     count(control, WRITERS + thread);
+                    if !rest.is_zero() {
+                        std::thread::sleep(rest);
+                    }
                 }
             });
         }
@@ -343,12 +351,15 @@ fn kvm(control: &Memory) {
     poll(control);
 }
 
-/// Tracks some memory of the process named in the argument, until it is killed.
+/// Tracks some memory of the process named in the argument, until it is killed. All of it is cold, if that is allowed.
 fn agent() {
     let argument = std::env::var(ARGUMENT).unwrap();
     let numbers: Vec<u64> = argument.split(' ').map(|n| n.parse().unwrap()).collect();
     let range = Range::new(numbers[1], numbers[2]);
-    let _tracker = os::Tracker::attach(u32::try_from(numbers[0]).unwrap(), &[range]).unwrap();
+    let pid = u32::try_from(numbers[0]).unwrap();
+    let cooling = Cooling { from: 0, after: std::time::Duration::ZERO, most_told: u32::MAX };
+    let mut tracker = os::Tracker::attach_cooling(pid, &[range], cooling).unwrap();
+    while tracker.settle().unwrap() {}
     ready("tracking");
     std::io::stdin().lines().count();
 }

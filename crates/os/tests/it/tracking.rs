@@ -2,7 +2,9 @@
 
 use crate::target::{QUIET, Target};
 use os::process_memory::ProcessMemory;
+use os::tracker::Cooling;
 use os::{Memory, PAGE_SIZE, Range, Tracker, TrackerError};
+use std::time::Duration;
 
 const PAGES: u64 = 64;
 
@@ -54,8 +56,13 @@ fn tracking_ends_when_the_tracking_process_is_killed() {
     let mut agent = Target::start_with("agent", &argument, None);
     assert_eq!(agent.greeting, "tracking");
     assert!(matches!(Tracker::attach(target.pid(), &[range]), Err(TrackerError::Busy { .. })));
-    agent.child.kill().unwrap();
-    agent.child.wait(None).unwrap();
+    // A stopped agent lifts no protection: who writes to cold memory waits until it is killed.
+    agent.child.pidfd().send_signal(rustix::process::Signal::STOP).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| memory.write(range.start + PAGE_SIZE, b"x").unwrap());
+        agent.child.kill().unwrap();
+        agent.child.wait(None).unwrap();
+    });
     let mut tracker = Tracker::attach(target.pid(), &[range]).unwrap();
     memory.write(range.start, b"x").unwrap();
     assert_eq!(scanned(&mut tracker), [page(range, 0)]);
@@ -77,6 +84,59 @@ fn a_scan_of_a_dead_target_is_an_error_and_not_an_empty_list() {
         assert!(matches!(tracker.scan_live(&mut dirty), Err(TrackerError::Gone { .. })));
         assert!(tracker.present(&[range]).is_err());
         assert!(matches!(Tracker::attach(target.pid(), &[range]), Err(TrackerError::Gone { .. })));
+    }
+}
+
+/// A tracker whose target's memory is all cold.
+fn cold(target: &Target, range: Range) -> Option<Tracker> {
+    let cooling = Cooling { from: 0, after: Duration::ZERO, most_told: u32::MAX };
+    let mut tracker = Tracker::attach_cooling(target.pid(), &[range], cooling).unwrap();
+    while tracker.settle().unwrap() {}
+    if !tracker.cools() {
+        eprintln!("SKIPPED: a userfaultfd that tells of writes is not allowed here");
+    }
+    tracker.cools().then_some(tracker)
+}
+
+#[test]
+fn writes_to_cold_memory_are_found_once_and_given_back_like_others() {
+    let (target, memory, range) = quiet();
+    let Some(mut tracker) = cold(&target, range) else { return };
+    for written in [3, 4] {
+        memory.write(page(range, written).start, b"x").unwrap();
+        memory.write(page(range, written).start, b"y").unwrap();
+        let dirty = scanned(&mut tracker);
+        assert_eq!(dirty, [page(range, written)]);
+        assert_eq!(scanned(&mut tracker), []);
+        tracker.give_back(&dirty);
+        assert_eq!(scanned(&mut tracker), dirty);
+    }
+    drop(tracker);
+    assert_eq!(scanned(&mut Tracker::attach(target.pid(), &[range]).unwrap()), []);
+    memory.write(range.start, b"nobody watches").unwrap();
+}
+
+#[test]
+fn a_scan_of_a_dead_target_with_cold_memory_is_an_error() {
+    let (mut target, _, range) = quiet();
+    let Some(mut tracker) = cold(&target, range) else { return };
+    target.child.kill().unwrap();
+    target.child.wait(None).unwrap();
+    let mut dirty = Vec::new();
+    assert!(matches!(tracker.scan_paused(&mut dirty), Err(TrackerError::Gone { .. })));
+    assert!(matches!(tracker.scan_live(&mut dirty), Err(TrackerError::Gone { .. })));
+}
+
+#[test]
+fn cold_memory_that_the_target_maps_anew_is_noticed() {
+    let (mut target, memory, range) = quiet();
+    let Some(mut tracker) = cold(&target, range) else { return };
+    let gone = page(range, 32);
+    target.ask(&format!("remap {} {}", gone.start, gone.len));
+    memory.write(gone.start, b"x").unwrap();
+    for _ in 0..2 {
+        let result = tracker.scan_live(&mut Vec::new());
+        assert!(matches!(result, Err(TrackerError::Lost { range, .. }) if range == gone), "{result:?}");
     }
 }
 

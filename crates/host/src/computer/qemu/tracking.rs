@@ -36,4 +36,8 @@ impl PageTracker for QemuTracker {
     fn give_back(&mut self, ranges: &[Range]) {
         self.tracker.give_back(ranges);
     }
+
+    fn settle(&mut self) -> Result<bool, MachineError> {
+        Ok(self.tracker.settle()?)
+    }
 }

@@ -67,6 +67,11 @@ impl PageTracker for RvTracker {
     fn give_back(&mut self, ranges: &[Range]) {
         self.owed.extend_from_slice(ranges);
     }
+
+    /// Its scans take as long as there are dirty pages already.
+    fn settle(&mut self) -> Result<bool, MachineError> {
+        Ok(false)
+    }
 }
 
 fn number(page: u64) -> u32 {

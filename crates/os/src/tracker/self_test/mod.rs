@@ -7,12 +7,13 @@
 mod area;
 
 use super::uffd::Uffd;
-use super::{Tracker, TrackerError};
+use super::{Cooling, Tracker, TrackerError};
 use crate::facts::kernel_release;
 use crate::process_memory::ProcessMemory;
 use crate::range::{PAGE_SIZE, Range};
 use area::{Area, Sleeper};
 use std::io::{IoSliceMut, Read, Write};
+use std::time::Duration;
 
 /// What the self-test has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +26,13 @@ pub struct SelfTestReport {
 
 type Case = (&'static str, fn() -> Result<(), Failure>);
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     ("private memory", private_memory),
     ("shared memory", shared_memory),
     ("a huge page, written and given back", huge_page),
     ("writes by the kernel", kernel_writes),
     ("another process", another_process),
+    ("cold memory", cold_memory),
 ];
 
 /// Tries whether memory can be tracked here: on our own memory and on that of a child. Takes milliseconds.
@@ -65,7 +67,7 @@ fn wrong(what: &str) -> impl Fn(std::io::Error) -> Failure {
 }
 
 fn track(area: &Area) -> Result<Tracker, TrackerError> {
-    Tracker::begin(std::process::id(), Uffd::own()?, &[area.range()])
+    Tracker::begin(std::process::id(), Uffd::own, &[area.range()], Cooling::default())
 }
 
 /// Scans and compares with the pages (by number) that were written.
@@ -189,9 +191,35 @@ fn another_process() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Memory that goes to the watch that tells of writes, and back. Where that is not allowed all memory stays warm, and
+/// there is nothing to test.
+fn cold_memory() -> Result<(), Failure> {
+    let mut area = Area::shared(16).map_err(wrong("mmap"))?;
+    (0..8).for_each(|page| area.write(page, 1));
+    let cooling = Cooling { from: 0, after: Duration::ZERO, most_told: 0 };
+    let mut tracker = Tracker::begin(std::process::id(), Uffd::own, &[area.range()], cooling)?;
+    if !tracker.cools() {
+        return Ok(());
+    }
+    for (two_steps, written) in [(true, 2), (false, 12), (true, 12), (false, 3)] {
+        if !tracker.settle()? {
+            return Err(Failure::Wrong("memory that was not written, or told of, was not moved".into()));
+        }
+        expect(&mut tracker, &area, two_steps, &[])?;
+        area.write(written, 2);
+        write_through_pipe(&mut area, 5).map_err(wrong("read from a pipe"))?;
+        let mut expected = [written, 5];
+        expected.sort_unstable();
+        expect(&mut tracker, &area, two_steps, &expected)?;
+        expect(&mut tracker, &area, two_steps, &[])?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tracker::uffd::OnWrite;
 
     #[test]
     fn this_kernel_passes_or_says_what_it_lacks() {
@@ -206,7 +234,9 @@ mod tests {
     fn a_userfaultfd_knows_when_its_process_is_gone() {
         let child = Sleeper::fork().unwrap();
         let target = crate::PidFd::open(child.pid()).unwrap();
-        let Ok(uffd) = Uffd::inside(&target) else { return eprintln!("SKIPPED: no tracking here") };
+        let Ok(uffd) = Uffd::inside(&target, OnWrite::Lift) else {
+            return eprintln!("SKIPPED: no tracking here");
+        };
         assert!(uffd.is_alive());
         target.kill().unwrap();
         assert!(target.wait_dead(None));
