@@ -4,9 +4,11 @@
 mod common;
 
 use common::{Bench, KVM, Setting, TCG, drain, lines, read_until};
+use os::tracker::Cooling;
 use os::{Memory, Range, Tracker};
 use qemu::Channels;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 const EPOCHS: usize = 60;
 
@@ -28,9 +30,19 @@ fn changed(before: &BTreeMap<u64, Vec<u8>>, after: &BTreeMap<u64, Vec<u8>>) -> B
 }
 
 fn nothing_is_missed(setting: Setting<'_>) {
+    check(setting, Cooling::default());
+}
+
+/// The same, with regions that go from one watch to the other while the guest runs.
+fn nothing_is_missed_while_memory_cools(setting: Setting<'_>) {
+    check(setting, Cooling { from: 0, after: Duration::ZERO, most_told: 4 });
+}
+
+fn check(setting: Setting<'_>, cooling: Cooling) {
     let Some(bench) = Bench::new(setting) else { return };
     let (qemu, Channels { console, .. }) = bench.primary();
-    let mut tracker = Tracker::attach(qemu.pid(), &qemu.ram().tracked_ranges()).unwrap();
+    let mut tracker = Tracker::attach_cooling(qemu.pid(), &qemu.ram().tracked_ranges(), cooling).unwrap();
+    let mut moved = 0;
     let mut before = snapshot(qemu.memory());
     qemu.cont().unwrap();
     let mut printed = Vec::new();
@@ -53,6 +65,7 @@ fn nothing_is_missed(setting: Setting<'_>) {
         before = after;
         drain(&console, &mut printed);
         qemu.cont().unwrap();
+        moved += (0..8).filter(|_| tracker.settle().unwrap()).count();
     }
     // The guest wrote in the area of each of its processors, and the tracker did not simply report everything.
     for cpu in 0..u64::from(setting.cpus) {
@@ -60,7 +73,9 @@ fn nothing_is_missed(setting: Setting<'_>) {
     }
     assert!(written >= EPOCHS, "only {written} pages were written");
     assert!(reported < EPOCHS * before.len(), "{reported} pages reported in {EPOCHS} epochs");
-    eprintln!("{setting:?}: {EPOCHS} epochs, {written} pages changed, {reported} found, 0 missed");
+    eprintln!(
+        "{setting:?}: {EPOCHS} epochs, {written} pages changed, {reported} found, 0 missed; {moved} moves between watches tried"
+    );
 }
 
 #[test]
@@ -81,4 +96,19 @@ fn kvm() {
 #[test]
 fn kvm_two_processors() {
     nothing_is_missed(Setting { machine: "microvm", cpus: 2, ..KVM });
+}
+
+#[test]
+fn tcg_while_memory_cools() {
+    nothing_is_missed_while_memory_cools(TCG);
+}
+
+#[test]
+fn kvm_while_memory_cools() {
+    nothing_is_missed_while_memory_cools(KVM);
+}
+
+#[test]
+fn kvm_two_processors_while_memory_cools() {
+    nothing_is_missed_while_memory_cools(Setting { machine: "microvm", cpus: 2, ..KVM });
 }
