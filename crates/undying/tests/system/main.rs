@@ -3,6 +3,7 @@
 mod arbiter;
 mod backup;
 mod busy;
+mod cold;
 mod counter;
 mod deterministic;
 mod deterministic_protected;
