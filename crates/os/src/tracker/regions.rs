@@ -1,7 +1,7 @@
 //! Owns which memory is cold: not written for long, and so not worth looking at in each scan.
 //!
 //! Tracked memory is divided into regions. A warm one is looked at by each scan; a cold one is left to a watch that tells
-//! of each first write to a page, which costs the writer some 15 µs instead of 1. So a region is cold if it was not
+//! of each first write to a page, which costs the writer some 6 µs instead of 1.5. So a region is cold if it was not
 //! written for a while, and warm again once the watch has told of too many pages.
 
 use crate::range::{Range, byte_count, push_joined};

@@ -3,8 +3,9 @@
 use crate::target::{QUIET, Random, Target};
 use os::inject::system_call;
 use os::process_memory::ProcessMemory;
+use os::tracker::Cooling;
 use os::{Memory, PAGE_SIZE, PageBuffer, Range, Tracker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const PAGES: u64 = 512 * 256;
 const ROUNDS: usize = 50;
@@ -54,7 +55,33 @@ fn measure() {
             println!("scan of {} MiB, {count} dirty, {name}: {time} us", range.len >> 20);
         }
     }
+    drop(tracker);
+    measure_first_writes(&target, &memory, range);
     measure_copies(&shared, &memory, range);
+}
+
+/// The first write to a page behind a scan, of warm and of cold memory, and how long it takes to make all of it cold.
+fn measure_first_writes(target: &Target, memory: &ProcessMemory, range: Range) {
+    let count = 256;
+    for (what, after) in [("warm", Duration::MAX), ("cold", Duration::ZERO)] {
+        let cooling = Cooling { from: 0, after, most_told: u32::MAX };
+        let mut tracker = Tracker::attach_cooling(target.pid(), &[range], cooling).unwrap();
+        let (mut moved, start) = (0, Instant::now());
+        while tracker.settle().unwrap() {
+            moved += 1;
+        }
+        if moved > 0 {
+            println!("a region of 2 MiB made cold in {} us", start.elapsed().as_micros() / moved);
+        }
+        let mut random = Random(7);
+        let again = || tracker.scan_live(&mut Vec::new()).unwrap();
+        let write = || {
+            (0..count)
+                .for_each(|_| memory.write(range.start + random.below(PAGES) * PAGE_SIZE, &[3]).unwrap());
+        };
+        let time = median(again, write);
+        println!("first write to a page of {what} memory: {:.1} us", time as f64 / f64::from(count));
+    }
 }
 
 fn measure_copies(shared: &Memory, memory: &ProcessMemory, range: Range) {
