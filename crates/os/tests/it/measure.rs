@@ -70,8 +70,8 @@ fn measure_first_writes(target: &Target, memory: &ProcessMemory, range: Range) {
         while tracker.settle().unwrap() {
             moved += 1;
         }
-        if moved > 0 {
-            println!("a region of 2 MiB made cold in {} us", start.elapsed().as_micros() / moved);
+        if let Some(each) = start.elapsed().as_micros().checked_div(moved) {
+            println!("a region of 2 MiB made cold in {each} us");
         }
         let mut random = Random(7);
         let again = || tracker.scan_live(&mut Vec::new()).unwrap();
