@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Process 1 of the guest of the deterministic machine: loads the drivers, sets the address of the kernel command line
 # (ud.ip=10.78.0.50/24), mounts the ext4 disk /dev/vda at /data if ud.disk=/dev/vda says so, starts Redis and says
-# READY. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell. A line `reboot`
+# READY; with ud.console=hvc0 it goes on there, and says so. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell. A line `reboot`
 # or `poweroff` on a connection to port 7007 ends it at once.
 B=/bin/busybox
 $B mount -t proc proc /proc
@@ -10,13 +10,14 @@ $B mount -t devtmpfs dev /dev
 for M in $($B cat /modules/order); do
     $B insmod "/modules/$M" || echo "UNDYING: cannot load the module $M"
 done
-IP= DISK= REDIS=yes OFF=
+IP= DISK= REDIS=yes OFF= CONSOLE=
 for WORD in $($B cat /proc/cmdline); do
     case "$WORD" in
     ud.ip=*) IP=${WORD#ud.ip=} ;;
     ud.disk=*) DISK=${WORD#ud.disk=} ;;
     ud.redis=no) REDIS= ;;
     ud.off=yes) OFF=yes ;;
+    ud.console=*) CONSOLE=/dev/${WORD#ud.console=} ;;
     esac
 done
 $B ip link set lo up
@@ -54,6 +55,10 @@ fi
 echo "UNDYING: it is $($B date -u +%Y) here"
 echo "READY"
 [ -n "$OFF" ] && $B poweroff -f
+if [ -n "$CONSOLE" ]; then
+    exec < "$CONSOLE" > "$CONSOLE" 2>&1
+    echo "UNDYING: the console is $CONSOLE"
+fi
 while read -r LINE; do
     case "$LINE" in
     off | reboot)

@@ -174,6 +174,32 @@ fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
     );
 }
 
+/// What is typed goes to the virtio console; the kernel talks on the serial port.
+#[test]
+fn a_shell_on_the_virtio_console_does_what_is_typed_and_does_it_again() {
+    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
+    let lab = Lab::with_hosts("rvhvc", &["alpha"]).expect("a lab");
+    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
+    make_disk(&disk, 64).expect("a disk");
+    std::fs::copy(&disk, &copy).expect("a copy");
+    lab.add_tap("alpha", "tap0").expect("a TAP device");
+    let mut command = Command::new(binary());
+    command.args(["rv", "run", "--console", "virtio", "--kernel"]).arg(&guest.kernel);
+    let append = format!("{} ud.redis=no ud.console=hvc0", guest.append(Some(GuestAddress::of(0)), true));
+    command.arg("--initrd").arg(&guest.initrd).args(["--append", &append]);
+    let mut machine = Machine::launch(&lab, command, &disk, "session");
+    machine.await_text("UNDYING: the console is /dev/hvc0", 1);
+    // The terminal echoes what is typed: only the shell makes 42 of it.
+    machine.type_line("echo answer $((6 * 7)) on $(/bin/busybox readlink /proc/self/fd/2)");
+    machine.await_text("answer 42 on /dev/hvc0", 1);
+    machine.type_line("off");
+    let told = machine.end();
+    assert_eq!(told["end"], "power_off");
+    let (summary, again) = replay(&machine.log, &["--disk".as_ref(), copy.as_os_str()]);
+    same_end(&summary, &told);
+    assert!(again == machine.said(), "the console is the same:\n{again}");
+}
+
 /// OpenSBI in machine mode, as QEMU brings it along, which closes its own memory to the kernel behind it.
 #[test]
 fn opensbi_boots_the_same_kernel_and_all_of_it_is_done_again() {
