@@ -1,7 +1,7 @@
 //! Owns memory that was not written for long: a second watch tells of each first write to it, so no scan looks at it.
 //!
 //! A userfaultfd lifts protections by itself or tells of writes, not both, and no memory can have two. So a region that
-//! goes from one to the other is watched by neither for some 50 µs. What is written then is found by comparing its pages
+//! goes from one to the other is watched by neither for a moment. What is written then is found by comparing its pages
 //! with a copy from before ([`Cold::move_one`]).
 
 use super::TrackerError;
@@ -101,7 +101,7 @@ impl Cold {
         let mut present = Vec::new();
         pagemap.scan(whole, Wanted::Present, &mut present)?;
         if may_be_swapped_out(region, &present) {
-            self.regions.was_written(index, now);
+            self.regions.stays(index, now);
             return Ok(Moved::One(Vec::new()));
         }
         read(&self.memory, &present, &mut self.before)?;
@@ -109,7 +109,7 @@ impl Cold {
             let mut written = Vec::new();
             pagemap.scan(whole, Wanted::Written, &mut written)?;
             if !written.is_empty() {
-                self.regions.was_written(index, now);
+                self.regions.stays(index, now);
                 return Ok(Moved::One(Vec::new()));
             }
         }

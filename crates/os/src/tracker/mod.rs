@@ -247,7 +247,7 @@ impl Tracker {
 
     fn check_watched(&self) -> Result<(), TrackerError> {
         match self.lost {
-            Some(range) => Err(TrackerError::Lost { pid: self.pid, range }),
+            Some(range) => Err(self.uffd.lost(range)),
             None => self.check_alive(),
         }
     }

@@ -105,7 +105,7 @@ impl Regions {
     }
 
     /// The next region that should be watched otherwise, and how. To be called again only once it is moved, or
-    /// [`Regions::was_written`].
+    /// [stays](Regions::stays) as it is.
     pub(super) fn next_to_move(&mut self, now: Instant) -> Option<(usize, Range, Watch)> {
         let count = self.all.len();
         let index = (self.next..self.next + count)
@@ -116,7 +116,7 @@ impl Regions {
         Some((index, region.range, region.watch().other()))
     }
 
-    /// The region is watched the other way from now on.
+    /// The region is watched so from now on.
     pub(super) fn moved(&mut self, index: usize, to: Watch, now: Instant) {
         self.all[index].heat = match to {
             Watch::Scanned => Heat::Warm { written: now },
@@ -124,11 +124,10 @@ impl Regions {
         };
     }
 
-    /// It stays as it is: it was written just now.
-    pub(super) fn was_written(&mut self, index: usize, now: Instant) {
-        if let Heat::Warm { written } = &mut self.all[index].heat {
-            *written = now;
-        }
+    /// It is not moved now, because it is written or for another reason: what speaks for moving it is counted anew.
+    pub(super) fn stays(&mut self, index: usize, now: Instant) {
+        let watch = self.all[index].watch();
+        self.moved(index, watch, now);
         self.next = (index + 1) % self.all.len();
     }
 
@@ -216,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cold_region_that_cannot_be_moved_is_tried_again_only_once_more_is_told_of() {
+        let begin = Instant::now();
+        let mut regions = regions(&[Range::new(0, SMALLEST)], begin);
+        regions.moved(0, Watch::Told, begin);
+        for _ in 0..2 {
+            (0..3).for_each(|page| assert!(regions.told(page * PAGE_SIZE, begin)));
+            assert!(regions.next_to_move(begin).is_some());
+            regions.stays(0, begin);
+            assert_eq!(regions.next_to_move(begin), None);
+        }
+    }
+
+    #[test]
     fn a_region_that_was_written_meanwhile_does_not_keep_others_waiting() {
         let begin = Instant::now();
         let mut regions = regions(&[Range::new(0, 2 * SMALLEST)], begin);
@@ -223,7 +235,7 @@ mod tests {
         for expected in [Some(0), Some(1), None] {
             let next = regions.next_to_move(now).map(|(index, ..)| index);
             assert_eq!(next, expected);
-            next.into_iter().for_each(|index| regions.was_written(index, now));
+            next.into_iter().for_each(|index| regions.stays(index, now));
         }
     }
 

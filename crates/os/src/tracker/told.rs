@@ -1,8 +1,9 @@
 //! Owns the thread that hears of each first write to a page of cold memory.
 //!
 //! Such a write waits in the kernel: the thread notes the page, lifts its protection, and with that the writer goes on.
-//! Noting and lifting are one step towards a scan, which takes the notes and protects the pages again: a page without
-//! protection is always noted. If we die the kernel closes the userfaultfd and lets all writers go on.
+//! Noting and lifting are one step towards a scan, which takes the notes and then protects the pages again. So a page
+//! without protection is noted, or is just being returned by a scan; a page that is both noted and protected does no
+//! harm. If we die the kernel closes the userfaultfd and lets all writers go on.
 
 use super::TrackerError;
 use super::uffd::{Tidings, Uffd};
@@ -55,23 +56,29 @@ impl Told {
         pages: &mut Vec<Range>,
     ) -> Result<(), TrackerError> {
         pages.clear();
-        let mut notes = lock(&self.notes);
-        if let Some(range) = notes.lost {
-            return Err(self.uffd.lost(range));
-        }
-        if let Some(error) = notes.failed.take() {
-            return Err(error);
-        }
+        let taken = lock(&self.notes).take(&self.uffd)?;
         let mut cold: Vec<Range> = Vec::new();
-        for page in notes.pages.iter().map(|&page| Range::new(page, PAGE_SIZE)) {
+        for page in taken.iter().map(|&page| Range::new(page, PAGE_SIZE)) {
             pages.push(page);
             cold.extend(Some(page).filter(|page| is_cold(page.start)));
         }
         normalize(pages);
         normalize(&mut cold);
-        cold.iter().try_for_each(|range| self.uffd.write_protect(*range))?;
-        notes.pages.clear();
-        Ok(())
+        // Without the lock: it waits for mappings that change, of which the thread must hear first.
+        let protected = cold.iter().try_for_each(|range| self.uffd.write_protect(*range));
+        if protected.is_err() {
+            lock(&self.notes).pages.extend(taken);
+        }
+        protected
+    }
+}
+
+impl Notes {
+    fn take(&mut self, uffd: &Uffd) -> Result<Vec<u64>, TrackerError> {
+        if let Some(range) = self.lost {
+            return Err(uffd.lost(range));
+        }
+        self.failed.take().map_or_else(|| Ok(std::mem::take(&mut self.pages)), Err)
     }
 }
 

@@ -200,11 +200,13 @@ impl Uffd {
     /// Lets whoever waits for writing to `page` go on. If it is not watched any more, they do already. Returns false if
     /// the process is changing its mappings: what it unmaps has to be [heard of](Uffd::hear) first.
     pub(super) fn lift(&self, page: Range) -> Result<bool, TrackerError> {
-        let lifted = self.protection(page, 0);
-        match lifted.as_ref().map_err(|error| error.raw_os_error()) {
-            Ok(()) | Err(Some(libc::ENOENT)) => Ok(true),
-            Err(Some(libc::EAGAIN)) => Ok(false),
-            Err(_) => lifted.map(|()| true).map_err(|error| self.failed("let a write go on to", page, error)),
+        match self.protection(page, 0) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(true),
+                Some(libc::EAGAIN) => Ok(false),
+                _ => Err(self.failed("let a write go on to", page, error)),
+            },
         }
     }
 
@@ -241,12 +243,8 @@ impl Uffd {
     pub(super) fn is_alive(&self) -> bool {
         // This page (at the lowest address that programs may map) is not watched, so the call does nothing. The
         // kernel looks for the memory first: ESRCH if it is gone, ENOENT if only the page is not there.
-        let nowhere = Span { start: 0x10000, len: PAGE_SIZE };
-        let mut protect = WriteProtect { range: nowhere, mode: 0 };
-        match self.ioctl(UFFDIO_WRITEPROTECT, &mut protect) {
-            Ok(()) => true,
-            Err(error) => error.raw_os_error() != Some(libc::ESRCH),
-        }
+        let nowhere = Range::new(0x10000, PAGE_SIZE);
+        self.protection(nowhere, 0).map_or_else(|error| error.raw_os_error() != Some(libc::ESRCH), |()| true)
     }
 
     fn ioctl<T>(&self, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
