@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # Process 1 of the guest of the deterministic machine: loads the drivers, sets the address of the kernel command line
 # (ud.ip=10.78.0.50/24), mounts the ext4 disk /dev/vda at /data if ud.disk=/dev/vda says so, starts Redis and says
-# READY; with ud.console=hvc0 it goes on there, and says so. A line `off` or `reboot` on the console ends it in order, any other line is run by the shell. A line `reboot`
-# or `poweroff` on a connection to port 7007 ends it at once.
+# READY; with ud.console=hvc0 it goes on there, and says so. A line `off` or `reboot` on the console ends it in order,
+# any other line is run by the shell. A line `reboot` or `poweroff` on a connection to port 7007 ends it at once.
 B=/bin/busybox
 $B mount -t proc proc /proc
 $B mount -t sysfs sysfs /sys

@@ -72,6 +72,7 @@ fn check(setting: Setting<'_>, cooling: Cooling) {
         assert!(areas.contains(&(2 + cpu)), "processor {cpu} wrote nothing: {areas:?}");
     }
     assert!(written >= EPOCHS, "only {written} pages were written");
+    assert_eq!(moved > 0, tracker.cools(), "{moved} moves");
     assert!(reported < EPOCHS * before.len(), "{reported} pages reported in {EPOCHS} epochs");
     eprintln!(
         "{setting:?}: {EPOCHS} epochs, {written} pages changed, {reported} found, 0 missed; {moved} moves between watches tried"

@@ -83,6 +83,17 @@ impl Oracle {
         dirty
     }
 
+    /// Stops the target, and lets it go on when a scan was found to be exact.
+    fn epoch(&mut self, two_steps: bool) {
+        self.target.pause();
+        let dirty = self.scan(two_steps);
+        let dirty = self.indices(&dirty);
+        self.check(&dirty);
+        // So a scan that returns everything would not pass.
+        assert_eq!(self.scan(two_steps), [], "nothing is written while it is paused");
+        self.target.resume();
+    }
+
     /// Asserts that `dirty` has every page that differs from the copy, then brings the copy up to date.
     fn check(&mut self, dirty: &BTreeSet<usize>) {
         let truth = self.truth();
@@ -99,13 +110,7 @@ fn run_epochs(two_steps: bool, seed: u64) {
     let mut oracle = Oracle::new(seed);
     for _ in 0..80 {
         oracle.run_for(2000);
-        oracle.target.pause();
-        let dirty = oracle.scan(two_steps);
-        let dirty = oracle.indices(&dirty);
-        oracle.check(&dirty);
-        // So a scan that returns everything would not pass.
-        assert_eq!(oracle.scan(two_steps), [], "nothing is written while it is paused");
-        oracle.target.resume();
+        oracle.epoch(two_steps);
     }
 }
 
@@ -182,18 +187,13 @@ fn no_changed_page_is_missed_while_memory_cools_and_warms() {
         if !oracle.tracker.cools() {
             return eprintln!("SKIPPED: a userfaultfd that tells of writes is not allowed here");
         }
+        let mut tried = 0;
         for _ in 0..150 {
-            oracle.target.pause();
-            let dirty = oracle.scan(two_steps);
-            let dirty = oracle.indices(&dirty);
-            oracle.check(&dirty);
-            assert_eq!(oracle.scan(two_steps), [], "nothing is written while it is paused");
-            oracle.target.resume();
-            let moves = oracle.random.below(30);
-            for _ in 0..moves {
-                oracle.tracker.settle().unwrap();
-            }
+            oracle.epoch(two_steps);
+            let tries = oracle.random.below(30);
+            tried += (0..tries).filter(|_| oracle.tracker.settle().unwrap()).count();
             oracle.run_for(100);
         }
+        assert!(tried > 150, "only {tried} regions were tried");
     }
 }

@@ -6,7 +6,7 @@
 use os::process::Exit;
 use os::process_memory::mappings;
 use os::tracker::Cooling;
-use os::{Child, Memory, PAGE_SIZE, Range, Spawn};
+use os::{Child, Memory, PAGE_SIZE, Range, Spawn, Tracker};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -151,6 +151,14 @@ fn counter(control: &Memory, index: u64) -> u64 {
 
 fn count(control: &Memory, index: u64) {
     control.write_at(index * 8, &(counter(control, index) + 1).to_ne_bytes());
+}
+
+/// A tracker of memory that is all cold, if that is allowed.
+pub fn all_cold(pid: u32, range: Range) -> Tracker {
+    let cooling = Cooling { from: 0, after: std::time::Duration::ZERO, most_told: u32::MAX };
+    let mut tracker = Tracker::attach_cooling(pid, &[range], cooling).unwrap();
+    while tracker.settle().unwrap() {}
+    tracker
 }
 
 /// Random numbers that a seed repeats (SplitMix64).
@@ -357,9 +365,7 @@ fn agent() {
     let numbers: Vec<u64> = argument.split(' ').map(|n| n.parse().unwrap()).collect();
     let range = Range::new(numbers[1], numbers[2]);
     let pid = u32::try_from(numbers[0]).unwrap();
-    let cooling = Cooling { from: 0, after: std::time::Duration::ZERO, most_told: u32::MAX };
-    let mut tracker = os::Tracker::attach_cooling(pid, &[range], cooling).unwrap();
-    while tracker.settle().unwrap() {}
+    let _tracker = all_cold(pid, range);
     ready("tracking");
     std::io::stdin().lines().count();
 }

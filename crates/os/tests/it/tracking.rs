@@ -1,10 +1,8 @@
 //! The tracker's life: attaching, detaching, targets that die or change under it.
 
-use crate::target::{QUIET, Target};
+use crate::target::{QUIET, Target, all_cold};
 use os::process_memory::ProcessMemory;
-use os::tracker::Cooling;
 use os::{Memory, PAGE_SIZE, Range, Tracker, TrackerError};
-use std::time::Duration;
 
 const PAGES: u64 = 64;
 
@@ -89,9 +87,7 @@ fn a_scan_of_a_dead_target_is_an_error_and_not_an_empty_list() {
 
 /// A tracker whose target's memory is all cold.
 fn cold(target: &Target, range: Range) -> Option<Tracker> {
-    let cooling = Cooling { from: 0, after: Duration::ZERO, most_told: u32::MAX };
-    let mut tracker = Tracker::attach_cooling(target.pid(), &[range], cooling).unwrap();
-    while tracker.settle().unwrap() {}
+    let tracker = all_cold(target.pid(), range);
     if !tracker.cools() {
         eprintln!("SKIPPED: a userfaultfd that tells of writes is not allowed here");
     }

@@ -19,6 +19,16 @@ const KEYS: usize = 200;
 /// A boot takes billions of instructions, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(200);
 
+/// A guest, a lab with a host for it, its disk and a copy of that.
+fn place(tag: &str) -> (RiscvGuest, Lab, [PathBuf; 2]) {
+    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
+    let lab = Lab::with_hosts(tag, &["alpha"]).expect("a lab");
+    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
+    make_disk(&disk, 64).expect("a disk");
+    std::fs::copy(&disk, &copy).expect("a copy");
+    (guest, lab, [disk, copy])
+}
+
 /// A machine on a host of the lab.
 struct Machine {
     child: Child,
@@ -36,16 +46,18 @@ impl Drop for Machine {
 }
 
 impl Machine {
-    fn boots(lab: &Lab, guest: &RiscvGuest) -> Command {
+    /// With `more` on its kernel's command line.
+    fn boots(lab: &Lab, guest: &RiscvGuest, more: &str) -> Command {
         lab.add_tap("alpha", "tap0").expect("a TAP device");
         let mut command = Command::new(binary());
         command.args(["rv", "run", "--kernel"]).arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
-        command.arg("--append").arg(guest.append(Some(GuestAddress::of(0)), true));
+        let append = guest.append(Some(GuestAddress::of(0)), true);
+        command.args(["--append", &format!("{append} {more}")]);
         command
     }
 
     fn start(lab: &Lab, guest: &RiscvGuest, disk: &Path) -> Machine {
-        let mut command = Machine::boots(lab, guest);
+        let mut command = Machine::boots(lab, guest, "");
         command.arg("--snapshots").arg(lab.directory().join("snapshots")).args(["--snapshot-every", "500ms"]);
         Machine::launch(lab, command, disk, "session")
     }
@@ -148,11 +160,7 @@ fn use_it(lab: &Lab, machine: &mut Machine) -> serde_json::Value {
 
 #[test]
 fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
-    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
-    let lab = Lab::with_hosts("rv", &["alpha"]).expect("a lab");
-    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
-    make_disk(&disk, 64).expect("a disk");
-    std::fs::copy(&disk, &copy).expect("a copy");
+    let (guest, lab, [disk, copy]) = place("rv");
     let mut machine = Machine::start(&lab, &guest, &disk);
     let told = use_it(&lab, &mut machine);
     assert_eq!((&told["end"], &told["reboots"]), (&"power_off".into(), &1.into()));
@@ -177,16 +185,9 @@ fn a_stock_kernel_serves_redis_from_its_disk_and_all_of_it_is_done_again() {
 /// What is typed goes to the virtio console; the kernel talks on the serial port.
 #[test]
 fn a_shell_on_the_virtio_console_does_what_is_typed_and_does_it_again() {
-    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
-    let lab = Lab::with_hosts("rvhvc", &["alpha"]).expect("a lab");
-    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
-    make_disk(&disk, 64).expect("a disk");
-    std::fs::copy(&disk, &copy).expect("a copy");
-    lab.add_tap("alpha", "tap0").expect("a TAP device");
-    let mut command = Command::new(binary());
-    command.args(["rv", "run", "--console", "virtio", "--kernel"]).arg(&guest.kernel);
-    let append = format!("{} ud.redis=no ud.console=hvc0", guest.append(Some(GuestAddress::of(0)), true));
-    command.arg("--initrd").arg(&guest.initrd).args(["--append", &append]);
+    let (guest, lab, [disk, copy]) = place("rvhvc");
+    let mut command = Machine::boots(&lab, &guest, "ud.redis=no ud.console=hvc0");
+    command.args(["--console", "virtio"]);
     let mut machine = Machine::launch(&lab, command, &disk, "session");
     machine.await_text("UNDYING: the console is /dev/hvc0", 1);
     // The terminal echoes what is typed: only the shell makes 42 of it.
@@ -208,12 +209,8 @@ fn opensbi_boots_the_same_kernel_and_all_of_it_is_done_again() {
         eprintln!("SKIPPED: this test needs {}, of the Debian package qemu-system-data", firmware.display());
         return;
     }
-    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
-    let lab = Lab::with_hosts("rv", &["alpha"]).expect("a lab");
-    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
-    make_disk(&disk, 64).expect("a disk");
-    std::fs::copy(&disk, &copy).expect("a copy");
-    let mut command = Machine::boots(&lab, &guest);
+    let (guest, lab, [disk, copy]) = place("rv");
+    let mut command = Machine::boots(&lab, &guest, "");
     command.arg("--firmware").arg(firmware);
     let mut machine = Machine::launch(&lab, command, &disk, "session");
     let told = use_it(&lab, &mut machine);
@@ -254,10 +251,7 @@ fn snapshots(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_machine_that_died_goes_on_from_its_last_snapshot_and_its_recording_from_any() {
-    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
-    let lab = Lab::with_hosts("rvsnap", &["alpha"]).expect("a lab");
-    let disk = lab.directory().join("disk");
-    make_disk(&disk, 64).expect("a disk");
+    let (guest, lab, [disk, _]) = place("rvsnap");
     let mut machine = Machine::start(&lab, &guest, &disk);
     machine.await_text("READY", 1);
     // Redis writes to the disk while snapshots are taken.
@@ -319,11 +313,7 @@ fn set_until_snapshots(lab: &Lab, more: usize) -> usize {
 
 #[test]
 fn a_recording_goes_on_live_where_it_ends() {
-    let guest = RiscvGuest::build(&Cache::open().expect("cache")).expect("the guest");
-    let lab = Lab::with_hosts("rvlive", &["alpha"]).expect("a lab");
-    let [disk, copy] = ["disk", "copy"].map(|name| lab.directory().join(name));
-    make_disk(&disk, 64).expect("a disk");
-    std::fs::copy(&disk, &copy).expect("a copy");
+    let (guest, lab, [disk, copy]) = place("rvlive");
     let mut recorded = Machine::start(&lab, &guest, &disk);
     recorded.await_text("READY", 1);
     redis(&lab, set_all);

@@ -54,8 +54,8 @@ pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
 }
 
 const HOW: &str = "A Redis guest on a q35 that nobody asks anything; seven eighths of its memory are in use, filled with zeros and \
-    not touched any more, for long enough that scans leave them out. Processor time is that of a process, its ended threads among them; bytes are those that the kernel \
-    counted on the cable between the hosts, heartbeats and all headers among them. A guest under TCG has no idle state of \
+    not touched any more, for long enough that scans leave them out. Processor time is that of a process, its ended threads \
+    among them; bytes are those that the kernel counted on the cable between the hosts, heartbeats and all headers among them. A guest under TCG has no idle state of \
     its own: its QEMU's time is told beside.";
 
 fn one(run: &mut Run<'_>, found: &mut Findings, number: usize, mib: u32) -> Result<()> {
