@@ -40,12 +40,6 @@ impl Pool {
         self.free.try_recv().ok().map(|buffer| self.pooled(buffer))
     }
 
-    /// Whether nobody has a buffer of it.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.free.is_full()
-    }
-
     /// Where free buffers come from, to be selected on; what is received goes through [`Pool::adopt`].
     #[must_use]
     pub fn free(&self) -> &Receiver<PageBuffer> {

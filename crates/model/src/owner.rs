@@ -148,7 +148,11 @@ impl World {
             Action::Shutdown => self.end_owner(host),
             Action::Notice(Notice::Unprotected { term }) => self.label(host, term.next()),
             // Which bytes of a disk are sent, and how fast the guest runs, is nothing that the ownership depends on.
-            Action::Compared(..) | Action::Acknowledged(..) | Action::Slow(..) | Action::Notice(_) => {}
+            Action::Compared(..)
+            | Action::Reached(_)
+            | Action::Acknowledged(..)
+            | Action::Slow(..)
+            | Action::Notice(_) => {}
         }
         None
     }

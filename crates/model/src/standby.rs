@@ -221,9 +221,10 @@ impl Standby {
             Action::DropStaged => self.staged.clear(),
             Action::Promote(grant, epoch, not_before) => self.promotion = Some((grant, epoch, not_before)),
             Action::Discard => (self.image, self.alive) = (None, false),
-            // Copies are blank here: nothing is compared.
+            // Copies are blank here: nothing is compared, and nobody asks how far they are.
             Action::Notice(_)
             | Action::Compare(..)
+            | Action::Reach(_)
             | Action::Send(..)
             | Action::Close(_)
             | Action::Claim(_) => {}

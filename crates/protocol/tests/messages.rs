@@ -39,6 +39,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
         prop::collection::vec(run(), 0..5).prop_map(|runs| ToBackup::Ask(Ask { runs })),
+        Just(ToBackup::Mark),
     ]
 }
 
@@ -71,6 +72,7 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
         any::<u64>().prop_map(|term| ToPrimary::Declined(Term(term))),
         any::<u64>().prop_map(|term| ToPrimary::Fenced(Term(term))),
         Just(ToPrimary::Leaving),
+        Just(ToPrimary::Reached),
     ]
 }
 
@@ -82,7 +84,9 @@ proptest! {
         let mut longer = body.clone();
         longer.push(0);
         prop_assert!(ToBackup::decode(kind, epoch, &longer).is_err());
-        prop_assert!(ToBackup::decode(kind, epoch, &body[..body.len() - 1]).is_err());
+        if let Some((_, shorter)) = body.split_last() {
+            prop_assert!(ToBackup::decode(kind, epoch, shorter).is_err());
+        }
         prop_assert!(ToPrimary::decode(kind, epoch, &body).is_err(), "from the wrong side");
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Job {
     StartStandby(MachineId, Conn),
     /// A backup hashes its copy.
     Compare(MachineId, Conn, Ask),
+    /// A backup is done with what came of a first copy before a mark.
+    Reach(MachineId, Conn),
     /// An owner cleans its difference map.
     Clean(MachineId),
     /// The journal of a backup is durable up to this epoch.

@@ -283,6 +283,7 @@ impl World {
                 }
             }
             Action::Compared(session, hashes) => self.compared(host, session, &hashes),
+            Action::Reached(session) => self.copied(host, session),
             Action::Acknowledged(session, epoch) => self.note_acknowledged(host, session, epoch),
             Action::TakeCheckpoint { session, epoch, last, spare } => {
                 if spare.is_none() || !self.spares(host, session, epoch) {
@@ -457,7 +458,7 @@ impl World {
         let pages = pages_of(&vm.guest, dirty);
         let tapped = vm.tap.replace(Vec::new()).unwrap_or_default();
         let repair = storage.map.as_ref().map(|map| owner.offer.repair(map)).filter(|_| round == 0);
-        self.send_pages(host, conn, Epoch(0), &pages);
+        self.send_pages(host, conn, (Epoch(0), round == 0), &pages);
         self.count_repair(repair.as_ref());
         if let Some(Repair::Compare(runs) | Repair::CompareAll(runs)) = &repair
             && !runs.is_empty()
@@ -473,7 +474,16 @@ impl World {
         let after = self.rng.between(1_000, 8_000);
         if round < 2 {
             self.job(host, after, Job::Copy(id, session, round + 1));
+        } else if self.owner(host).is_some_and(|owner| owner.migrates) {
+            self.send_to_backup(host, session, &ToBackup::Mark);
         } else {
+            self.copied(host, session);
+        }
+    }
+
+    /// What is dirty now is left to the first checkpoint.
+    fn copied(&mut self, host: HostId, session: Session) {
+        if let Some(id) = self.owner(host).filter(|owner| owner.in_session(session)).map(|owner| owner.id) {
             self.post(host, Posted::ToPrimary(id, PrimaryEvent::Copied(session)));
         }
     }

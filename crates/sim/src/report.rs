@@ -56,6 +56,8 @@ counts! {
     PiecesSent,
     /// Pieces that need not be looked at.
     PiecesSpared,
+    /// Marks of migrations that a backup reached.
+    MarksReached,
     /// Copies that came back with own writes that nobody acknowledged.
     OffersWithOwnWrites,
     /// Difference maps cleaned.

@@ -260,6 +260,7 @@ impl World {
                 self.send_to_primary(host, ConnId(conn.0), &message);
             }
             Action::Compare(conn, ask) => self.compare(host, conn, ask),
+            Action::Reach(conn) => self.reach(host, conn),
             Action::Persist(conn, epoch) => self.persist(host, conn, epoch),
             Action::Close(conn) => self.close_socket(host, ConnId(conn.0), "closed by the backup"),
             Action::Commit(epoch, _) => self.commit_epoch(host, epoch),
@@ -287,6 +288,28 @@ impl World {
             }
             Action::Notice(notice) => self.note_backup(host, &notice),
         }
+    }
+
+    /// What came of the first copy is in the image already; the disk's copy is flushed in some time.
+    fn reach(&mut self, host: HostId, conn: Conn) {
+        let after = self.rng.between(100, 10_000);
+        if let Some(standby) = self.standby(host) {
+            let id = standby.id;
+            self.job(host, after, Job::Reach(id, conn));
+        }
+    }
+
+    pub(crate) fn reached(&mut self, host: HostId, id: MachineId, conn: Conn) {
+        let storage = &mut self.host(host).storage;
+        let event = match storage.trouble().filter(|_| storage.failing > 0) {
+            Some(why) => BackupEvent::ReachFailed(conn, why.into()),
+            None => {
+                storage.disk.flush();
+                BackupEvent::Reached(conn)
+            }
+        };
+        self.report.add(Count::MarksReached, 1);
+        self.post(host, Posted::ToBackup(id, event));
     }
 
     fn prepare(&mut self, host: HostId, conn: Conn) {

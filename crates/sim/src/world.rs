@@ -177,6 +177,7 @@ impl World {
             Job::Cut(id, number) => self.cut(host, id, number),
             Job::CutDone(id, number) => self.cut_done(host, id, number),
             Job::Compare(id, conn, ask) => self.hashed(host, id, conn, &ask),
+            Job::Reach(id, conn) => self.reached(host, id, conn),
             Job::Clean(id) => self.clean(host, id),
             Job::StartStandby(id, conn) => self.standby_started(host, id, conn),
             Job::Sync(id, conn, epoch) => self.sync_done(host, id, conn, epoch),

@@ -28,7 +28,7 @@ pub struct Applied {
 enum Job {
     Copy(Frame),
     Commit(Epoch, Vec<Frame>, Vec<u8>),
-    Reached(Sender<()>),
+    Reached(Box<dyn FnOnce() + Send>),
     Finish(Sender<Applied>),
     Stop,
 }
@@ -84,10 +84,18 @@ impl Applier {
         self.put(bytes, Job::Commit(epoch, frames, gate));
     }
 
+    /// Calls this when everything that was given so far is applied.
+    pub fn when_reached(&self, call: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.send(Job::Reached(Box::new(call)));
+    }
+
     /// Tells when everything that was given so far is applied.
     pub fn reached(&self) -> Receiver<()> {
         let (reply, reached) = bounded(1);
-        let _ = self.jobs.send(Job::Reached(reply));
+        self.when_reached(move || {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(());
+        });
         reached
     }
 
@@ -135,7 +143,7 @@ impl Worker {
             match job {
                 Job::Copy(frame) => self.frame(&frame)?,
                 Job::Commit(epoch, frames, gate) => self.commit(epoch, &frames, &gate)?,
-                Job::Reached(reply) => drop(reply.send(())),
+                Job::Reached(call) => call(),
                 Job::Finish(reply) => {
                     let _ = reply.send(std::mem::take(&mut self.applied));
                     return Ok(());

@@ -402,6 +402,7 @@ impl Loop<'_> {
             }
             Action::Close(conn) => self.close(conn),
             Action::Compare(conn, ask) => self.compare(conn, ask),
+            Action::Reach(conn) => self.reach(conn),
             Action::Persist(conn, epoch) => self.persist(conn, epoch),
             Action::Commit(epoch, gate) => self.commit(epoch, gate),
             Action::DropStaged => self.staged.clear(),
@@ -487,6 +488,18 @@ impl Loop<'_> {
         });
     }
 
+    /// Tells when what came of the first copy is in the image, and on the media of the disks.
+    fn reach(&self, conn: Conn) {
+        let Some(standby) = &self.standby else { return };
+        match &standby.persister {
+            Some((persister, _)) => persister.copied(standby.applier.reached()),
+            None => {
+                let reports = self.persisted.0.clone();
+                standby.applier.when_reached(move || drop(reports.send(Persisted::Copied(conn))));
+            }
+        }
+    }
+
     /// Makes the disk changes of an epoch durable. They stay staged until it is committed.
     fn persist(&mut self, conn: Conn, epoch: Epoch) {
         let changes = self.staged.disk_changes(epoch);
@@ -503,6 +516,8 @@ impl Loop<'_> {
         match persisted {
             Persisted::Done(conn, epoch) => self.feed(Event::Persisted(conn, epoch)),
             Persisted::Failed(conn, epoch, why) => self.feed(Event::PersistFailed(conn, epoch, why)),
+            Persisted::Copied(conn) => self.feed(Event::Reached(conn)),
+            Persisted::NotCopied(conn, why) => self.feed(Event::ReachFailed(conn, why)),
         }
     }
 

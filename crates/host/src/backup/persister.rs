@@ -33,6 +33,10 @@ pub enum Persisted {
     Done(Conn, Epoch),
     /// They cannot be made so.
     Failed(Conn, Epoch, String),
+    /// What came of the first copy before a mark is on the media.
+    Copied(Conn),
+    /// It cannot be brought there.
+    NotCopied(Conn, String),
 }
 
 /// The session whose disk changes are kept.
@@ -57,6 +61,8 @@ impl Place {
 }
 
 enum Job {
+    /// Bring the first copy onto the media, when that tells that it is in the images.
+    Copied(Receiver<()>),
     /// Unpacked batches of an epoch; for the first epoch with what tells that the first copy is in the images.
     Persist(Epoch, Vec<Vec<u8>>, Option<Receiver<()>>),
     /// The epoch is in the images, not necessarily on the media.
@@ -109,6 +115,11 @@ impl Persister {
         let _ = self.jobs.send(Job::Persist(epoch, batches, copied));
     }
 
+    /// Brings what came of the first copy onto the media and reports it; `copied` tells that it is in the images.
+    pub fn copied(&self, copied: Receiver<()>) {
+        let _ = self.jobs.send(Job::Copied(copied));
+    }
+
     /// Where the applier tells which epochs are in the images.
     pub fn applied(&self) -> impl Fn(Epoch) + Send + 'static {
         let jobs = self.jobs.clone();
@@ -154,6 +165,10 @@ impl Worker {
                     self.note_applied(epoch);
                     continue;
                 }
+                Job::Copied(copied) => {
+                    self.sync_copy(&copied);
+                    continue;
+                }
                 Job::Persist(epoch, batches, copied) => (epoch, self.persist(epoch, &batches, copied)),
             };
             if let Err(error) = outcome {
@@ -184,7 +199,7 @@ impl Worker {
     fn note(&mut self, job: Job) {
         match job {
             Job::Applied(epoch) => self.note_applied(epoch),
-            job @ Job::Persist(..) => self.later.push_back(job),
+            job => self.later.push_back(job),
         }
     }
 
@@ -216,10 +231,20 @@ impl Worker {
         self.with_room(|journal, term| journal.seal(term, epoch))
     }
 
+    /// Little is left to do for the first epoch then, for which a migration's guest stands still.
+    fn sync_copy(&self, copied: &Receiver<()>) {
+        // If the applier is gone the standby is about to be thrown away.
+        let _ = copied.recv();
+        let conn = self.place.conn;
+        self.report(match disks::sync(&self.images) {
+            Ok(()) => Persisted::Copied(conn),
+            Err(error) => Persisted::NotCopied(conn, error.to_string()),
+        });
+    }
+
     /// The first copy is on the media, then the journal is there.
     fn begin(&mut self, copied: Option<Receiver<()>>) -> Result<(), DiskError> {
         if let Some(copied) = copied {
-            // If the applier is gone the standby is about to be thrown away.
             let _ = copied.recv();
         }
         disks::sync(&self.images)?;
@@ -343,7 +368,7 @@ mod tests {
                     newest = epoch;
                     applied(epoch);
                 }
-                Persisted::Failed(_, epoch, why) => panic!("epoch {epoch}: {why}"),
+                other => panic!("{other:?}"),
             }
         }
         drop(applied);

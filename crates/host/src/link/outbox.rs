@@ -29,7 +29,7 @@ const MAX_INPUT_WAITING: usize = 4 << 20;
 pub enum Pack {
     /// Bytes are dear, or bounded: whatever becomes shorter is packed.
     Always,
-    /// They shall be there soon (`protocol::packing`), and no later version of them is sent as what changed.
+    /// They shall be there soon (`protocol::packing`).
     IfSooner,
 }
 
@@ -41,6 +41,8 @@ pub struct Part {
     /// Their contents.
     buffer: PooledBuffer,
     pack: Pack,
+    /// They are everything once: nothing is known of them, and nothing is kept to be compared with.
+    once: bool,
 }
 
 impl Part {
@@ -56,13 +58,19 @@ impl Part {
     /// The pages that were copied into `buffer`, one behind the other.
     #[must_use]
     pub fn new(pages: &[(u8, u64)], buffer: PooledBuffer) -> Self {
-        Self { pages: pages.iter().copied().map(Some).collect(), buffer, pack: Pack::Always }
+        Self { pages: pages.iter().copied().map(Some).collect(), buffer, pack: Pack::Always, once: false }
     }
 
     /// The same pages, packed in this way.
     #[must_use]
     pub fn packed(self, pack: Pack) -> Self {
         Self { pack, ..self }
+    }
+
+    /// The same pages, of a first copy's first round or not: the others are sent as what changed where that is less.
+    #[must_use]
+    pub fn once(self, once: bool) -> Self {
+        Self { once, ..self }
     }
 
     /// How many pages were copied.
@@ -380,35 +388,34 @@ impl Writer {
         let mut began = std::time::Instant::now();
         for (slot, data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
             let Some((block, page)) = *slot else { continue };
-            if epoch > Epoch(0) && pack == Pack::Always {
-                batch.push_changed(block, page, data, &mut self.known);
+            if !part.once {
+                batch.push_changed(block, page, data, &mut self.known, packs);
             } else if packs {
                 batch.push(block, page, data);
             } else {
                 batch.push_plain(block, page, data);
             }
             if batch.is_full() {
-                self.timed_batch((epoch, packs), &mut batch, began)?;
+                self.timed_batch((epoch, part.once, packs), &mut batch, began)?;
                 packs = pack == Pack::Always || self.packing.packs();
                 began = std::time::Instant::now();
             }
         }
-        self.timed_batch((epoch, packs), &mut batch, began)?;
+        self.timed_batch((epoch, part.once, packs), &mut batch, began)?;
         self.batch = batch;
         Ok(())
     }
 
-    /// Sends a batch that was begun at `began`; what it took tells whether packing pays. The pages of checkpoints tell of
-    /// deltas too, and nothing of the first copy's.
+    /// Sends a batch that was begun at `began`; what it took tells whether packing pays, if all of it went whole.
     fn timed_batch(
         &mut self,
-        (epoch, packed): (Epoch, bool),
+        (epoch, whole, packed): (Epoch, bool, bool),
         batch: &mut PageBatch,
         began: std::time::Instant,
     ) -> std::io::Result<()> {
         let (encoded, counts, body) = (began.elapsed(), batch.counts(), batch.len() as u64);
         self.batch(epoch, batch)?;
-        if epoch == Epoch(0) {
+        if whole {
             let memory = (counts.pages - counts.zeros) * PAGE as u64;
             let (encoding, sending) = (micros(encoded), micros(began.elapsed() - encoded));
             self.packing.learn(Batch { packed, memory, body, encoding, sending });

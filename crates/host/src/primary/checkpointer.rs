@@ -62,6 +62,8 @@ pub enum Job {
     },
     /// Hashes of the backup's copies, for the first copy.
     Hashes(Session, Hashes),
+    /// The backup has what the first copy sent before its mark.
+    Reached(Session),
     /// Take a checkpoint.
     Checkpoint {
         /// The session.
@@ -272,8 +274,8 @@ impl Worker {
                 Job::Copy { session, outbox, base, offer, rate, migration } => {
                     self.copy((session, base), outbox, &offer, (rate, migration));
                 }
-                // The copy that asked for them is over.
-                Job::Hashes(..) => {}
+                // The copy that asked is over.
+                Job::Hashes(..) | Job::Reached(_) => {}
                 Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
                 Job::EndSession(session) => self.end_session(session),
                 Job::Slow(session, percent) => self.slow(session, percent),
@@ -398,6 +400,7 @@ impl Worker {
             pace: Pace::new(rate),
             wire: 0,
             hashes: VecDeque::new(),
+            reached: false,
             pool: &active.pool,
             outbox: &active.outbox,
             done: &self.done,

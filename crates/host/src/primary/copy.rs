@@ -56,6 +56,8 @@ pub struct Copy<'a> {
     pub wire: u64,
     /// Hashes that came, the oldest first.
     pub hashes: VecDeque<Hashes>,
+    /// The backup has all before the last mark.
+    pub reached: bool,
     /// Buffers.
     pub pool: &'a Pool,
     /// Where pages go.
@@ -114,6 +116,10 @@ impl Copy<'_> {
                 }
                 true
             }
+            Some(Job::Reached(session)) => {
+                self.reached |= session == self.session;
+                true
+            }
             Some(job @ Job::Quit) => {
                 self.later.push_back(job);
                 false
@@ -147,7 +153,7 @@ impl Copy<'_> {
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
             let part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), part.packed(self.pack()));
+            self.outbox.part(Epoch(0), part.packed(self.pack()).once(round == 1));
             let bytes = now.len() as u64 * PAGE_SIZE;
             *copied += bytes;
             self.pace.sent(bytes);

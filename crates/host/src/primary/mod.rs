@@ -254,6 +254,7 @@ impl Engine {
             }
             Action::StartCopy(session, offer) => self.start_copy(session, offer),
             Action::Compared(session, hashes) => self.checkpointer.send(Job::Hashes(session, hashes)),
+            Action::Reached(session) => self.checkpointer.send(Job::Reached(session)),
             Action::Acknowledged(session, epoch) => self.acknowledged(session, epoch),
             Action::TakeCheckpoint { session, epoch, spare: Some(least), .. }
                 if self.guest_did_less(least) =>

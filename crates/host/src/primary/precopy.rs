@@ -1,7 +1,7 @@
 //! Owns the push phase of a migration: all memory, then in rounds what the guest wrote, as `protocol::migration` decides.
 //!
-//! A round is over when its pages have left this host, not when they were queued: only then its time tells how fast the
-//! link is, and nothing but the socket's buffer lies before what is sent at the stop.
+//! A round is over when its pages are in the destination's copy, not when they were queued or had left: only then its time
+//! tells how fast they get there, and nothing lies before what is sent at the stop.
 
 use super::brake::Brake;
 use super::checkpointer::Done;
@@ -14,6 +14,7 @@ use crate::staging::PooledBuffer;
 use crossbeam_channel::RecvTimeoutError;
 use os::range::PAGE_SIZE;
 use protocol::migration::{Migration, Round, Step, View, WorkingSet};
+use protocol::wire::ToBackup;
 use protocol::{Epoch, Micros};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ pub const CHUNK: usize = 1_024;
 const CHUNK_TIME: f64 = 0.02;
 /// A shorter round would not tell what the guest writes again and again.
 const LEAST_ROUND: Duration = Duration::from_millis(5);
-/// How often to look for a free buffer, and whether all have left.
+/// How often to look for a free buffer, and whether the destination has all.
 const LOOK: Duration = Duration::from_micros(500);
 /// Disk changes of a running guest are sent on when so much of them may wait behind the link.
 const DISK_PAUSE: Duration = Duration::from_millis(1);
@@ -119,7 +120,7 @@ impl Copy<'_> {
         let _ = self.done.send(Done::Round(Box::new(RoundTold { round, view, slowed, ended })));
     }
 
-    /// Sends these pages, and waits until they have left this host.
+    /// Sends these pages, and waits until the destination has them.
     fn send_round(
         &mut self,
         (round, pages): (u32, &[(u8, u64)]),
@@ -137,7 +138,7 @@ impl Copy<'_> {
             let buffer = self.free_buffer(brake)?;
             let bytes = part.len() as u64 * PAGE_SIZE;
             let part = Part::copy(self.ram, part, buffer).map_err(|error| error.to_string())?;
-            self.outbox.part(Epoch(0), part.packed(self.pack()));
+            self.outbox.part(Epoch(0), part.packed(self.pack()).once(round == 1));
             // By what is on the wire, which lags behind by what waits in the buffers.
             let wire = self.outbox.copy_wire().memory.load(Ordering::Relaxed);
             self.pace.sent(wire - std::mem::replace(&mut self.wire, wire));
@@ -147,7 +148,9 @@ impl Copy<'_> {
             self.outbox.disks(Epoch(0), self.tap.take());
             brake.tick()?;
         }
-        while !self.pool.is_whole() || self.outbox.disks_waiting() > 0 {
+        self.reached = false;
+        self.outbox.to_backup(&ToBackup::Mark);
+        while !self.reached {
             self.rest(LOOK, brake)?;
         }
         Ok(())

@@ -37,6 +37,7 @@ mod compare;
 mod durable;
 mod epochs;
 mod listening;
+mod marks;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
 use crate::detector::{Detector, Gaps};
@@ -78,6 +79,10 @@ pub enum Event {
     Compared(Conn, Hashes),
     /// They cannot be had: a copy cannot be read.
     CompareFailed(Conn, String),
+    /// All that came before the [`Action::Reach`] is in the image, and in the disks' copies on the media.
+    Reached(Conn),
+    /// It cannot be brought there.
+    ReachFailed(Conn, String),
     /// The disk changes of this epoch, and of all before it, are durable in the journal of the session that this
     /// connection opened: an answer to [`Action::Persist`]. One answer may do for several.
     Persisted(Conn, Epoch),
@@ -105,6 +110,8 @@ pub enum Action {
     Close(Conn),
     /// Hash these parts of the disks' copies, in the order in which it is wanted.
     Compare(Conn, Ask),
+    /// Bring all that came of the first copy into the image, and onto the media of the disks' copies, and tell.
+    Reach(Conn),
     /// Make the disk changes staged for this epoch durable in the journal of the session that this connection
     /// opened; behind those of the epochs before it. Apply nothing yet. Before the first epoch of a session also the
     /// disks' first copy is made durable.
@@ -189,6 +196,8 @@ struct Primary {
     staged: Staged,
     /// Asks without an answer.
     asks: u32,
+    /// A mark without an answer.
+    marked: bool,
     /// The first copy is also one of disks, even if nothing of them had to be sent: that must be durable before the
     /// first epoch is.
     copies_disks: bool,
@@ -287,6 +296,8 @@ impl Backup {
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
             Event::Compared(conn, hashes) => self.on_compared(conn, hashes, out),
             Event::CompareFailed(conn, why) => self.on_compare_failed(conn, why, out),
+            Event::Reached(conn) => self.on_reached(conn, out),
+            Event::ReachFailed(conn, why) => self.on_reach_failed(conn, &why, out),
             Event::Persisted(conn, epoch) => self.on_persisted(now, conn, epoch, out),
             Event::PersistFailed(conn, epoch, why) => self.on_persist_failed(conn, epoch, why, out),
             Event::Promoted => {
@@ -388,6 +399,7 @@ impl Backup {
             timing: hello.timing,
             staged: Staged::default(),
             asks: 0,
+            marked: false,
             copies_disks: false,
             received: VecDeque::new(),
             vm_died: false,
@@ -475,6 +487,7 @@ impl Backup {
                 self.pulse(now, true, out);
             }
             ToBackup::Ask(ask) => self.on_ask(conn, ask, out),
+            ToBackup::Mark => self.on_mark(conn, out),
             ToBackup::Commit(epoch, commit) => self.on_commit(now, epoch, commit, out),
             ToBackup::Yield(epoch, reason) => self.on_yield(epoch, reason, out),
             ToBackup::End(reason) => {

@@ -31,7 +31,7 @@ const PAGE: u64 = 4096;
 pub const HANDOVER: Micros = Micros::from_millis(15);
 /// Below the limit another round is worth it as long as so much downtime can be saved...
 const WORTH_A_ROUND: Micros = Micros::from_millis(4);
-/// ...and each leaves at most so much, in percent, of what it sent: rounds cost the guest nothing but time, a stop does.
+/// ...and each leaves at most so much, in percent, of what was owed before it: rounds cost the guest nothing but time, a stop does.
 const WORTH_LEAVING: u64 = 85;
 /// Rounds without progress before something is done about it.
 const PATIENCE: u32 = 3;
@@ -117,7 +117,7 @@ impl Limits {
 pub struct Round {
     /// Pages that were sent.
     pub sent: u64,
-    /// From its beginning until they had left this host.
+    /// From its beginning until the destination had them.
     pub took: Micros,
     /// Pages that the guest wrote meanwhile.
     pub dirtied: u64,
@@ -209,6 +209,8 @@ pub struct Migration {
     limits: Limits,
     stop_first: bool,
     view: View,
+    /// What had to be sent when the round under way began.
+    owed: Option<u64>,
     /// The least that was left, and how many rounds ago that was.
     least: u64,
     since_least: u32,
@@ -218,7 +220,7 @@ impl Migration {
     /// A migration within these limits.
     #[must_use]
     pub fn new(limits: Limits, stop_first: bool) -> Self {
-        Self { limits, stop_first, view: View::default(), least: u64::MAX, since_least: 0 }
+        Self { limits, stop_first, view: View::default(), owed: None, least: u64::MAX, since_least: 0 }
     }
 
     /// The first round.
@@ -238,7 +240,9 @@ impl Migration {
     pub fn after(&mut self, round: Round) -> Step {
         self.learn(round);
         let rounds = self.view.rounds;
-        let shrinks = round.left.saturating_mul(100) <= round.sent.saturating_mul(WORTH_LEAVING);
+        // More than was sent: pages that are written again and again wait for the stop.
+        let owed = self.owed.replace(round.left).unwrap_or(round.sent);
+        let shrinks = round.left.saturating_mul(100) <= owed.saturating_mul(WORTH_LEAVING);
         if self.stop_first {
             return Step::Stop(Reason::StoppedFirst);
         }

@@ -41,6 +41,7 @@ impl Primary {
         match message {
             ToPrimary::Accept(offer) => self.on_accept(now, offer, out),
             ToPrimary::Hashes(hashes) => self.on_hashes(hashes, out),
+            ToPrimary::Reached => self.on_reached(out),
             ToPrimary::Refuse(why) => self.lose(LinkLoss::Refused(why), out),
             ToPrimary::Broken(why) => self.lose(LinkLoss::Broken(why), out),
             ToPrimary::Fenced(term) => self.lose(LinkLoss::HigherTerm(term), out),
@@ -104,6 +105,14 @@ impl Primary {
         match &self.phase {
             Phase::Copying(link, None) => out.push(Action::Compared(link.session, hashes)),
             _ => self.lose(LinkLoss::Stream("hashes came that nobody asked for".to_string()), out),
+        }
+    }
+
+    /// So does word of how far the backup is.
+    fn on_reached(&mut self, out: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Copying(link, None) => out.push(Action::Reached(link.session)),
+            _ => self.lose(LinkLoss::Stream("word of a mark came that nobody set".to_string()), out),
         }
     }
 

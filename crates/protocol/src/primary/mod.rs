@@ -154,6 +154,8 @@ pub enum Action {
     StartCopy(Session, Offer),
     /// The copy's oldest Ask is answered.
     Compared(Session, Hashes),
+    /// What the copy sent before its Mark is in the backup's copy.
+    Reached(Session),
     /// Stop the VM, gather memory, devices and output, and let it go on.
     TakeCheckpoint {
         /// The session.

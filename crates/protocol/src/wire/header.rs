@@ -33,7 +33,8 @@ pub const HEADER_LEN: usize = 80;
 ///   goes as what changed; a VM may be given up because it shall run at the backup's host; several connections of one
 ///   session: Path, Probe, Receipt.
 /// - 6: a backup refuses an owner that would overwrite a newer copy of the disks.
-pub const VERSION: u16 = 6;
+/// - 7: Mark and Reached; few changed words of a page go one by one.
+pub const VERSION: u16 = 7;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -162,6 +163,8 @@ kinds! {
     Disk = 10,
     /// Hashes of a backup's copies are wanted.
     Ask = 11,
+    /// Word is wanted when all before this is in the backup's copy.
+    Mark = 12,
     /// The backup is ready.
     Accept = 16,
     /// The backup will not do it.
@@ -180,6 +183,8 @@ kinds! {
     Hashes = 23,
     /// The backup's host is being drained.
     Leaving = 24,
+    /// All before the Mark is in the backup's copy.
+    Reached = 25,
     /// Opens a connection that is one of several.
     Path = 32,
     /// A question whether a path carries, and a receipt.
@@ -295,9 +300,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_6() {
+    fn golden_bytes_of_version_7() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 6, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 7, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);

@@ -182,6 +182,8 @@ pub enum ToBackup {
     End(EndReason),
     /// What are the hashes of these parts of your copies?
     Ask(Ask),
+    /// Tell me when all that I sent of the first copy is in your copy, on the media as far as it is of disks.
+    Mark,
 }
 
 /// A heartbeat of a primary.
@@ -226,6 +228,8 @@ pub enum ToPrimary {
     Hashes(Hashes),
     /// This host is being drained: protect the VM elsewhere, if you can. Until then I stand by.
     Leaving,
+    /// What was sent before the Mark is in this host's copy.
+    Reached,
 }
 
 impl ToBackup {
@@ -239,6 +243,7 @@ impl ToBackup {
             Self::Yield(epoch, reason) => (Kind::Yield, *epoch, bytes_of(reason)),
             Self::End(reason) => (Kind::End, Epoch(0), bytes_of(reason)),
             Self::Ask(ask) => (Kind::Ask, Epoch(0), bytes_of(ask)),
+            Self::Mark => (Kind::Mark, Epoch(0), Vec::new()),
         }
     }
 
@@ -254,6 +259,7 @@ impl ToBackup {
             Kind::Yield => Self::Yield(epoch, read(kind, body)?),
             Kind::End => Self::End(read(kind, body)?),
             Kind::Ask => Self::Ask(read(kind, body)?),
+            Kind::Mark => read(kind, body).map(|()| Self::Mark)?,
             _ => return Err(MessageError::Direction(kind)),
         })
     }
@@ -273,6 +279,7 @@ impl ToPrimary {
             Self::Fenced(term) => (Kind::Fenced, Epoch(0), bytes_of(term)),
             Self::Hashes(hashes) => (Kind::Hashes, Epoch(0), hashes.encode()),
             Self::Leaving => (Kind::Leaving, Epoch(0), Vec::new()),
+            Self::Reached => (Kind::Reached, Epoch(0), Vec::new()),
         }
     }
 
@@ -291,6 +298,7 @@ impl ToPrimary {
             Kind::Fenced => Self::Fenced(read(kind, body)?),
             Kind::Hashes => Self::Hashes(Hashes::decode(body).map_err(|_| MessageError::Malformed(kind))?),
             Kind::Leaving => read(kind, body).map(|()| Self::Leaving)?,
+            Kind::Reached => read(kind, body).map(|()| Self::Reached)?,
             _ => return Err(MessageError::Direction(kind)),
         })
     }

@@ -9,6 +9,7 @@
 //! | 4096 (Raw) | the page |
 //! | 2 + n (Lz4) | n, then an LZ4 block of the page |
 //! | 2 + n (Delta) | n, then an LZ4 block of the page XORed with the version that was sent before it in this session |
+//! | 2 + 10 n (Words) | n from 1 to 48, then of each word of 8 bytes that changed, in order: its index, and the word XORed as above |
 //!
 //! Everything a reader hands out was checked: block and index lie inside the layout, a compressed page unpacks
 //! to exactly one page. Applying it later cannot fail.
@@ -24,6 +25,9 @@ const ZERO: u8 = 0;
 const RAW: u8 = 1;
 const LZ4: u8 = 2;
 const DELTA: u8 = 3;
+const WORDS: u8 = 4;
+/// So few changed words are sent one by one: sooner made and read than an LZ4 block, and rarely longer.
+const FEW_CHANGED: usize = 48;
 /// Past so many changed words of 8 bytes a page is not worth a delta: half of it.
 const MANY_CHANGED: usize = PAGE / 8 / 2;
 /// A compressed page must be shorter than this: one that shrinks by less than an eighth is cheaper to read raw.
@@ -54,6 +58,9 @@ pub enum PagesError {
     /// A compressed page that does not unpack to a page.
     #[error("a compressed page is damaged")]
     Lz4,
+    /// Words that no page has, not in order, none or too many.
+    #[error("the changed words of a page are damaged")]
+    Words,
 }
 
 /// Collects pages into the body of one frame.
@@ -120,12 +127,19 @@ impl PageBatch {
         }
     }
 
-    /// Adds a page of a checkpoint: as what changed if its last version is known and little did, and not at all if
-    /// nothing did. From now on this version is known.
-    pub fn push_changed(&mut self, block: u8, page: u64, data: &[u8; PAGE], known: &mut KnownPages) {
+    /// Adds a page as what changed if its last version is known and little did, and not at all if nothing did. From now on
+    /// this version is known. One that goes whole is packed or not.
+    pub fn push_changed(
+        &mut self,
+        block: u8,
+        page: u64,
+        data: &[u8; PAGE],
+        known: &mut KnownPages,
+        packs: bool,
+    ) {
         let Some(version) = known.version(block, page) else {
             known.keep(block, page, data);
-            return self.push(block, page, data);
+            return self.push_whole(block, page, data, packs);
         };
         let (delta, changed) = xor(version, data);
         if changed == 0 {
@@ -135,15 +149,29 @@ impl PageBatch {
         }
         *version = *data;
         if changed > MANY_CHANGED || is_zero(data) {
-            return self.push(block, page, data);
+            return self.push_whole(block, page, data, packs);
         }
         self.flush_zeros();
-        if self.push_packed(block, page, DELTA, &delta) {
+        if self.push_delta(block, page, &delta, changed) {
             self.counts.pages += 1;
             self.counts.deltas += 1;
         } else {
-            self.push(block, page, data);
+            self.push_whole(block, page, data, packs);
         }
+    }
+
+    /// False if it is not worth while.
+    fn push_delta(&mut self, block: u8, page: u64, delta: &[u8; PAGE], changed: usize) -> bool {
+        if changed > FEW_CHANGED {
+            return self.push_packed(block, page, DELTA, delta);
+        }
+        self.head(block, page, WORDS);
+        self.body.extend_from_slice(&(changed as u16).to_le_bytes());
+        for (at, word) in (0u16..).zip(delta.as_chunks::<8>().0).filter(|(_, word)| **word != [0; 8]) {
+            self.body.extend_from_slice(&at.to_le_bytes());
+            self.body.extend_from_slice(word);
+        }
+        true
     }
 
     /// False if it is not worth while.
@@ -310,10 +338,33 @@ pub fn read_batch(
                 }
                 pages += 1;
             }
+            WORDS => {
+                read_words(&mut rest, &mut unpacked)?;
+                in_range(1)?;
+                visit(block, page, PageData::Delta(&unpacked));
+                pages += 1;
+            }
             other => return Err(PagesError::Encoding(other)),
         }
     }
     Ok(pages)
+}
+
+/// Reads the changed words of a page into what is to be XORed to it.
+fn read_words(rest: &mut &[u8], delta: &mut [u8; PAGE]) -> Result<(), PagesError> {
+    let count = usize::from(u16::from_le_bytes(*take::<2>(rest)?));
+    if !(1..=FEW_CHANGED).contains(&count) {
+        return Err(PagesError::Words);
+    }
+    delta.fill(0);
+    let (words, mut least) = (delta.as_chunks_mut::<8>().0, 0);
+    for _ in 0..count {
+        let at = usize::from(u16::from_le_bytes(*take::<2>(rest)?));
+        let word = words.get_mut(at).filter(|_| at >= least).ok_or(PagesError::Words)?;
+        *word = *take::<8>(rest)?;
+        least = at + 1;
+    }
+    Ok(())
 }
 
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], PagesError> {
@@ -390,21 +441,24 @@ mod tests {
         fn what_changed_is_enough(
             max in 0usize..12,
             epochs in prop::collection::vec(
-                prop::collection::vec((0u64..10, 0usize..PAGE, any::<u8>(), any::<u64>(), 0u8..8), 0..12),
+                prop::collection::vec(
+                    (0u64..10, 0usize..PAGE, any::<u8>(), any::<u64>(), 0u8..8, any::<bool>()),
+                    0..12,
+                ),
                 0..20,
             ),
         ) {
             let (mut known, mut batch) = (KnownPages::new(max), PageBatch::new());
             let (mut guest, mut image) = (alloc::vec![[0xee; PAGE]; 10], alloc::vec![alloc::vec![[0xee; PAGE]; 10]]);
             for writes in epochs {
-                for &(page, at, byte, seed, what) in &writes {
+                for &(page, at, byte, seed, what, packs) in &writes {
                     let data = &mut guest[usize::try_from(page).unwrap()];
                     match what {
                         0 => *data = page_of(seed),
                         1 => {}
                         _ => data[at] = byte,
                     }
-                    batch.push_changed(0, page, data, &mut known);
+                    batch.push_changed(0, page, data, &mut known, packs);
                 }
                 let counts = batch.counts();
                 prop_assert_eq!(counts.pages, writes.len() as u64);
@@ -449,15 +503,54 @@ mod tests {
     #[test]
     fn a_byte_that_changed_in_a_page_that_does_not_pack_costs_little() {
         let (mut known, mut batch, mut page) = (KnownPages::new(4), PageBatch::new(), page_of(2));
-        batch.push_changed(0, 7, &page, &mut known);
+        batch.push_changed(0, 7, &page, &mut known, true);
         assert!(batch.finish().len() > PAGE);
         batch.clear();
-        batch.push_changed(0, 7, &page, &mut known);
+        batch.push_changed(0, 7, &page, &mut known, true);
         assert!(batch.is_empty() && batch.counts().unchanged == 1, "nothing changed");
         page[2000] ^= 1;
-        batch.push_changed(0, 7, &page, &mut known);
-        assert!(batch.finish().len() < 64, "{}", batch.finish().len());
+        batch.push_changed(0, 7, &page, &mut known, true);
+        assert_eq!(batch.finish().len(), 8 + 2 + 10);
         assert_eq!(batch.counts(), PageCounts { pages: 2, deltas: 1, unchanged: 1, zeros: 0 });
+    }
+
+    #[test]
+    fn few_changed_words_go_one_by_one_and_more_as_a_block() {
+        for changed in [1, FEW_CHANGED, FEW_CHANGED + 1, MANY_CHANGED] {
+            let (mut known, mut batch, mut page) = (KnownPages::new(1), PageBatch::new(), page_of(2));
+            let mut image = alloc::vec![alloc::vec![page; 1]];
+            batch.push_changed(0, 0, &page, &mut known, true);
+            batch.clear();
+            (0..changed).for_each(|word| page[word * 16 % PAGE + word * 16 / PAGE * 8] ^= 0xff);
+            batch.push_changed(0, 0, &page, &mut known, true);
+            assert_eq!(batch.counts().deltas, 1);
+            let body = batch.finish();
+            assert_eq!(body[7] == WORDS, changed <= FEW_CHANGED, "{changed} words in encoding {}", body[7]);
+            apply(&mut image, body, &[1]);
+            assert!(image[0][0] == page, "{changed} words");
+        }
+    }
+
+    #[test]
+    fn words_that_no_page_has_are_refused() {
+        let record = |count: u16, words: &[u16]| {
+            let mut body = (u64::from(WORDS) << (INDEX_BITS + 8)).to_le_bytes().to_vec();
+            body.extend_from_slice(&count.to_le_bytes());
+            for at in words {
+                body.extend_from_slice(&at.to_le_bytes());
+                body.extend_from_slice(&[1; 8]);
+            }
+            read_batch(&body, &[1], |_, _, _| ())
+        };
+        let last = (PAGE / 8 - 1) as u16;
+        assert_eq!(record(2, &[0, last]), Ok(1));
+        let all: Vec<u16> = (0..=last).collect();
+        let damaged =
+            [(0, &[][..]), (1, &[last + 1]), (2, &[3, 3]), (2, &[4, 3]), (FEW_CHANGED as u16 + 1, &all)];
+        for (count, words) in damaged {
+            assert_eq!(record(count, words), Err(PagesError::Words), "{count}: {words:?}");
+        }
+        assert_eq!(record(3, &[1, 2]), Err(PagesError::Truncated));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl World {
         {
             map.propose();
         }
-        let (mut frames, mut bytes) = self.send_pages(host, conn, epoch, &gathered.pages);
+        let (mut frames, mut bytes) = self.send_pages(host, conn, (epoch, false), &gathered.pages);
         let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
         (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
         let console: Vec<u8> = gathered
@@ -132,16 +132,16 @@ impl World {
         &mut self,
         host: HostId,
         conn: ConnId,
-        epoch: Epoch,
+        (epoch, once): (Epoch, bool),
         pages: &[(u64, Page)],
     ) -> (u64, u64) {
         let (mut frames, mut bytes) = (0, 0);
         for some in pages.chunks(3) {
             let mut batch = core::mem::take(&mut self.batch);
-            match self.owner(host).filter(|_| epoch > Epoch(0)) {
+            match self.owner(host).filter(|_| !once) {
                 Some(owner) => {
                     let known = &mut owner.known;
-                    some.iter().for_each(|(index, page)| batch.push_changed(0, *index, page, known));
+                    some.iter().for_each(|(index, page)| batch.push_changed(0, *index, page, known, true));
                 }
                 None => some.iter().for_each(|(index, page)| batch.push(0, *index, page)),
             }
