@@ -22,6 +22,7 @@ const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
+const UFFDIO_WAKE: libc::c_ulong = 0x8010_aa02;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 
 const EVENT_PAGEFAULT: u8 = 0x12;
@@ -197,17 +198,25 @@ impl Uffd {
         Ok(())
     }
 
-    /// Lets whoever waits for writing to `page` go on. If it is not watched any more, they do already. Returns false if
-    /// the process is changing its mappings: what it unmaps has to be [heard of](Uffd::hear) first.
+    /// Lets whoever waits for writing to `page` go on. Returns false if the process is changing its mappings: what it unmaps
+    /// has to be [heard of](Uffd::hear) first.
+    ///
+    /// If the page is not watched any more its writers wait all the same: the end of a watch wakes those who wait for pages
+    /// that are missing, and no others (`userfaultfd_unregister` in Linux's `fs/userfaultfd.c`).
     pub(super) fn lift(&self, page: Range) -> Result<bool, TrackerError> {
         match self.protection(page, 0) {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
-                Some(libc::ENOENT) => Ok(true),
+                Some(libc::ENOENT) => self.wake(page).map(|()| true),
                 Some(libc::EAGAIN) => Ok(false),
                 _ => Err(self.failed("let a write go on to", page, error)),
             },
         }
+    }
+
+    fn wake(&self, page: Range) -> Result<(), TrackerError> {
+        self.ioctl(UFFDIO_WAKE, &mut Span::from(page))
+            .map_err(|error| self.failed("let a write go on to", page, error))
     }
 
     fn protection(&self, range: Range, mode: u64) -> io::Result<()> {
@@ -277,5 +286,40 @@ fn creation_failed(source: io::Error) -> TrackerError {
     match source.raw_os_error() {
         Some(libc::ENOSYS | libc::EINVAL) => TrackerError::Kernel { release: crate::facts::kernel_release() },
         _ => TrackerError::Create { source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::staging::PageBuffer;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn a_writer_that_waits_when_the_watch_over_its_page_ends_goes_on() {
+        let uffd = match Uffd::own(OnWrite::Tell) {
+            Ok(uffd) => uffd,
+            Err(error) => return eprintln!("SKIPPED: {error}"),
+        };
+        let mut buffer = PageBuffer::new(1).expect("a page");
+        buffer.bytes_mut()[0] = 1;
+        let page = Range::new(buffer.bytes().as_ptr() as u64, PAGE_SIZE);
+        uffd.register(page).expect("it is watched");
+        uffd.write_protect(page).expect("and protected");
+        let (done, written) = channel();
+        std::thread::spawn(move || {
+            buffer.bytes_mut()[0] = 2;
+            let _ = done.send(buffer.bytes()[0]);
+        });
+        let mut tidings = Vec::new();
+        while tidings.is_empty() {
+            uffd.hear(&mut tidings).expect("it is heard of");
+            std::thread::yield_now();
+        }
+        assert_eq!(tidings, [Tidings::Write(page)]);
+        uffd.unregister(page).expect("the watch ends");
+        assert!(uffd.lift(page).expect("the writer goes on"));
+        assert_eq!(written.recv_timeout(Duration::from_secs(20)), Ok(2));
     }
 }
