@@ -6,8 +6,8 @@ use lab::client::{Accounts, Length, Pgbench, PgbenchConfig};
 use lab::guest::cache::Cache;
 use lab::guest::postgres::PostgresGuest;
 
-/// `pgbench`'s clients, and the transactions of each.
-const BENCH: (u32, u32) = (2, 30);
+/// `pgbench`'s clients, and the transactions of each: so many that a busy machine is seen at work before they are done.
+const BENCH: (u32, u32) = (2, 80);
 /// So many transactions of all its clients precede the kill.
 const BEFORE: u64 = 8;
 
