@@ -6,7 +6,6 @@ use common::*;
 use protocol::Session;
 use protocol::backup::{self, Conn, PhaseName};
 use protocol::primary::{Action, Event, PhaseName as Phase};
-use protocol::resync::Offer;
 use protocol::wire::{ToBackup, ToPrimary};
 
 fn broken(actions: &[backup::Action]) -> Option<&str> {
@@ -18,10 +17,7 @@ fn broken(actions: &[backup::Action]) -> Option<&str> {
 
 #[test]
 fn word_of_a_mark_reaches_the_copy_that_set_it_and_nobody_else() {
-    let mut owner = Owner::unprotected();
-    owner.protect(short());
-    owner.feed(Event::Connected(S1));
-    owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    let mut owner = Owner::copying(short());
     assert_eq!(owner.hears_in(Session(9), ToPrimary::Reached), [], "of another session");
     let told = owner.hears_in(S1, ToPrimary::Reached);
     assert!(told.contains(&Action::Reached(S1)), "{told:?}");

@@ -250,10 +250,7 @@ fn a_refusal_before_the_first_checkpoint_needs_no_arbiter() {
 
 #[test]
 fn a_checkpoint_of_a_given_up_copy_changes_nothing() {
-    let mut owner = Owner::unprotected();
-    owner.protect(short());
-    owner.feed(Event::Connected(S1));
-    owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    let mut owner = Owner::copying(short());
     owner.feed(Event::Copied(S1));
     owner.feed(lost());
     assert_eq!(owner.takes(1), []);

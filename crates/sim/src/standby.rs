@@ -305,10 +305,10 @@ impl World {
             Some(why) => BackupEvent::ReachFailed(conn, why.into()),
             None => {
                 storage.disk.flush();
+                self.report.add(Count::MarksReached, 1);
                 BackupEvent::Reached(conn)
             }
         };
-        self.report.add(Count::MarksReached, 1);
         self.post(host, Posted::ToBackup(id, event));
     }
 

@@ -491,12 +491,10 @@ impl Loop<'_> {
     /// Tells when what came of the first copy is in the image, and on the media of the disks.
     fn reach(&self, conn: Conn) {
         let Some(standby) = &self.standby else { return };
+        let reports = self.persisted.0.clone();
         match &standby.persister {
-            Some((persister, _)) => persister.copied(standby.applier.reached()),
-            None => {
-                let reports = self.persisted.0.clone();
-                standby.applier.when_reached(move || drop(reports.send(Persisted::Copied(conn))));
-            }
+            Some((persister, _)) => standby.applier.when_reached(persister.copied()),
+            None => standby.applier.when_reached(move || drop(reports.send(Persisted::Copied(conn)))),
         }
     }
 

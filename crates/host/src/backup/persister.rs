@@ -61,8 +61,8 @@ impl Place {
 }
 
 enum Job {
-    /// Bring the first copy onto the media, when that tells that it is in the images.
-    Copied(Receiver<()>),
+    /// What came of the first copy before a mark is in the images: bring it onto the media.
+    Copied,
     /// Unpacked batches of an epoch; for the first epoch with what tells that the first copy is in the images.
     Persist(Epoch, Vec<Vec<u8>>, Option<Receiver<()>>),
     /// The epoch is in the images, not necessarily on the media.
@@ -115,9 +115,10 @@ impl Persister {
         let _ = self.jobs.send(Job::Persist(epoch, batches, copied));
     }
 
-    /// Brings what came of the first copy onto the media and reports it; `copied` tells that it is in the images.
-    pub fn copied(&self, copied: Receiver<()>) {
-        let _ = self.jobs.send(Job::Copied(copied));
+    /// Where the applier tells that what came of the first copy is in the images: it is brought onto the media, and reported.
+    pub fn copied(&self) -> impl FnOnce() + Send + 'static {
+        let jobs = self.jobs.clone();
+        move || drop(jobs.send(Job::Copied))
     }
 
     /// Where the applier tells which epochs are in the images.
@@ -165,8 +166,8 @@ impl Worker {
                     self.note_applied(epoch);
                     continue;
                 }
-                Job::Copied(copied) => {
-                    self.sync_copy(&copied);
+                Job::Copied => {
+                    self.sync_copy();
                     continue;
                 }
                 Job::Persist(epoch, batches, copied) => (epoch, self.persist(epoch, &batches, copied)),
@@ -232,9 +233,7 @@ impl Worker {
     }
 
     /// Little is left to do for the first epoch then, for which a migration's guest stands still.
-    fn sync_copy(&self, copied: &Receiver<()>) {
-        // If the applier is gone the standby is about to be thrown away.
-        let _ = copied.recv();
+    fn sync_copy(&self) {
         let conn = self.place.conn;
         self.report(match disks::sync(&self.images) {
             Ok(()) => Persisted::Copied(conn),
@@ -245,6 +244,7 @@ impl Worker {
     /// The first copy is on the media, then the journal is there.
     fn begin(&mut self, copied: Option<Receiver<()>>) -> Result<(), DiskError> {
         if let Some(copied) = copied {
+            // If the applier is gone the standby is about to be thrown away.
             let _ = copied.recv();
         }
         disks::sync(&self.images)?;

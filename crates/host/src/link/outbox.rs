@@ -388,34 +388,33 @@ impl Writer {
         let mut began = std::time::Instant::now();
         for (slot, data) in part.pages.iter().zip(part.buffer.bytes().as_chunks::<PAGE>().0) {
             let Some((block, page)) = *slot else { continue };
-            if !part.once {
-                batch.push_changed(block, page, data, &mut self.known, packs);
-            } else if packs {
-                batch.push(block, page, data);
+            if part.once {
+                batch.push_whole(block, page, data, packs);
             } else {
-                batch.push_plain(block, page, data);
+                batch.push_changed(block, page, data, &mut self.known, packs);
             }
             if batch.is_full() {
-                self.timed_batch((epoch, part.once, packs), &mut batch, began)?;
+                self.timed_batch((epoch, packs), &mut batch, began)?;
                 packs = pack == Pack::Always || self.packing.packs();
                 began = std::time::Instant::now();
             }
         }
-        self.timed_batch((epoch, part.once, packs), &mut batch, began)?;
+        self.timed_batch((epoch, packs), &mut batch, began)?;
         self.batch = batch;
         Ok(())
     }
 
-    /// Sends a batch that was begun at `began`; what it took tells whether packing pays, if all of it went whole.
+    /// Sends a batch that was begun at `began`; what it took tells whether packing pays, if it is a first copy's and all of it
+    /// went whole.
     fn timed_batch(
         &mut self,
-        (epoch, whole, packed): (Epoch, bool, bool),
+        (epoch, packed): (Epoch, bool),
         batch: &mut PageBatch,
         began: std::time::Instant,
     ) -> std::io::Result<()> {
         let (encoded, counts, body) = (began.elapsed(), batch.counts(), batch.len() as u64);
         self.batch(epoch, batch)?;
-        if whole {
+        if epoch == Epoch(0) && counts.deltas + counts.unchanged == 0 {
             let memory = (counts.pages - counts.zeros) * PAGE as u64;
             let (encoding, sending) = (micros(encoded), micros(began.elapsed() - encoded));
             self.packing.learn(Batch { packed, memory, body, encoding, sending });

@@ -2,10 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Time that was not used is made up for as far as it lies back by this: whoever copies between two pieces must not fall
-/// below the bound for it.
-const CREDIT: Duration = Duration::from_millis(20);
-
 /// A bound on bytes a second, or none.
 #[derive(Debug)]
 pub struct Pace {
@@ -32,15 +28,14 @@ impl Pace {
         self.rate.is_some()
     }
 
-    /// So many bytes were sent.
+    /// So many bytes were sent. Time that was not used before is not made up for.
     pub fn sent(&mut self, bytes: u64) {
         self.sent_at(bytes, Instant::now());
     }
 
     fn sent_at(&mut self, bytes: u64, now: Instant) {
         if let Some(rate) = self.rate {
-            let since = now.checked_sub(CREDIT).unwrap_or(now);
-            self.next = self.next.max(since) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            self.next = self.next.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
         }
     }
 
@@ -58,14 +53,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_of_bytes_takes_a_second_and_little_idle_time_is_made_up_for() {
+    fn a_second_of_bytes_takes_a_second_and_idle_time_is_not_made_up_for() {
         let start = Instant::now();
         let mut pace = Pace { rate: Some(1000), next: start };
         pace.sent_at(500, start);
         pace.sent_at(500, start);
         assert_eq!(pace.next, start + Duration::from_secs(1));
         pace.sent_at(1000, start + Duration::from_secs(9));
-        assert_eq!(pace.next, start + Duration::from_secs(10) - CREDIT);
+        assert_eq!(pace.next, start + Duration::from_secs(10));
         assert!(pace.wait().is_some());
         assert_eq!(Pace::new(None).wait(), None);
         assert_eq!(Pace::new(Some(0)).wait(), None, "0 is no limit, not a standstill");

@@ -33,11 +33,10 @@
 //! its time-out has passed since it last heard the primary's clock.
 
 mod claims;
-mod compare;
+mod copying;
 mod durable;
 mod epochs;
 mod listening;
-mod marks;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
 use crate::detector::{Detector, Gaps};

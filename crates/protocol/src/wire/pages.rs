@@ -104,17 +104,13 @@ impl PageBatch {
         }
     }
 
-    /// Adds a page.
+    /// Adds a page, packed if that makes it shorter.
     pub fn push(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
         self.push_whole(block, page, data, true);
     }
 
-    /// Adds a page as it is, unless it is zero: for links that carry it sooner than it is packed.
-    pub fn push_plain(&mut self, block: u8, page: u64, data: &[u8; PAGE]) {
-        self.push_whole(block, page, data, false);
-    }
-
-    fn push_whole(&mut self, block: u8, page: u64, data: &[u8; PAGE], packs: bool) {
+    /// Adds a page; unless it `packs` or is zero it goes as it is, for links that carry it sooner than it is packed.
+    pub fn push_whole(&mut self, block: u8, page: u64, data: &[u8; PAGE], packs: bool) {
         self.counts.pages += 1;
         if is_zero(data) {
             self.push_zero(block, page);
@@ -423,11 +419,7 @@ mod tests {
             let mut batch = PageBatch::new();
             for &(block, page, seed, packs) in &writes {
                 let data = page_of(seed);
-                if packs {
-                    batch.push(block, page, &data);
-                } else {
-                    batch.push_plain(block, page, &data);
-                }
+                batch.push_whole(block, page, &data, packs);
                 expected[usize::from(block)][usize::try_from(page).unwrap()] = data;
             }
             prop_assert_eq!(batch.counts().pages, writes.len() as u64);
@@ -495,7 +487,7 @@ mod tests {
             batch.push(0, page, &[0; PAGE]);
         }
         for page in 1000..2000 {
-            batch.push_plain(0, page, &[0; PAGE]);
+            batch.push_whole(0, page, &[0; PAGE], false);
         }
         assert_eq!(batch.finish().len(), 12);
     }

@@ -109,12 +109,18 @@ impl Owner {
         owner
     }
 
-    /// Protected in session 1, epoch 1 acknowledged, epoch 2 not yet due.
-    pub fn protected(timing: Timing) -> Self {
+    /// In the first copy of session 1.
+    pub fn copying(timing: Timing) -> Self {
         let mut owner = Self::unprotected();
         owner.protect(timing);
         owner.feed(primary::Event::Connected(S1));
         owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+        owner
+    }
+
+    /// Protected in session 1, epoch 1 acknowledged, epoch 2 not yet due.
+    pub fn protected(timing: Timing) -> Self {
+        let mut owner = Self::copying(timing);
         let asked = owner.feed(primary::Event::Copied(S1));
         assert!(asks_for_checkpoint(&asked, 1, false), "{asked:?}");
         owner.takes(1);
