@@ -6,6 +6,7 @@ use common::*;
 use protocol::Session;
 use protocol::backup::{self, Conn, PhaseName};
 use protocol::primary::{Action, Event, PhaseName as Phase};
+use protocol::wire::compare::Ask;
 use protocol::wire::{ToBackup, ToPrimary};
 
 fn broken(actions: &[backup::Action]) -> Option<&str> {
@@ -57,4 +58,14 @@ fn a_copy_that_cannot_be_made_durable_ends_the_session_and_says_why() {
     let told = standby.feed(backup::Event::ReachFailed(C1, "no space left".into()));
     assert!(broken(&told).is_some_and(|why| why.contains("no space left")), "{told:?}");
     assert_eq!(standby.phase(), PhaseName::Done);
+}
+
+#[test]
+fn whoever_asks_while_the_arbiter_is_asked_is_neither_answered_nor_refused() {
+    let mut standby = Standby::armed();
+    standby.pass(short().timeout);
+    assert_eq!(standby.phase(), PhaseName::Claiming);
+    assert_eq!(standby.hears(ToBackup::Mark), []);
+    assert_eq!(standby.hears(ToBackup::Ask(Ask { runs: Vec::new() })), []);
+    assert_eq!(standby.phase(), PhaseName::Claiming, "only the arbiter's record decides");
 }

@@ -507,6 +507,21 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_goes_whole_is_packed_only_if_asked() {
+        for packs in [true, false] {
+            let (mut known, mut batch) = (KnownPages::new(1), PageBatch::new());
+            for seed in [1, 4] {
+                let page = page_of(seed);
+                batch.push_changed(0, 0, &page, &mut known, packs);
+                assert_eq!(batch.finish().len() < PAGE, packs, "seed {seed}");
+                batch.clear();
+                known = KnownPages::new(1);
+                known.keep(0, 0, &page_of(2));
+            }
+        }
+    }
+
+    #[test]
     fn few_changed_words_go_one_by_one_and_more_as_a_block() {
         for changed in [1, FEW_CHANGED, FEW_CHANGED + 1, MANY_CHANGED] {
             let (mut known, mut batch, mut page) = (KnownPages::new(1), PageBatch::new(), page_of(2));
