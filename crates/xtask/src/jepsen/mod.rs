@@ -9,6 +9,7 @@ use crate::demo::Output;
 use crate::stage::build::{self, Planted};
 use crate::stage::field::Field;
 use crate::stage::interval::Interval;
+use crate::stage::machine::Machine;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
 use crate::stage::{self, Load, Stage};
@@ -38,7 +39,7 @@ const PLANTED_PATIENCE: Duration = Duration::from_secs(3);
 /// every blow survived; with a planted bug, only if the bug was found.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask jepsen --seconds 600 --seed 7\n  cargo xtask jepsen --seconds 120 --planted release-early"
+    after_help = "Examples:\n  cargo xtask jepsen --seconds 600 --seed 7\n  cargo xtask jepsen --seconds 120 --planted release-early\n  cargo xtask jepsen --machine rv"
 )]
 pub struct JepsenArgs {
     /// How long new blows are dealt; the last one is played to its end. The history takes some 300 bytes an operation in
@@ -51,6 +52,9 @@ pub struct JepsenArgs {
     /// Time from one checkpoint to the next, or auto: as soon as output waits, seldom while none does
     #[arg(long, value_name = "TIME|auto", default_value = "auto")]
     interval: Interval,
+    /// What runs the VM: QEMU, or the deterministic machine, which has no QEMU that could die alone
+    #[arg(long, value_enum, default_value_t = Machine::Qemu)]
+    machine: Machine,
     /// Build undying with this bug, which must be found; such a build lies in target/planted
     #[arg(long, value_enum)]
     planted: Option<Planted>,
@@ -74,7 +78,12 @@ pub fn run(args: &JepsenArgs) -> Result<ExitCode> {
         Some(planted) => build::with_bug(screen, planted),
         None => build::undying(screen),
     })?;
-    let stage = Stage::raise(&props, "jepsen", Load::Memory, &mut screen)?;
+    let riscv = args.machine.guest(&mut screen)?;
+    let load = match &riscv {
+        Some(guest) => Load::Deterministic { guest, on_disk: false },
+        None => Load::Redis { on_disk: false },
+    };
+    let stage = Stage::raise(&props, "jepsen", load, &mut screen)?;
     let out = args.out.clone().unwrap_or_else(|| workspace::target().join("jepsen"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut config = RegistersConfig::new(stage.target, seed);
@@ -95,8 +104,12 @@ pub fn run(args: &JepsenArgs) -> Result<ExitCode> {
     report.history.sort_by_key(|operation| operation.called_us);
     stage.keep_logs(&out)?;
     let (verdict, check_seconds) = judge(&report.history, &out, &mut screen)?;
-    let result =
-        JepsenResult::of((args.seconds, seed, args.planted), played, &report, (verdict, check_seconds));
+    let result = JepsenResult::of(
+        (args.seconds, seed, args.machine, args.planted),
+        played,
+        &report,
+        (verdict, check_seconds),
+    );
     result.show(&out, &mut screen);
     if args.output == Output::Json {
         println!("{:#}", serde_json::to_value(&result)?);
@@ -117,10 +130,11 @@ fn play(args: &JepsenArgs, seed: u64, stage: &Stage, registers: &Registers, scre
 
 fn all_rounds(args: &JepsenArgs, seed: u64, field: &mut Field<'_>, rounds: &mut Vec<Round>) -> Result<()> {
     let mut chance = Chance::new(seed);
+    let blows = args.machine.hit_by(&Blow::ALL);
     let start = Instant::now();
     field.protect()?;
     while start.elapsed() < Duration::from_secs(args.seconds) {
-        let blow = chance.pick(&Blow::ALL);
+        let blow = chance.pick(&blows);
         field.rest(Duration::from_micros(chance.between(300_000, 1_200_000)));
         let at_seconds = start.elapsed().as_secs_f64();
         let survived = field.blow(blow)?;

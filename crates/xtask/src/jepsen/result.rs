@@ -2,6 +2,7 @@
 
 use crate::stage::build::Planted;
 use crate::stage::field::Survived;
+use crate::stage::machine::Machine;
 use crate::stage::screen::{Screen, count, spread};
 use lab::client::RegistersReport;
 use lab::history::{Tally, Verdict, Violation};
@@ -63,6 +64,8 @@ pub struct JepsenResult {
     pub seconds: u64,
     /// The seed.
     pub seed: u64,
+    /// What ran the VM.
+    pub machine: Machine,
     /// The bug that was built in, if one was.
     pub planted: Option<Planted>,
     /// Operations by how they ended.
@@ -90,7 +93,7 @@ pub struct JepsenResult {
 impl JepsenResult {
     /// Sums up.
     pub fn of(
-        (seconds, seed, planted): (u64, u64, Option<Planted>),
+        (seconds, seed, machine, planted): (u64, u64, Machine, Option<Planted>),
         played: Played,
         report: &RegistersReport,
         (verdict, check_seconds): (Verdict, f64),
@@ -105,6 +108,7 @@ impl JepsenResult {
         Self {
             seconds,
             seed,
+            machine,
             planted,
             operations: Tally::of(&report.history),
             connections_broken: report.broken,
@@ -233,7 +237,7 @@ mod tests {
         let rounds = vec![survived(Blow::Kill, "beta"), survived(Blow::Link, "alpha")];
         let played = Played { rounds, not_survived: not_survived.map(Into::into) };
         let report = RegistersReport { history, broken: 0, first_trouble: None };
-        JepsenResult::of((1, 2, planted), played, &report, (verdict, 0.0))
+        JepsenResult::of((1, 2, Machine::Qemu, planted), played, &report, (verdict, 0.0))
     }
 
     fn read(value: u64, called_us: u64) -> Operation {

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod field;
 pub mod interval;
+pub mod machine;
 pub mod moments;
 pub mod screen;
 pub mod watch;
@@ -15,6 +16,7 @@ use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::cache::Cache;
 use lab::guest::postgres::PostgresGuest;
 use lab::guest::redis::RedisGuest;
+use lab::guest::riscv::RiscvGuest;
 use protocol::VmName;
 use screen::Screen;
 use std::net::{IpAddr, SocketAddr};
@@ -37,21 +39,29 @@ pub struct Props {
 /// Name of the VM's disk image, and its size in MiB: Redis keeps every write of the longest torture in it.
 const DISK: (&str, u64) = ("web.img", 4096);
 
-/// What serves in the VM, and where it keeps its data.
+/// What runs the VM, what serves in it, and where it keeps its data.
 #[derive(Debug, Clone, Copy)]
 pub enum Load<'a> {
-    /// Redis, in memory alone.
-    Memory,
-    /// Redis, on a disk too; no write is answered before it is there.
-    Disk,
-    /// PostgreSQL, on a disk.
+    /// Redis in QEMU, in memory alone or on a disk too: no write is answered before it is there then.
+    Redis {
+        /// The VM has a disk.
+        on_disk: bool,
+    },
+    /// The same in the deterministic machine.
+    Deterministic {
+        /// Its kernel and initramfs.
+        guest: &'a RiscvGuest,
+        /// The VM has a disk.
+        on_disk: bool,
+    },
+    /// PostgreSQL in QEMU, on a disk.
     Postgres(&'a PostgresGuest),
 }
 
 impl Load<'_> {
     fn server(self) -> Server {
         match self {
-            Load::Memory | Load::Disk => Server::Redis,
+            Load::Redis { .. } | Load::Deterministic { .. } => Server::Redis,
             Load::Postgres(_) => Server::Postgres,
         }
     }
@@ -59,17 +69,19 @@ impl Load<'_> {
     /// The VM's file, and its disk on the first host.
     fn file(self, props: &Props, cluster: &Cluster, shape: VmShape) -> Result<VmFile> {
         let (image, mib) = DISK;
-        match self {
-            Load::Memory => Ok(VmFile::redis(&props.guest, VM, shape, None)?),
-            Load::Disk => {
-                cluster.make_disk(HOSTS[0], image, mib)?;
-                Ok(VmFile::redis(&props.guest, VM, shape, None)?.on_disk(image))
-            }
+        let (file, on_disk) = match self {
+            Load::Redis { on_disk } => (VmFile::redis(&props.guest, VM, shape, None)?, on_disk),
+            Load::Deterministic { guest, on_disk } => (VmFile::deterministic(guest, VM, shape)?, on_disk),
             Load::Postgres(guest) => {
                 cluster.place_disk(HOSTS[0], image, &guest.disk)?;
-                Ok(VmFile::postgres(guest, VM, shape, image)?)
+                return Ok(VmFile::postgres(guest, VM, shape, image)?);
             }
+        };
+        if !on_disk {
+            return Ok(file);
         }
+        cluster.make_disk(HOSTS[0], image, mib)?;
+        Ok(file.on_disk(image))
     }
 }
 
@@ -154,9 +166,12 @@ impl Stage {
         let status = cluster.start_vm(HOSTS[0], &file)?;
         cluster.wait_ready(HOSTS[0], &file.name)?;
         screen.done(&format!(
-            "VM \"{VM}\" runs on alpha and its {} answers: stock QEMU, {}, {} MiB, {} CPU ({:.1} s)",
+            "VM \"{VM}\" runs on alpha and its {} answers: {}, {} MiB, {} CPU ({:.1} s)",
             server.name(),
-            status.machine,
+            match load {
+                Load::Deterministic { .. } => "the deterministic machine".to_owned(),
+                Load::Redis { .. } | Load::Postgres(_) => format!("stock QEMU, {}", status.machine),
+            },
             shape.memory_mib,
             shape.cpus,
             start.elapsed().as_secs_f64()

@@ -10,6 +10,7 @@ mod round;
 use crate::demo::Output;
 use crate::stage::field::Field;
 use crate::stage::interval::Interval;
+use crate::stage::machine::Machine;
 use crate::stage::screen::{Screen, count};
 use crate::stage::watch::Watch;
 use crate::stage::{self, Load, Stage};
@@ -57,7 +58,7 @@ pub enum ServerKind {
 /// write was lost and no connection broke.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7\n  cargo xtask torture --disk --kills 20\n  cargo xtask torture --disk --server postgres --kills 10"
+    after_help = "Examples:\n  cargo xtask torture --kills 50\n  cargo xtask torture --kills 20 --mode mix --seed 7\n  cargo xtask torture --disk --kills 20\n  cargo xtask torture --disk --server postgres --kills 10\n  cargo xtask torture --machine rv --mode mix --disk"
 )]
 pub struct TortureArgs {
     /// How many kills
@@ -73,6 +74,9 @@ pub struct TortureArgs {
     /// read back from what is on the disk
     #[arg(long)]
     disk: bool,
+    /// What runs the VM: QEMU, or the deterministic machine, which has no QEMU that could die alone
+    #[arg(long, value_enum, default_value_t = Machine::Qemu)]
+    machine: Machine,
     /// The server in the VM, and what its clients do
     #[arg(long, value_enum, default_value = "redis", requires_if("postgres", "disk"))]
     server: ServerKind,
@@ -92,6 +96,7 @@ pub struct TortureArgs {
 /// # Errors
 /// If it could not be carried out to the end: a VM that does not come back is one reason.
 pub fn run(args: &TortureArgs) -> Result<ExitCode> {
+    refuse_what_cannot_be(args)?;
     let mut screen = Screen::new(args.output == Output::Json);
     let seed = args.seed.unwrap_or_else(|| os::clock::realtime_us() % 1_000_000);
     screen.chapter("Getting ready");
@@ -100,10 +105,11 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
         ServerKind::Postgres => Some(stage::postgres(&mut screen)?),
         ServerKind::Redis => None,
     };
-    let load = match &postgres {
-        Some(guest) => Load::Postgres(guest),
-        None if args.disk => Load::Disk,
-        None => Load::Memory,
+    let (riscv, on_disk) = (args.machine.guest(&mut screen)?, args.disk);
+    let load = match (&postgres, &riscv) {
+        (Some(guest), _) => Load::Postgres(guest),
+        (None, Some(guest)) => Load::Deterministic { guest, on_disk },
+        (None, None) => Load::Redis { on_disk },
     };
     let stage = Stage::raise(&props, "torture", load, &mut screen)?;
     let logs = args.out.clone().unwrap_or_else(|| workspace::target().join("torture"));
@@ -117,6 +123,18 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
         println!("{:#}", serde_json::to_value(&result)?);
     }
     Ok(if result.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn refuse_what_cannot_be(args: &TortureArgs) -> Result<()> {
+    if args.machine == Machine::Rv && args.mode == Mode::Qemu {
+        bail!(
+            "--mode qemu kills a QEMU, and --machine rv has none: the VM is a part of its agent; use --mode kill"
+        );
+    }
+    if args.machine == Machine::Rv && args.server == ServerKind::Postgres {
+        bail!("there is no guest with PostgreSQL for --machine rv; use --server redis");
+    }
+    Ok(())
 }
 
 fn torture(
@@ -177,6 +195,7 @@ fn all_rounds<'g>(
     rounds: &mut Vec<Round>,
 ) -> Result<(&'static str, Option<Bank<'g>>)> {
     let mut chance = Chance::new(seed);
+    let blows = args.machine.hit_by(&Blow::SINGLE);
     let mut field = Field::new(stage, Watch::new(stage, writers, screen), args.interval);
     field.protect()?;
     for number in 1..=args.kills {
@@ -185,7 +204,7 @@ fn all_rounds<'g>(
             Mode::Freeze => Blow::Freeze,
             Mode::Link => Blow::Link,
             Mode::Qemu => Blow::Qemu,
-            Mode::Mix => chance.pick(&Blow::SINGLE),
+            Mode::Mix => chance.pick(&blows),
         };
         let rest = Duration::from_micros(chance.between(300_000, 1_200_000));
         let round = round::play(&mut field, bank.as_mut(), (number, blow, rest))?;

@@ -3,6 +3,7 @@
 use super::TortureArgs;
 use super::bank::Ledger;
 use super::round::Round;
+use crate::stage::machine::Machine;
 use crate::stage::screen::{Screen, count, spread};
 use lab::client::{Server, Verification, WritersReport};
 use lab::stats::Summary;
@@ -15,6 +16,8 @@ pub struct TortureResult {
     pub seed: u64,
     /// What served in the VM.
     pub server: Server,
+    /// What ran the VM.
+    pub machine: Machine,
     /// How hosts were hit.
     pub mode: String,
     /// How many kills were asked for.
@@ -58,6 +61,7 @@ impl TortureResult {
         Self {
             seed,
             server,
+            machine: args.machine,
             mode: format!("{:?}", args.mode).to_lowercase(),
             kills: args.kills,
             survived: rounds.len() as u32,
