@@ -69,7 +69,8 @@ impl RiscvGuest {
         let mut line =
             "console=ttyS0 quiet panic=-1 nowatchdog audit=0 random.trust_bootloader=on".to_owned();
         if let Some(address) = address {
-            line.push_str(&format!(" ud.ip={}", address.v4_with_prefix()));
+            let (v4, v6) = (address.v4_with_prefix(), address.v6_with_prefix());
+            line.push_str(&format!(" ud.ip={v4} ud.ip6={v6}"));
         }
         if disk {
             line.push_str(&format!(" {}", linux::ON_DISK));

@@ -1,6 +1,6 @@
 //! The loss of the backup: the VM goes on alone, in a higher term, and says so loudly; then it is protected again.
 
-use crate::kit::{Loaded, Setup, look, possible};
+use crate::kit::{Loaded, Setup, look, possible, possible_in_qemu};
 
 /// The VM at alpha has lost its backup: it runs on alone, and says so.
 fn goes_on_alone(loaded: &Loaded, mark: u64, term: u64) {
@@ -32,7 +32,7 @@ fn the_backup_host_dies_comes_back_and_takes_over_later() {
 
 #[test]
 fn the_standby_process_alone_is_killed() {
-    if !possible() {
+    if !possible_in_qemu("process of its own") {
         return;
     }
     let loaded = Setup::new("standby").start();
@@ -53,7 +53,7 @@ fn a_frozen_backup_wakes_up_and_does_not_take_over() {
     }
     let loaded = Setup::new("sleeper").start();
     let (alpha, beta) = (look::mark(&loaded.cluster, "alpha"), look::mark(&loaded.cluster, "beta"));
-    let standby = loaded.qemu("beta");
+    let standby = loaded.process("beta");
     loaded.cluster.lab.freeze("beta").expect("beta's agent stands still");
     goes_on_alone(&loaded, alpha, 2);
     loaded.cluster.lab.thaw("beta").expect("it goes on");

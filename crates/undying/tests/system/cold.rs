@@ -1,6 +1,6 @@
 //! Cold memory: what a guest writes to memory that it had not written for long is at the backup like all else.
 
-use crate::kit::{Guest, Setup, look, possible, wait_for};
+use crate::kit::{Guest, Setup, look, possible_in_qemu, wait_for};
 use os::process_memory::mappings;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn cools(guest: &Guest, host: &str) {
 
 #[test]
 fn what_a_guest_writes_to_cold_memory_is_there_after_each_failover() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let guest = Setup::new("cold").shape(|shape| shape.memory_mib = MEMORY_MIB).boot();

@@ -1,6 +1,6 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
-use crate::kit::{Guest, Setup, look, possible, wait_for};
+use crate::kit::{Guest, Setup, look, possible, possible_in_qemu, wait_for};
 use host::api::types::{ProtectRequest, RepairRequest};
 use lab::topology::AGENT;
 use protocol::HostName;
@@ -11,10 +11,10 @@ fn the_primary_host_dies() {
         return;
     }
     let loaded = Setup::new("kill").start();
-    let qemu = loaded.qemu("alpha");
+    let process = loaded.process("alpha");
     let status = loaded.fails_over("alpha", "beta");
     assert_eq!(status.term, 2);
-    assert!(!qemu.is_alive());
+    assert!(process.is_gone());
     loaded.verdict();
 }
 
@@ -81,9 +81,9 @@ fn the_agent_alone_is_killed_and_its_qemu_dies_with_it() {
         return;
     }
     let loaded = Setup::new("agent").start();
-    let qemu = loaded.qemu("alpha");
+    let process = loaded.process("alpha");
     look::agent(&loaded.cluster, "alpha").kill();
-    qemu.wait_gone();
+    process.wait_gone();
     loaded.runs_at("beta");
     let end = loaded.cluster.lab.wait("alpha", AGENT).expect("the agent ended");
     assert!(!end.success());
@@ -95,7 +95,7 @@ fn the_agent_alone_is_killed_and_its_qemu_dies_with_it() {
 
 #[test]
 fn qemu_alone_is_killed_and_its_agent_gives_the_vm_up() {
-    if !possible() {
+    if !possible_in_qemu("process of its own") {
         return;
     }
     let loaded = Setup::new("qemu").start();
@@ -115,7 +115,7 @@ fn qemu_alone_is_killed_and_its_agent_gives_the_vm_up() {
 
 #[test]
 fn the_guests_memory_is_what_it_wrote() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     const PAGES: u64 = 8_000;

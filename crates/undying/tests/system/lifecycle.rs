@@ -1,6 +1,6 @@
 //! What operators ask for: unprotect, stop, start again elsewhere.
 
-use crate::kit::process::Process;
+use crate::kit::process::VmProcess;
 use crate::kit::{Setup, look, possible};
 use lab::topology::Link;
 use std::time::Duration;
@@ -11,7 +11,7 @@ fn an_unprotected_vm_is_not_taken_over_by_its_old_backup() {
         return;
     }
     let loaded = Setup::new("unprot").start();
-    let (standby, mark) = (loaded.qemu("beta"), look::mark(&loaded.cluster, "beta"));
+    let (standby, mark) = (loaded.process("beta"), look::mark(&loaded.cluster, "beta"));
     loaded.cluster.ask("alpha", |api| api.unprotect(&loaded.vm)).expect("accepted");
     assert_eq!(loaded.runs_at("alpha").term, 2);
     loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta throws its copy away");
@@ -56,12 +56,12 @@ fn a_stopped_vm_ends_at_both_hosts_and_starts_at_the_other() {
         return;
     }
     let guest = Setup::new("stop").start().verdict();
-    let processes = ["alpha", "beta"].map(|host| guest.qemu(host));
+    let processes = ["alpha", "beta"].map(|host| guest.process(host));
     guest.cluster.ask("alpha", |api| api.stop(&guest.vm)).expect("accepted");
     for host in ["alpha", "beta"] {
         guest.cluster.wait_gone(host, &guest.vm).expect("the VM ends");
     }
-    processes.into_iter().for_each(Process::wait_gone);
+    processes.into_iter().for_each(VmProcess::wait_gone);
     let status = guest.cluster.start_vm("beta", &guest.file).expect("it starts at the other host");
     assert_eq!(status.term, guest.status("beta").term);
     assert!(guest.status("beta").term > 1, "a new life has a new term");

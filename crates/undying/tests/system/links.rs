@@ -15,15 +15,15 @@ fn the_replication_link_is_cut_and_exactly_one_host_goes_on() {
     let mut at = "alpha";
     // Twice: the second protection must be as good as the first.
     for _ in 0..2 {
-        let hosts = ["alpha", "beta"].map(|host| (host, loaded.qemu(host)));
+        let hosts = ["alpha", "beta"].map(|host| (host, loaded.process(host)));
         loaded.cluster.lab.cut_link(Link::Replication(at)).expect("cut");
         let (winner, loser) = loaded.winner();
         assert_eq!(look::owners(&loaded.cluster, &["alpha", "beta"], &loaded.vm), [winner]);
-        for (host, qemu) in hosts {
+        for (host, process) in hosts {
             if host == loser {
-                qemu.wait_gone();
+                process.wait_gone();
             } else {
-                assert!(qemu.is_alive(), "the VM's process at {winner}");
+                assert!(process.is_there(), "the VM's process at {winner}");
             }
         }
         loaded.progress();
@@ -41,7 +41,7 @@ fn an_agent_cut_off_from_everything_ends_its_copy_when_it_is_fenced() {
         return;
     }
     let loaded = Setup::new("island").start();
-    let qemu = loaded.qemu("alpha");
+    let process = loaded.process("alpha");
     let mark = look::mark(&loaded.cluster, "alpha");
     // The uplink alone: the VM is well, nobody takes it away, its clients must wait.
     loaded.cluster.lab.cut_link(Link::Uplink("alpha")).expect("cut");
@@ -54,7 +54,7 @@ fn an_agent_cut_off_from_everything_ends_its_copy_when_it_is_fenced() {
     loaded.cluster.lab.cut_link(Link::Replication("alpha")).expect("cut");
     let (winner, _) = loaded.winner();
     if winner == "beta" {
-        qemu.wait_gone();
+        process.wait_gone();
     }
     loaded.cluster.lab.heal_link(Link::All("alpha")).expect("healed");
     loaded.progress();

@@ -1,7 +1,7 @@
 //! Live migration: there and back, of VMs that are protected too, with their disks and open connections.
 
 use crate::disks::{self, IMAGE, assert_sound};
-use crate::kit::{Guest, Loaded, Setup, look, possible, wait_for};
+use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use crate::repair::{THREE, guarded, host, undying};
 use host::api::migration::{MigrateRequest, MigrationStatus};
 use host::api::types::VmStatus;
@@ -41,12 +41,12 @@ pub fn busy(guest: &Guest, pages: u64, per_second: u64) {
 
 #[test]
 fn a_vm_migrates_there_and_back_under_load() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let loaded = Setup::new("mig").boot().load("log");
     for (term, (from, to)) in (2..).zip([("alpha", "beta"), ("beta", "alpha")]) {
-        let (old, arrives) = (loaded.qemu(from), look::mark(&loaded.cluster, to));
+        let (old, arrives) = (loaded.process(from), look::mark(&loaded.cluster, to));
         // Whole pages in order: what is missing or mixed in the copy shows.
         loaded.fills(6_000, "6000", 200);
         let mark = ask(&loaded, from, to, |request| request.limits.max_downtime = protocol::Micros(500_000));
@@ -112,11 +112,11 @@ fn a_protected_vm_moves_to_its_backup_and_is_protected_by_its_old_host() {
     // Without repair: what keeps it protected is the migration.
     let loaded = Setup::new("migback").start();
     assert!(!loaded.status("alpha").repair.on);
-    let standby = loaded.qemu("beta");
+    let standby = loaded.process("beta");
     let mark = ask(&loaded, "alpha", "beta", |_| ());
     let status = guarded(&loaded, "beta", "alpha");
     loaded.progress();
-    assert_eq!((loaded.qemu("beta"), status.term), (standby, 2), "the standby's process goes on");
+    assert_eq!((loaded.process("beta"), status.term), (standby, 2), "the standby's process goes on");
     assert!(!look::has_event(&loaded.cluster, "alpha", "migration_round", mark), "nothing was copied");
     assert!(!status.repair.on, "nothing by itself from here on, as before");
     loaded.fails_over("beta", "alpha");

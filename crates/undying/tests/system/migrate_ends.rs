@@ -2,7 +2,7 @@
 //! is lost that would not have been lost without the migration.
 
 use crate::kit::proxy::{Fault, Proxy};
-use crate::kit::{Loaded, Setup, look, possible, wait_for};
+use crate::kit::{Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use crate::migrate::{arrived, ask, busy, wait_status};
 use crate::repair::THREE;
 use host::api::migration::{MigrateRequest, Stage};
@@ -140,7 +140,7 @@ fn bounded(request: &mut MigrateRequest) {
 
 #[test]
 fn a_guest_that_writes_faster_than_the_link_is_left_alone() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let loaded = Setup::new("migfast").boot().load("log");
@@ -159,7 +159,7 @@ fn a_guest_that_writes_faster_than_the_link_is_left_alone() {
 
 #[test]
 fn a_guest_that_writes_faster_than_the_link_is_slowed_and_arrives() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let loaded = Setup::new("migslow").boot().load("log");

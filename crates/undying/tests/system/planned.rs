@@ -10,13 +10,13 @@ fn a_vm_is_moved_there_and_back_under_load() {
     }
     let loaded = Setup::new("plan").start();
     for (from, to) in [("alpha", "beta"), ("beta", "alpha")] {
-        let (old, marks) = (loaded.qemu(from), [from, to].map(|host| look::mark(&loaded.cluster, host)));
-        let standby = loaded.qemu(to);
+        let (old, marks) = (loaded.process(from), [from, to].map(|host| look::mark(&loaded.cluster, host)));
+        let standby = loaded.process(to);
         loaded.cluster.ask(from, |api| api.failover(&loaded.vm)).expect("the failover is accepted");
         loaded.runs_at(to);
         loaded.cluster.wait_gone(from, &loaded.vm).expect("the old host lets go");
         old.wait_gone();
-        assert_eq!(loaded.qemu(to), standby, "the standby's process goes on: nothing was copied");
+        assert_eq!(loaded.process(to), standby, "the standby's process goes on: nothing was copied");
         let told = look::event(&loaded.cluster, to, "taking_over", marks[1]);
         assert_eq!(told.what["reason"], "Planned");
         assert!(!look::has_event(&loaded.cluster, from, "backup_lost", marks[0]));

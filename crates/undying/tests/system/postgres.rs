@@ -1,7 +1,7 @@
 //! A PostgreSQL on ext4 in a protected guest, under `pgbench` and under clients that note each commit: whoever dies, what
 //! was committed is there, in memory, on the disk after a reset, and in the files of a guest that was switched off.
 
-use crate::kit::{Guest, Setup, look, possible, wait_for};
+use crate::kit::{Guest, Setup, look, possible_in_qemu, wait_for};
 use lab::client::{Accounts, Length, Pgbench, PgbenchConfig};
 use lab::guest::cache::Cache;
 use lab::guest::postgres::PostgresGuest;
@@ -25,7 +25,7 @@ fn accounts(guest: &Guest) -> Accounts {
 
 #[test]
 fn what_postgres_committed_is_there_after_its_host_died_after_a_reset_and_in_its_files() {
-    if !possible() {
+    if !possible_in_qemu("PostgreSQL") {
         return;
     }
     let image = PostgresGuest::build(&Cache::open().expect("a cache")).expect("the PostgreSQL guest");

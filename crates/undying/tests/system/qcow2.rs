@@ -1,7 +1,7 @@
 //! VMs whose disk is a qcow2 image: as with any disk, and the image is whole whoever died.
 
 use crate::disks::{assert_sound, both_hosts_die, starts_from_the_newest_and_from_the_older, there_and_back};
-use crate::kit::{Guest, Setup, look, possible};
+use crate::kit::{Guest, Setup, look, possible_in_qemu};
 use host::api::types::DiskStatus;
 use lab::cluster::VmFile;
 use qemu::spec::DiskFormat;
@@ -46,7 +46,7 @@ fn the_disk(guest: &Guest, host: &str) -> DiskStatus {
 
 #[test]
 fn what_was_answered_is_in_the_image_after_the_primary_host_died() {
-    if !possible() {
+    if !possible_in_qemu("disk of this format") {
         return;
     }
     let guest = boot("qcow");
@@ -63,7 +63,7 @@ fn what_was_answered_is_in_the_image_after_the_primary_host_died() {
 
 #[test]
 fn both_images_are_whole_after_both_hosts_died() {
-    if !possible() {
+    if !possible_in_qemu("disk of this format") {
         return;
     }
     let (guest, reports) = both_hosts_die(boot("qboth"));
@@ -80,7 +80,7 @@ fn both_images_are_whole_after_both_hosts_died() {
 
 #[test]
 fn the_format_is_what_the_vm_file_says_or_the_vm_does_not_start() {
-    if !possible() {
+    if !possible_in_qemu("disk of this format") {
         return;
     }
     let setup = Setup::new("qfmt");

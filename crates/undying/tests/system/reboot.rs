@@ -1,6 +1,6 @@
 //! Guests that reboot or switch themselves off while they are protected.
 
-use crate::kit::process::Process;
+use crate::kit::process::VmProcess;
 use crate::kit::{Guest, Setup, look, possible, wait_for};
 use arbiter::Arbiter;
 
@@ -38,13 +38,13 @@ fn a_guest_that_switches_itself_off_ends_at_both_hosts_and_is_marked_stopped() {
     }
     let guest = Setup::new("off").boot();
     guest.protect("alpha", "beta");
-    let processes = ["alpha", "beta"].map(|host| guest.qemu(host));
+    let processes = ["alpha", "beta"].map(|host| guest.process(host));
     let mark = look::mark(&guest.cluster, "beta");
     guest.pulse(|pulse| pulse.power_off()).expect("the order is sent");
     for host in ["alpha", "beta"] {
         guest.cluster.wait_gone(host, &guest.vm).expect("the VM ends");
     }
-    processes.into_iter().for_each(Process::wait_gone);
+    processes.into_iter().for_each(VmProcess::wait_gone);
     assert!(!look::has_event(&guest.cluster, "beta", "promoting", mark));
     let arbiter = arbiter::directory::DirectoryArbiter::new(&guest.cluster.arbiter());
     let standing = || arbiter.current(&guest.vm).expect("the arbiter answers").expect("the VM has a record");

@@ -1,7 +1,7 @@
 //! Several VMs: in both directions between two hosts, and primaries that share a backup, which has room for so many.
 
 use crate::kit::load::Load;
-use crate::kit::{INTERVAL, Setup, look, possible};
+use crate::kit::{INTERVAL, Setup, look, possible, possible_in_qemu};
 use host::api::types::{ProtectRequest, RoomStatus};
 use lab::client::Server;
 use lab::cluster::{Cluster, VmFile};
@@ -178,7 +178,7 @@ fn a_standby_that_does_not_fit_is_refused_until_there_is_room_and_a_promoted_vm_
 
 #[test]
 fn a_checkpoint_that_there_is_no_memory_for_ends_protection_and_not_the_guest() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     // 384 MiB are taken by the standby; checkpoints of more than some 112 MiB do not fit.

@@ -1,6 +1,6 @@
 //! Failovers of guests of other shapes.
 
-use crate::kit::{Setup, possible};
+use crate::kit::{Setup, possible, possible_in_qemu};
 use lab::plain::Machine;
 
 /// A failover by the death of the primary's host.
@@ -19,28 +19,28 @@ fn over_ipv6() {
 
 #[test]
 fn a_lean_machine() {
-    if possible() {
+    if possible_in_qemu("such machine") {
         fails_over(Setup::new("lean").lean());
     }
 }
 
 #[test]
 fn a_microvm() {
-    if possible() {
+    if possible_in_qemu("such machine") {
         fails_over(Setup::new("micro").shape(|shape| shape.machine = Machine::Microvm));
     }
 }
 
 #[test]
 fn a_legacy_virtio_card() {
-    if possible() {
+    if possible_in_qemu("such machine") {
         fails_over(Setup::new("legacy").shape(|shape| shape.nic = Some("virtio-legacy")));
     }
 }
 
 #[test]
 fn two_processors_both_busy() {
-    if !possible() {
+    if !possible_in_qemu("second processor") {
         return;
     }
     let loaded = Setup::new("smp").shape(|shape| shape.cpus = 2).start();

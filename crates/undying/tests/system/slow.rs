@@ -1,7 +1,7 @@
 //! A link, and a staging memory, that are too small for what the guest writes: it is slowed down, nothing is lost.
 
 use crate::kit::proxy::Proxy;
-use crate::kit::{Loaded, Setup, look, possible, wait_for};
+use crate::kit::{Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use host::api::types::ProtectRequest;
 use protocol::HostName;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn behind_a_relay(tag: &'static str, max_slowdown: u8) -> (Loaded, Proxy) {
 
 #[test]
 fn a_guest_that_writes_faster_than_the_link_carries_loses_a_part_of_its_time_as_long_as_it_does() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let (loaded, proxy) = behind_a_relay("brake", 80);
@@ -62,7 +62,7 @@ fn a_guest_that_writes_faster_than_the_link_carries_loses_a_part_of_its_time_as_
 
 #[test]
 fn a_slow_link_stops_a_guest_that_is_not_slowed_and_not_more() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let (loaded, proxy) = behind_a_relay("slow", 0);
@@ -128,7 +128,7 @@ fn nothing_leaves_that_the_backup_does_not_have() {
 
 #[test]
 fn an_epoch_larger_than_the_staging_buffers_is_whole() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     // 20,000 whole pages that do not compress in an epoch: 80 MB through buffers of 64 MiB.

@@ -84,12 +84,12 @@ fn a_backup_whose_stream_is_cut_inside_an_epoch_takes_over_from_the_one_before()
         return;
     }
     let (loaded, proxy) = start("half");
-    let qemu = loaded.qemu("alpha");
+    let process = loaded.process("alpha");
     // The primary does not hear of it: the backup asks first, and has half an epoch in its hands.
     proxy.damage(Kind::Device, Fault::TruncateInTheDark);
     assert_eq!(loaded.runs_at("beta").term, 2);
     loaded.cluster.wait_gone("alpha", &loaded.vm).expect("alpha is fenced");
-    qemu.wait_gone();
+    process.wait_gone();
     loaded.verdict();
 }
 

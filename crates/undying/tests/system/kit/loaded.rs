@@ -1,7 +1,7 @@
 //! Owns the usual beginning: a cluster whose first host runs a guest with a server, protected by the second, under load.
 
 use super::load::{self, Load};
-use super::process::Process;
+use super::process::{Process, VmProcess};
 use super::{INTERVAL, binary, look, wait_for};
 use host::api::types::{ProtectRequest, StartRequest, VmStatus};
 use lab::arbiters::ArbiterKind;
@@ -51,7 +51,7 @@ impl Setup {
             over_ipv6: false,
             interval: INTERVAL,
             lean: false,
-            deterministic: false,
+            deterministic: super::on_the_deterministic_machine(),
             arbiter: ArbiterKind::Directory,
             server: Server::Redis,
             on_two: &[],
@@ -248,9 +248,14 @@ impl Guest {
         load::holds(&self.cluster, self.server, self.target(), reports);
     }
 
-    /// The VM's QEMU at a host.
+    /// The VM's process at a host, if it has one.
+    pub fn process(&self, host: &str) -> VmProcess {
+        look::process(&self.cluster, host, &self.vm)
+    }
+
+    /// The VM's QEMU at a host, which the VM must have.
     pub fn qemu(&self, host: &str) -> Process {
-        look::qemu(&self.cluster, host, &self.vm)
+        self.process(host).0.expect("the VM has a process")
     }
 
     /// What a host that knows the VM says of it.

@@ -1,6 +1,6 @@
 //! Owns looking at agents: who owns a VM, which process it is, what was logged.
 
-use super::process::Process;
+use super::process::{Process, VmProcess};
 use host::api::types::{EventRecord, Role, VmStatus};
 use lab::cluster::Cluster;
 use lab::topology::AGENT;
@@ -15,10 +15,10 @@ pub fn status(cluster: &Cluster, host: &str, vm: &VmName) -> Option<VmStatus> {
         .find(|status| status.name == *vm)
 }
 
-/// The VM's QEMU at a host, running or standing by.
-pub fn qemu(cluster: &Cluster, host: &str, vm: &VmName) -> Process {
+/// The VM's process at a host, running or standing by.
+pub fn process(cluster: &Cluster, host: &str, vm: &VmName) -> VmProcess {
     let status = status(cluster, host, vm).unwrap_or_else(|| panic!("{host} knows nothing of {vm}"));
-    Process::of(status.pid.expect("the VM has a process"))
+    VmProcess(status.pid.map(Process::of))
 }
 
 /// The agent of a host.

@@ -42,6 +42,24 @@ pub fn possible() -> bool {
     true
 }
 
+/// Whether the usual guest of all tests runs in the deterministic machine: `UNDYING_MACHINE=rv` says so.
+pub fn on_the_deterministic_machine() -> bool {
+    match std::env::var("UNDYING_MACHINE").as_deref() {
+        Err(_) | Ok("qemu") => false,
+        Ok("rv") => true,
+        Ok(other) => panic!("UNDYING_MACHINE is qemu or rv, not {other:?}"),
+    }
+}
+
+/// As [`possible`], for a test that wants of its guest what only one in QEMU has: `what`.
+pub fn possible_in_qemu(what: &str) -> bool {
+    if on_the_deterministic_machine() {
+        eprintln!("SKIPPED: the deterministic machine's guest has no {what}");
+        return false;
+    }
+    possible()
+}
+
 /// The program under test.
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_undying"))

@@ -9,6 +9,29 @@ pub struct Process {
     started: u64,
 }
 
+/// The process of a VM. One in the deterministic machine has none of its own: it is a part of its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmProcess(pub Option<Process>);
+
+impl VmProcess {
+    /// Whether there is one that still runs, or none is needed.
+    pub fn is_there(self) -> bool {
+        self.0.is_none_or(Process::is_alive)
+    }
+
+    /// Whether none runs any more.
+    pub fn is_gone(self) -> bool {
+        self.0.is_none_or(|process| !process.is_alive())
+    }
+
+    /// Waits until it is dead, if there is one.
+    pub fn wait_gone(self) {
+        if let Some(process) = self.0 {
+            process.wait_gone();
+        }
+    }
+}
+
 impl Process {
     /// The process with this number, which must be alive.
     pub fn of(pid: u32) -> Self {
