@@ -61,6 +61,12 @@ impl Blow {
         }
     }
 
+    /// Whether the VM must be a process of its own, as one in QEMU is: the deterministic machine is a part of its agent.
+    #[must_use]
+    pub fn needs_a_process(self) -> bool {
+        self == Self::Qemu
+    }
+
     /// Whether the agent of the host that is hit cannot be asked any more: a dead one does not answer, and a frozen one
     /// never would.
     #[must_use]

@@ -47,7 +47,7 @@ pub const LEAST_MEMORY: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// The file is not TOML, lacks a key, or has one that is unknown or of the wrong type.
-    #[error("the VM file {origin} is wrong: {source}")]
+    #[error("{origin} is wrong: {source}")]
     Toml {
         /// The file.
         origin: String,
@@ -56,7 +56,7 @@ pub enum SpecError {
         source: Box<toml::de::Error>,
     },
     /// A value makes no sense.
-    #[error("the VM file {origin} is wrong: `{key}`: {problem}")]
+    #[error("{origin} is wrong: `{key}`: {problem}")]
     Value {
         /// The file.
         origin: String,
@@ -150,7 +150,7 @@ impl VmSpec {
         }
     }
 
-    /// Reads the text of a VM file; `origin` names it in errors.
+    /// Reads the text of a VM file; `origin` names it in errors: "the VM file".
     ///
     /// # Errors
     /// If the text makes no sense.

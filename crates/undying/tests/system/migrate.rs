@@ -74,7 +74,7 @@ fn a_vm_migrates_there_and_back_under_load() {
 
 #[test]
 fn the_command_waits_and_says_what_it_came_to() {
-    if !possible() {
+    if !possible_in_qemu("pulse program") {
         return;
     }
     let loaded = Setup::new("migcmd").boot().load("log");

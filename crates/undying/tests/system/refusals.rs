@@ -1,6 +1,6 @@
 //! What cannot be protected is refused, with what, why and what to do; the VM goes on as before.
 
-use crate::kit::{Loaded, Setup, binary, look, possible};
+use crate::kit::{Loaded, Setup, binary, look, possible, possible_in_qemu};
 use lab::cluster::VmFile;
 use lab::topology::AGENT;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn comes_to_nothing(loaded: &Loaded, reasons: &[&str]) {
 
 #[test]
 fn a_writable_disk_is_refused_before_anything_starts() {
-    if !possible() {
+    if !possible_in_qemu("arguments for QEMU") {
         return;
     }
     let setup = Setup::new("disk");
