@@ -156,7 +156,7 @@ fn with_ending(program: &[u32]) -> (Vec<u8>, u64) {
 }
 
 fn compile(machine: &mut Machine) -> Result<(), Failure> {
-    machine.compile_with(Box::new(Pieces::new()?), Hotness::default());
+    machine.compile_with(Box::new(Pieces::beside()?), Hotness::default());
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use crate::decode::{Kind, Op};
 use crate::hot::Hot;
-use crate::pieces::{Ops, PLACES};
+use crate::pieces::{Ops, Order, PLACES};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -28,11 +28,14 @@ pub(crate) struct Page {
     heat: Box<[u8; PLACES]>,
     /// What stood at the places at which machine code begins now.
     pieces: Vec<(usize, Op)>,
+    /// Places whose machine code was ordered, and the orders' numbers.
+    orders: Vec<(usize, u64)>,
 }
 
 impl Page {
-    /// The interpreter carries out again what stands here.
+    /// The interpreter carries out again what stands here. What was ordered is not wanted any more.
     fn forget_pieces(&mut self) {
+        self.orders.clear();
         self.pieces.drain(..).for_each(|(place, _)| self.ops[place] = Op::UNDECODED);
     }
 }
@@ -44,6 +47,8 @@ pub(crate) struct Code {
     map: Vec<u32>,
     pub pages: Vec<Page>,
     free: Vec<u32>,
+    /// Orders for machine code so far.
+    orders: u64,
     pub hot: Hot,
 }
 
@@ -57,7 +62,13 @@ impl Clone for Code {
 impl Code {
     /// For so many bytes of RAM.
     pub fn new(ram: usize) -> Code {
-        Code { map: alloc::vec![NONE; ram / 0x1000], pages: Vec::new(), free: Vec::new(), hot: Hot::new() }
+        Code {
+            map: alloc::vec![NONE; ram / 0x1000],
+            pages: Vec::new(),
+            free: Vec::new(),
+            orders: 0,
+            hot: Hot::new(),
+        }
     }
 
     /// The number of the page that holds this byte of RAM, if it is in here.
@@ -79,7 +90,14 @@ impl Code {
                 let ops: Box<[Op]> = alloc::vec![Op::UNDECODED; PLACES + 1].into();
                 let heat: Box<[u8]> = alloc::vec![0; PLACES].into();
                 let (ops, heat) = (ops.try_into().ok()?, heat.try_into().ok()?);
-                self.pages.push(Page { ops, start: 0, stores: 0, heat, pieces: Vec::new() });
+                self.pages.push(Page {
+                    ops,
+                    start: 0,
+                    stores: 0,
+                    heat,
+                    pieces: Vec::new(),
+                    orders: Vec::new(),
+                });
                 self.pages.len() - 1
             }
         };
@@ -114,8 +132,9 @@ impl Code {
         // The instruction before may reach into what was written.
         let (first, last) = ((within / 2).saturating_sub(1), (within + size - 1) / 2);
         page.ops[first..=last.min(PLACES - 1)].fill(Op::UNDECODED);
-        if !page.pieces.is_empty() {
-            page.forget_pieces();
+        let had_pieces = !page.pieces.is_empty();
+        page.forget_pieces();
+        if had_pieces {
             if let Some(compiler) = &mut self.hot.compiler {
                 compiler.forget(page.start >> 12);
             }
@@ -135,7 +154,7 @@ impl Code {
         *seen
     }
 
-    /// Has machine code made of what is executed from a place of a page of RAM on.
+    /// Orders machine code for what is executed from a place of a page of RAM on.
     pub fn compile(&mut self, page: usize, place: usize) {
         if self.hot.compiler.as_ref().is_some_and(|compiler| compiler.is_full()) {
             self.forget_pieces();
@@ -143,15 +162,35 @@ impl Code {
         let Some(number) = self.find(page << 12) else { return };
         let Some(compiler) = &mut self.hot.compiler else { return };
         let found = &mut self.pages[number];
-        found.heat[place] = 0;
-        let op = found.ops[place];
-        let entries: Vec<usize> = found.pieces.iter().map(|&(place, _)| place).collect();
+        let is_ordered = found.orders.iter().any(|&(ordered, _)| ordered == place);
+        if is_ordered || found.ops[place].kind == Kind::Compiled {
+            return;
+        }
         let mut ops = found.ops.clone();
         found.pieces.iter().for_each(|&(place, op)| ops[place] = op);
-        if op.kind != Kind::Compiled && compiler.compile(page, place, &ops, &entries) {
-            found.ops[place] = Op::COMPILED;
-            found.pieces.push((place, op));
+        let entries = found.pieces.iter().map(|&(place, _)| place).collect();
+        self.orders += 1;
+        if compiler.order(Order { number: self.orders, page, place, ops, entries }) {
+            found.heat[place] = 0;
+            found.orders.push((place, self.orders));
         }
+        self.take_pieces();
+    }
+
+    /// Takes the machine code that was made since, as far as it is still wanted.
+    pub fn take_pieces(&mut self) {
+        let Some(mut compiler) = self.hot.compiler.take() else { return };
+        while let Some(made) = compiler.made() {
+            let Some(number) = self.find(made.page << 12) else { continue };
+            let page = &mut self.pages[number];
+            let Some(at) = page.orders.iter().position(|&(_, order)| order == made.number) else { continue };
+            let (place, _) = page.orders.swap_remove(at);
+            if compiler.put() {
+                let op = core::mem::replace(&mut page.ops[place], Op::COMPILED);
+                page.pieces.push((place, op));
+            }
+        }
+        self.hot.compiler = Some(compiler);
     }
 
     /// Forgets all machine code.

@@ -129,9 +129,10 @@ impl Machine {
         rest != left
     }
 
-    /// Sees where the interpreter is, and has that compiled if it was seen often: from where it began, since it will begin
-    /// there again, or else from the next place that something jumps to.
+    /// Sees where the interpreter is, and orders machine code for that if it was seen often: from where it began, since it will
+    /// begin there again, or else from the next place that something jumps to. Takes what was made meanwhile.
     fn look(&mut self, end: u64) {
+        self.code.take_pieces();
         let Some(from) = self.code.hot.begun.or_else(|| self.next_jump(end)) else { return };
         let Some((page, place)) = self.place_of(from) else { return };
         if self.code.warm(page, place) >= self.code.hot.hotness.seen {

@@ -49,6 +49,6 @@ pub use decode::{Kind, Op};
 pub use devices::{Disk, Hardware};
 pub use hot::Hotness;
 pub use machine::{Answer, Input, Machine, Mode, Output, RAM, Request, Stop, TICKS};
-pub use pieces::{Compiler, Ops, PLACES, Parts};
+pub use pieces::{Compiler, Made, Ops, Order, PLACES, Parts};
 pub use snapshot::{History, STATE_VERSION, Snapshot, SnapshotError};
 pub use tlb::{SLOTS, Slot};

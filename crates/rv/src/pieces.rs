@@ -1,11 +1,14 @@
 //! Owns what the machine asks of a compiler: machine code for pieces of the guest's code that are executed often.
 //!
-//! The machine decides what is compiled and when code is forgotten; a compiler only translates. What it makes cannot be
+//! The machine decides what is compiled and when code is forgotten; a compiler only translates, at once or beside the machine:
+//! when code is there cannot be seen from inside either. What it makes cannot be
 //! told apart from what the interpreter does: the same registers and memory after the same count of instructions. It leaves
 //! to the interpreter whatever needs more than registers and RAM whose translation is known.
 
 use crate::decode::Op;
 use crate::tlb::{SLOTS, Slot};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// Places of instructions in a page of 4 KiB: one for each half.
 pub const PLACES: usize = 2048;
@@ -32,11 +35,40 @@ pub struct Parts<'a> {
     pub left: u64,
 }
 
+/// An order for the code of what is executed from a place of a page of RAM on.
+#[derive(Debug)]
+pub struct Order {
+    /// No other order of the machine has it.
+    pub number: u64,
+    /// The page of RAM.
+    pub page: usize,
+    /// The place in it.
+    pub place: usize,
+    /// The page's instructions, so far as they were decoded.
+    pub ops: Box<Ops>,
+    /// Places at which code begins already.
+    pub entries: Vec<usize>,
+}
+
+/// An order that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its number.
+    pub number: u64,
+    /// The page of RAM.
+    pub page: usize,
+}
+
 /// Makes machine code of instructions, and runs it.
 pub trait Compiler: Send {
-    /// Makes code for the instructions that are executed from a place of a page of RAM on, so far as they were decoded.
-    /// False if none is made. There is code already that begins at the places `entries`.
-    fn compile(&mut self, page: usize, place: usize, ops: &Ops, entries: &[usize]) -> bool;
+    /// Takes an order; false if it has too many.
+    fn order(&mut self, order: Order) -> bool;
+
+    /// The next order that was carried out, if one was since the last call.
+    fn made(&mut self) -> Option<Made>;
+
+    /// Puts the code that [`Compiler::made`] told of last into its place; false if there is none.
+    fn put(&mut self) -> bool;
 
     /// Runs the code for a place of a page, to which `pc` points, and what follows it as long as there is code for it.
     /// Gives the address of the next instruction and how many are left; all if the interpreter has to go on.

@@ -1,27 +1,20 @@
 //! Owns the memory that holds machine code, and the three functions that every piece needs.
 
+use crate::maker::{Failure, Maker, Unplaced};
 use crate::piece::Unsupported;
 use crate::{call, stubs};
-use cranelift_codegen::Context;
-use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::settings::{self, Configurable};
-use cranelift_frontend::FunctionBuilderContext;
+use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::Module;
-
-/// What the compiler says that it cannot do.
-type Failure = Box<dyn std::error::Error>;
 
 /// Machine code is made executable, and given back, in pages of the host.
 const PAGE: usize = 4096;
 /// A line of the host's cache.
 const LINE: usize = 64;
 
-/// Finished machine code, and what it is made with.
+/// Finished machine code.
 pub(crate) struct Code {
     module: JITModule,
-    context: Context,
-    pub builder: FunctionBuilderContext,
     bytes: usize,
     /// Where in a page the last function ended.
     ended: usize,
@@ -32,54 +25,32 @@ pub(crate) struct Code {
 
 impl Code {
     /// With the three functions only.
-    pub fn new() -> Result<Code, Unsupported> {
-        Code::begin().map_err(|error| Unsupported(error.to_string()))
+    pub fn new(isa: &OwnedTargetIsa) -> Result<Code, Unsupported> {
+        Code::begin(isa).map_err(|error| Unsupported(error.to_string()))
     }
 
-    fn begin() -> Result<Code, Failure> {
-        let mut flags = settings::builder();
-        for (name, value) in [
-            ("enable_verifier", "false"),
-            // Cranelift's jumps from one function to another rest on them.
-            ("preserve_frame_pointers", "true"),
-            ("unwind_info", "false"),
-            ("use_colocated_libcalls", "false"),
-            ("is_pic", "false"),
-        ] {
-            flags.set(name, value)?;
-        }
-        let isa = cranelift_native::builder()?;
-        let isa = isa.finish(settings::Flags::new(flags))?;
-        let builder = JITBuilder::with_isa(isa, cranelift_module::default_libcall_names());
+    fn begin(isa: &OwnedTargetIsa) -> Result<Code, Failure> {
+        let builder = JITBuilder::with_isa(isa.clone(), cranelift_module::default_libcall_names());
         let module = JITModule::new(builder);
-        let context = module.make_context();
-        let builder = FunctionBuilderContext::new();
-        let mut code = Code { module, context, builder, bytes: 0, ended: 0, enter: 0, back: 0, dispatch: 0 };
-        let convention = code.module.isa().default_call_conv();
-        code.enter = code.make(|context, builder| stubs::enter(context, builder, convention))?;
-        code.back = code.make(stubs::back)?;
+        let mut code = Code { module, bytes: 0, ended: 0, enter: 0, back: 0, dispatch: 0 };
+        let mut maker = Maker::new(isa.clone());
+        let convention = isa.default_call_conv();
+        code.enter =
+            code.place(&maker.make(|context, builder| stubs::enter(context, builder, convention))?)?;
+        code.back = code.place(&maker.make(stubs::back)?)?;
         let back = code.back;
-        code.dispatch = code.make(|context, builder| stubs::dispatch(context, builder, back))?;
+        code.dispatch =
+            code.place(&maker.make(|context, builder| stubs::dispatch(context, builder, back))?)?;
         Ok(code)
     }
 
-    /// Makes a function, and gives its address.
-    pub fn make(
-        &mut self,
-        build: impl FnOnce(&mut Context, &mut FunctionBuilderContext),
-    ) -> Result<usize, Failure> {
-        self.module.clear_context(&mut self.context);
-        build(&mut self.context, &mut self.builder);
-        let id = self.module.declare_anonymous_function(&self.context.func.signature)?;
-        let compiled = self.context.compile(self.module.isa(), &mut ControlPlane::default());
-        let compiled = compiled.map_err(|error| error.inner.to_string())?;
-        if !compiled.buffer.relocs().is_empty() {
-            return Err("code refers to something by its distance".into());
-        }
+    /// Gives a function its place in memory, and tells its address.
+    pub fn place(&mut self, function: &Unplaced) -> Result<usize, Failure> {
+        let id = self.module.declare_anonymous_function(&function.signature)?;
         // Each function has pages of its own, since they become executable one after the other. If all began where their
         // page begins, they would compete for the same few lines of the host's cache.
         let before = self.ended.next_multiple_of(LINE) % PAGE;
-        let bytes = [&[0; PAGE][..before], compiled.code_buffer()].concat();
+        let bytes = [&[0; PAGE][..before], &function.bytes].concat();
         self.ended = bytes.len();
         self.bytes += bytes.len().next_multiple_of(PAGE);
         self.module.define_function_bytes(id, LINE as u64, &bytes, &[])?;

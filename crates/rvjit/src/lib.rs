@@ -5,9 +5,11 @@
 mod call;
 mod code;
 mod emit;
+mod maker;
 mod piece;
 mod region;
 mod stubs;
 mod tables;
+mod worker;
 
 pub use piece::{Pieces, Unsupported};

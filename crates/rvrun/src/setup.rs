@@ -253,7 +253,7 @@ impl Parts {
 
     /// Gives the machine a compiler, where there is one for this host and it is wanted.
     pub(crate) fn let_compile(&self, machine: &mut Machine) {
-        let made = self.hotness.map(|hotness| (hotness, Pieces::new()));
+        let made = self.hotness.map(|hotness| (hotness, Pieces::beside()));
         match made {
             Some((hotness, Ok(pieces))) => machine.compile_with(Box::new(pieces), hotness),
             _ => machine.interpret(),

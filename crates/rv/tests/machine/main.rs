@@ -428,6 +428,22 @@ fn machine_code_that_takes_too_much_room_is_forgotten_and_made_anew() {
     }
 }
 
+/// When code is there, it is: nobody waits for it.
+#[test]
+fn machine_code_that_another_thread_makes_changes_nothing() {
+    for seed in 1..30 {
+        let (mut plain, mut made) = (hostile(seed), hostile(seed));
+        let pieces = Pieces::beside().expect("a compiler for this host");
+        made.compile_with(Box::new(pieces), Hotness { between: 1, seen: 1 });
+        plain.run_plainly();
+        for until in (500..8_000).step_by(500) {
+            plain.run(until);
+            made.run(until);
+            assert_eq!(plain.hash(), made.hash(), "seed {seed}, {until}");
+        }
+    }
+}
+
 #[test]
 fn an_input_changes_the_state() {
     let (mut with, mut without) = (hostile(3), hostile(3));

@@ -1,0 +1,59 @@
+//! Owns the thread that makes machine code while the machine goes on.
+
+use crate::maker::{Done, Job, Maker};
+use cranelift_codegen::isa::OwnedTargetIsa;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// So many jobs wait at most: what is hot beyond them will be found hot again.
+const WAITING: usize = 32;
+
+/// The thread, and what it is given and gives back.
+pub(crate) struct Worker {
+    /// None once it shall end.
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Done>,
+    waiting: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    pub fn start(isa: OwnedTargetIsa) -> io::Result<Worker> {
+        let (jobs, given) = channel::<Job>();
+        let (give, done) = channel();
+        let work = move || {
+            let mut maker = Maker::new(isa);
+            // Nobody listens any more when the machine is gone.
+            given.iter().map(|job| maker.carry_out(&job)).try_for_each(|done| give.send(done)).ok();
+        };
+        let thread = std::thread::Builder::new().name("rv compiler".to_owned()).spawn(work)?;
+        Ok(Worker { jobs: Some(jobs), done, waiting: 0, thread: Some(thread) })
+    }
+
+    /// Gives it a job; false if too many wait, or it is gone.
+    pub fn give(&mut self, job: Job) -> bool {
+        let taken = self.waiting < WAITING && self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        self.waiting += usize::from(taken);
+        taken
+    }
+
+    /// A job that it has done.
+    pub fn done(&mut self) -> Option<Done> {
+        let done = self.done.try_recv().ok()?;
+        self.waiting -= 1;
+        Some(done)
+    }
+}
+
+impl Drop for Worker {
+    /// Ends the thread, behind the job that it is at.
+    fn drop(&mut self) {
+        self.jobs = None;
+        while self.done.try_recv().is_ok() {}
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was told when it came.
+            let _ = thread.join();
+        }
+    }
+}
