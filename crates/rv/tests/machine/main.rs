@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod copies;
+mod late;
 
 use rv::{Hotness, Input, Machine, Output, RAM, Stop};
 use rvjit::Pieces;
