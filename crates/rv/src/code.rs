@@ -134,10 +134,8 @@ impl Code {
         page.ops[first..=last.min(PLACES - 1)].fill(Op::UNDECODED);
         let had_pieces = !page.pieces.is_empty();
         page.forget_pieces();
-        if had_pieces {
-            if let Some(compiler) = &mut self.hot.compiler {
-                compiler.forget(page.start >> 12);
-            }
+        if let Some(compiler) = self.hot.compiler.as_mut().filter(|_| had_pieces) {
+            compiler.forget(page.start >> 12);
         }
         page.stores += 1;
         if page.stores >= STORES {
