@@ -160,6 +160,8 @@ impl Code {
         let Some(number) = self.find(page << 12) else { return };
         let Some(compiler) = &mut self.hot.compiler else { return };
         let found = &mut self.pages[number];
+        // One that is not taken has to be found hot anew.
+        found.heat[place] = 0;
         let is_ordered = found.orders.iter().any(|&(ordered, _)| ordered == place);
         if is_ordered || found.ops[place].kind == Kind::Compiled {
             return;
@@ -169,10 +171,8 @@ impl Code {
         let entries = found.pieces.iter().map(|&(place, _)| place).collect();
         self.orders += 1;
         if compiler.order(Order { number: self.orders, page, place, ops, entries }) {
-            found.heat[place] = 0;
             found.orders.push((place, self.orders));
         }
-        self.take_pieces();
     }
 
     /// Takes the machine code that was made since, as far as it is still wanted.

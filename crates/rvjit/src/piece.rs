@@ -68,7 +68,7 @@ impl Pieces {
     pub fn with_room(room: usize) -> Result<Pieces, Unsupported> {
         let isa = maker::host()?;
         let hands = Hands::Own(Box::new(Maker::new(isa.clone())), VecDeque::new());
-        Ok(Pieces { hands, last: None, kept: Some(Kept::new(&isa)?), room, isa })
+        Pieces::made_by(hands, isa, room)
     }
 
     /// Without code yet, which is made by a thread of its own while the machine goes on.
@@ -76,10 +76,13 @@ impl Pieces {
     /// # Errors
     /// No code can be made for this host, or the thread not be started.
     pub fn beside() -> Result<Pieces, Unsupported> {
-        let mut pieces = Pieces::new()?;
-        let worker = Worker::start(pieces.isa.clone());
-        pieces.hands = Hands::Others(worker.map_err(|error| Unsupported(error.to_string()))?);
-        Ok(pieces)
+        let isa = maker::host()?;
+        let worker = Worker::start(isa.clone()).map_err(|error| Unsupported(error.to_string()))?;
+        Pieces::made_by(Hands::Others(worker), isa, BYTES)
+    }
+
+    fn made_by(hands: Hands, isa: OwnedTargetIsa, room: usize) -> Result<Pieces, Unsupported> {
+        Ok(Pieces { hands, last: None, kept: Some(Kept::new(&isa)?), room, isa })
     }
 }
 
