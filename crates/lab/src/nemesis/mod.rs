@@ -61,10 +61,11 @@ impl Blow {
         }
     }
 
-    /// Whether the VM must be a process of its own, as one in QEMU is: the deterministic machine is a part of its agent.
+    /// Those of these blows that can hit a VM which is a process of its own, as one in QEMU is, or is a part of its agent, as
+    /// the deterministic machine.
     #[must_use]
-    pub fn needs_a_process(self) -> bool {
-        self == Self::Qemu
+    pub fn that_hit(blows: &[Self], has_a_process: bool) -> Vec<Self> {
+        blows.iter().copied().filter(|&blow| has_a_process || blow != Self::Qemu).collect()
     }
 
     /// Whether the agent of the host that is hit cannot be asked any more: a dead one does not answer, and a frozen one

@@ -31,9 +31,7 @@ fn what_clients_were_told_over_many_failovers_is_linearizable() {
     let nemesis = Nemesis { cluster: &guest.cluster, vm: &guest.vm, hosts: ["alpha", "beta"] };
     let other = |host| if host == "alpha" { "beta" } else { "alpha" };
     let (mut chance, mut home, mut failovers, start) = (Chance::new(SEED), "alpha", 0, Instant::now());
-    let blows = Blow::SINGLE.into_iter();
-    let blows: Vec<_> =
-        blows.filter(|blow| !on_the_deterministic_machine() || !blow.needs_a_process()).collect();
+    let blows = Blow::that_hit(&Blow::SINGLE, !on_the_deterministic_machine());
     let mut due = blows.clone();
     while !due.is_empty() || start.elapsed() < BLOWS_FOR {
         guest.protect(home, other(home));

@@ -73,7 +73,7 @@ pub fn tell(args: &DemoArgs, out: &Path, screen: &mut Screen) -> Result<Told> {
     screen.chapter("Getting ready");
     let props = stage::gather(screen)?;
     screen.chapter("Two hosts, one virtual machine, one client");
-    let stage = Stage::raise(&props, "demo", Load::Redis { on_disk: false }, screen)?;
+    let stage = Stage::raise(&props, "demo", Load::Redis { riscv: None, on_disk: false }, screen)?;
     let told = on_stage(args, screen, stage, &props)?;
     told.stage.keep_logs(&out.join("logs"))?;
     Ok(told)

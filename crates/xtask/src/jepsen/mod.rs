@@ -79,10 +79,7 @@ pub fn run(args: &JepsenArgs) -> Result<ExitCode> {
         None => build::undying(screen),
     })?;
     let riscv = args.machine.guest(&mut screen)?;
-    let load = match &riscv {
-        Some(guest) => Load::Deterministic { guest, on_disk: false },
-        None => Load::Redis { on_disk: false },
-    };
+    let load = Load::Redis { riscv: riscv.as_ref(), on_disk: false };
     let stage = Stage::raise(&props, "jepsen", load, &mut screen)?;
     let out = args.out.clone().unwrap_or_else(|| workspace::target().join("jepsen"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;

@@ -35,7 +35,7 @@ impl Machine {
 
     /// Those of these blows that can hit it.
     pub fn hit_by(self, blows: &[Blow]) -> Vec<Blow> {
-        blows.iter().copied().filter(|blow| self == Self::Qemu || !blow.needs_a_process()).collect()
+        Blow::that_hit(blows, self == Self::Qemu)
     }
 }
 

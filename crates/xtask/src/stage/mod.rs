@@ -42,16 +42,11 @@ const DISK: (&str, u64) = ("web.img", 4096);
 /// What runs the VM, what serves in it, and where it keeps its data.
 #[derive(Debug, Clone, Copy)]
 pub enum Load<'a> {
-    /// Redis in QEMU, in memory alone or on a disk too: no write is answered before it is there then.
+    /// Redis.
     Redis {
-        /// The VM has a disk.
-        on_disk: bool,
-    },
-    /// The same in the deterministic machine.
-    Deterministic {
-        /// Its kernel and initramfs.
-        guest: &'a RiscvGuest,
-        /// The VM has a disk.
+        /// The guest of the deterministic machine, if that runs the VM and not QEMU.
+        riscv: Option<&'a RiscvGuest>,
+        /// On a disk, not in memory alone: no write is answered before it is there.
         on_disk: bool,
     },
     /// PostgreSQL in QEMU, on a disk.
@@ -61,7 +56,7 @@ pub enum Load<'a> {
 impl Load<'_> {
     fn server(self) -> Server {
         match self {
-            Load::Redis { .. } | Load::Deterministic { .. } => Server::Redis,
+            Load::Redis { .. } => Server::Redis,
             Load::Postgres(_) => Server::Postgres,
         }
     }
@@ -69,19 +64,23 @@ impl Load<'_> {
     /// The VM's file, and its disk on the first host.
     fn file(self, props: &Props, cluster: &Cluster, shape: VmShape) -> Result<VmFile> {
         let (image, mib) = DISK;
-        let (file, on_disk) = match self {
-            Load::Redis { on_disk } => (VmFile::redis(&props.guest, VM, shape, None)?, on_disk),
-            Load::Deterministic { guest, on_disk } => (VmFile::deterministic(guest, VM, shape)?, on_disk),
+        match self {
+            Load::Redis { riscv, on_disk } => {
+                let file = match riscv {
+                    Some(guest) => VmFile::deterministic(guest, VM, shape)?,
+                    None => VmFile::redis(&props.guest, VM, shape, None)?,
+                };
+                if !on_disk {
+                    return Ok(file);
+                }
+                cluster.make_disk(HOSTS[0], image, mib)?;
+                Ok(file.on_disk(image))
+            }
             Load::Postgres(guest) => {
                 cluster.place_disk(HOSTS[0], image, &guest.disk)?;
-                return Ok(VmFile::postgres(guest, VM, shape, image)?);
+                Ok(VmFile::postgres(guest, VM, shape, image)?)
             }
-        };
-        if !on_disk {
-            return Ok(file);
         }
-        cluster.make_disk(HOSTS[0], image, mib)?;
-        Ok(file.on_disk(image))
     }
 }
 
@@ -169,8 +168,9 @@ impl Stage {
             "VM \"{VM}\" runs on alpha and its {} answers: {}, {} MiB, {} CPU ({:.1} s)",
             server.name(),
             match load {
-                Load::Deterministic { .. } => "the deterministic machine".to_owned(),
-                Load::Redis { .. } | Load::Postgres(_) => format!("stock QEMU, {}", status.machine),
+                Load::Redis { riscv: Some(_), .. } => "the deterministic machine".to_owned(),
+                Load::Redis { riscv: None, .. } | Load::Postgres(_) =>
+                    format!("stock QEMU, {}", status.machine),
             },
             shape.memory_mib,
             shape.cpus,

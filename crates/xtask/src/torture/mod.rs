@@ -105,11 +105,10 @@ pub fn run(args: &TortureArgs) -> Result<ExitCode> {
         ServerKind::Postgres => Some(stage::postgres(&mut screen)?),
         ServerKind::Redis => None,
     };
-    let (riscv, on_disk) = (args.machine.guest(&mut screen)?, args.disk);
-    let load = match (&postgres, &riscv) {
-        (Some(guest), _) => Load::Postgres(guest),
-        (None, Some(guest)) => Load::Deterministic { guest, on_disk },
-        (None, None) => Load::Redis { on_disk },
+    let riscv = args.machine.guest(&mut screen)?;
+    let load = match &postgres {
+        Some(guest) => Load::Postgres(guest),
+        None => Load::Redis { riscv: riscv.as_ref(), on_disk: args.disk },
     };
     let stage = Stage::raise(&props, "torture", load, &mut screen)?;
     let logs = args.out.clone().unwrap_or_else(|| workspace::target().join("torture"));
