@@ -112,7 +112,7 @@ fn prepare(
     let standing = context.arbiter.current(name);
     let standing = standing.map_err(|error| ApiError::new(ErrorCode::Refused, error.to_string()))?;
     let next = next_term(name, standing.as_ref(), accepted.last_owner_is_dead)?;
-    let has_disks = !spec.disks.is_empty();
+    let has_disks = spec.copied_disks().next().is_some();
     if has_disks {
         let record = standing.as_ref().map(|standing| &standing.record);
         ready_disks(context, name, &spec, record, accepted.older_disk)?;
@@ -147,7 +147,8 @@ fn ready_disks(
         let message = format!("VM {name} at host {}: {error}", context.config.name);
         ApiError::new(ErrorCode::Refused, message)
     };
-    let image = spec.disks.first().map(|disk| context.config.disk_path(&disk.image)).unwrap_or_default();
+    let image =
+        spec.copied_disks().next().map(|disk| context.config.disk_path(&disk.image)).unwrap_or_default();
     let newest = Label::of(&context.config, name).check_newest(record, &image);
     match newest {
         Err(error @ DiskError::Older { .. }) if older_disk => {

@@ -52,13 +52,12 @@ pub fn vms(vms: &[VmStatus]) -> String {
 pub fn disks(vms: &[VmStatus]) -> String {
     let row = |vm: &VmStatus, disk: &DiskStatus| {
         let served = &disk.served;
-        let access = if disk.read_only { "read-only" } else { "writable" };
         vec![
             vm.name.to_string(),
             role(vm.role).into(),
             bytes(disk.size),
             disk.format.as_str().into(),
-            access.into(),
+            access(disk),
             format!("{} ({})", served.reads, bytes(served.read_bytes)),
             format!("{} ({})", served.writes, bytes(served.written_bytes)),
             served.flushes.to_string(),
@@ -210,13 +209,20 @@ fn pacing(vm: &VmStatus) -> String {
     }
 }
 
+/// What the guest may do with it, and who has it.
+fn access(disk: &DiskStatus) -> String {
+    let access = if disk.read_only { "read-only" } else { "writable" };
+    if disk.shared { format!("{access}, shared") } else { access.into() }
+}
+
 fn disk_line(disk: &DiskStatus) -> String {
-    let (served, read_only) = (&disk.served, if disk.read_only { ", read-only" } else { "" });
+    let served = &disk.served;
     format!(
-        "{} ({} {}{read_only}): {} read, {} written, {} errors",
+        "{} ({} {}, {}): {} read, {} written, {} errors",
         disk.image.display(),
         bytes(disk.size),
         disk.format.as_str(),
+        access(disk),
         bytes(served.read_bytes),
         bytes(served.written_bytes),
         served.errors

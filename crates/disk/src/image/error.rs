@@ -65,6 +65,22 @@ pub enum ImageError {
         /// What was named as an image.
         path: PathBuf,
     },
+    /// On shared storage, and not this host's now.
+    #[error("disk image {} is on storage that hosts share, and another host may have it now: nothing is written to it here", .path.display())]
+    Elsewhere {
+        /// The image.
+        path: PathBuf,
+    },
+    /// On shared storage, and it became another size while another host had it.
+    #[error("disk image {} has {has} bytes now and had {had}: was it changed by hand while its VM ran elsewhere?", .path.display())]
+    Resized {
+        /// The image.
+        path: PathBuf,
+        /// Its size when it was opened.
+        had: u64,
+        /// Its size now.
+        has: u64,
+    },
     /// A range that is not inside the disk.
     #[error("{len} bytes at {offset} are not inside disk image {} of {size} bytes", .path.display())]
     OutOfBounds {
@@ -153,6 +169,8 @@ impl ImageError {
             | Self::Kind { .. }
             | Self::OutOfBounds { .. }
             | Self::ReadOnly { .. }
+            | Self::Elsewhere { .. }
+            | Self::Resized { .. }
             | Self::Ended { .. } => None,
         }
     }

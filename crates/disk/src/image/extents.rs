@@ -33,7 +33,8 @@ impl<'a> Extents<'a> {
     fn look(&self) -> Result<(bool, u64), Errno> {
         // lseek to a given place and its answer do not depend on the file's shared position, and reads and writes
         // give their own: several threads do not disturb each other.
-        let seek = |to| rustix::fs::seek(&self.image.file, to);
+        let file = self.image.medium.file();
+        let seek = |to| rustix::fs::seek(&*file, to);
         match seek(SeekFrom::Data(self.next)) {
             Ok(data) if data > self.next => Ok((true, data)),
             Ok(_) => match seek(SeekFrom::Hole(self.next)) {

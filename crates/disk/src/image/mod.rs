@@ -1,17 +1,20 @@
-//! Owns one disk's medium: a file or a block device, locked while it is open.
+//! Owns one disk's medium: a file or a block device, locked while it is open; an image on storage that hosts share while this
+//! host has it.
 
 mod error;
 mod extents;
+mod held;
 
 pub use error::ImageError;
 pub use extents::{Extent, Extents};
 
+use held::Held;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{SpliceFlags, splice};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IoSliceMut, Seek, SeekFrom};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -54,7 +57,7 @@ pub enum Discarded {
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
-    file: File,
+    medium: Held,
     size: u64,
     access: Access,
     /// After a failed write-back Linux calls the pages clean and the next fdatasync succeeds although data is lost
@@ -99,25 +102,8 @@ impl Image {
 
     /// The same, of any size: for images that are looked at before they are given one.
     pub(crate) fn open_any_size(path: &Path, access: Access) -> Result<Self, ImageError> {
-        let failed = |source| ImageError::Open { action: "open", path: path.into(), source };
-        // Looked at before it is opened: opening a pipe waits, opening a device may do anything.
-        check_kind(path, &std::fs::metadata(path).map_err(failed)?)?;
-        let file = OpenOptions::new().read(true).write(access == Access::ReadWrite).open(path);
-        let mut file = file.map_err(|source| match source.raw_os_error().map(Errno::from_raw_os_error) {
-            // A read-only filesystem gives EROFS; some read-only block devices EACCES or EPERM, even to root.
-            Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) if access == Access::ReadWrite => {
-                ImageError::ReadOnlyMedium { path: path.into(), source }
-            }
-            _ => failed(source),
-        })?;
-        let metadata = file.metadata().map_err(failed)?;
-        check_kind(path, &metadata)?;
-        if access == Access::ReadWrite && metadata.file_type().is_block_device() {
-            check_writable(path, &file)?;
-        }
+        let (file, size) = open_file(path, access)?;
         lock(path, &file, access)?;
-        // Not by the metadata: a block device's size is 0 there.
-        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self::new(path, file, size, access))
     }
 
@@ -128,19 +114,22 @@ impl Image {
 
     /// Whether it is a file, whose size can be changed, and no device.
     pub(crate) fn is_file(&self) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.is_file())
+        self.medium.file().metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
     /// Gives a file that nobody uses yet a larger size; the new part is a hole.
     pub(crate) fn grow(&mut self, size: u64) -> io::Result<()> {
-        self.file.set_len(size)?;
-        self.file.sync_all()?;
+        let file = self.medium.file();
+        file.set_len(size)?;
+        file.sync_all()?;
+        drop(file);
         self.size = size;
         Ok(())
     }
 
     fn new(path: &Path, file: File, size: u64, access: Access) -> Self {
-        Self { path: path.into(), file, size, access, flush_failed: AtomicBool::new(false) }
+        let medium = Held::here(file);
+        Self { path: path.into(), medium, size, access, flush_failed: AtomicBool::new(false) }
     }
 
     /// Where it is.
@@ -168,7 +157,7 @@ impl Image {
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ImageError> {
         let len = bytes.len() as u64;
         self.check(offset, len)?;
-        self.file.read_exact_at(bytes, offset).map_err(|source| self.io("read", offset, len, source))
+        self.medium.file().read_exact_at(bytes, offset).map_err(|source| self.io("read", offset, len, source))
     }
 
     /// The same if the system has all of it in memory; whether it has. What `bytes` holds otherwise means nothing.
@@ -178,8 +167,8 @@ impl Image {
     pub(crate) fn read_in_memory_at(&self, offset: u64, bytes: &mut [u8]) -> Result<bool, ImageError> {
         let len = bytes.len();
         self.check(offset, len as u64)?;
-        let read =
-            rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
+        let file = self.medium.file();
+        let read = rustix::io::preadv2(&*file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
         // An error here may only mean that this filesystem cannot tell: reading in earnest finds out.
         Ok(read == Ok(len))
     }
@@ -196,8 +185,9 @@ impl Image {
         len: usize,
     ) -> Result<Option<usize>, ImageError> {
         self.check(offset, len as u64)?;
+        let file = self.medium.file();
         loop {
-            match splice(&self.file, Some(&mut offset), pipe, None, len, SpliceFlags::NONBLOCK) {
+            match splice(&*file, Some(&mut offset), pipe, None, len, SpliceFlags::NONBLOCK) {
                 Ok(0) | Err(Errno::INVAL | Errno::AGAIN) => return Ok(None),
                 Ok(n) => return Ok(Some(n)),
                 Err(Errno::INTR) => {}
@@ -212,10 +202,10 @@ impl Image {
     /// If that is not inside the disk, or the medium fails: [`ImageError::Write`] says how much was written.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), ImageError> {
         let len = bytes.len() as u64;
-        self.check_change(offset, len)?;
+        let file = self.to_change(offset, len)?;
         let mut done = 0;
         while done < bytes.len() {
-            let outcome = match self.file.write_at(&bytes[done..], offset + done as u64) {
+            let outcome = match file.write_at(&bytes[done..], offset + done as u64) {
                 Ok(0) => Err(ErrorKind::WriteZero.into()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
                 other => other,
@@ -231,12 +221,12 @@ impl Image {
     /// # Errors
     /// As for [`write_at`](Self::write_at).
     pub fn write_zeroes_at(&self, offset: u64, len: u64, holes: Holes) -> Result<(), ImageError> {
-        self.check_change(offset, len)?;
         let how = match holes {
             Holes::Allowed => FallocateFlags::PUNCH_HOLE,
             Holes::Forbidden => FallocateFlags::ZERO_RANGE,
         };
-        match self.allocate(how, offset, len) {
+        let made = allocate(&*self.to_change(offset, len)?, how, offset, len);
+        match made {
             Ok(()) => Ok(()),
             Err(errno) if is_unable(errno) => self.write_out_zeroes(offset, len),
             Err(errno) => Err(self.write_stopped(offset, len, 0, errno.into())),
@@ -248,8 +238,8 @@ impl Image {
     /// # Errors
     /// If that is not inside the disk, or the medium fails.
     pub fn discard_at(&self, offset: u64, len: u64) -> Result<Discarded, ImageError> {
-        self.check_change(offset, len)?;
-        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+        let made = allocate(&*self.to_change(offset, len)?, FallocateFlags::PUNCH_HOLE, offset, len);
+        match made {
             Ok(()) => Ok(Discarded::Zeroed),
             Err(errno) if is_unable(errno) => Ok(Discarded::Ignored),
             Err(errno) => Err(self.io("discard", offset, len, errno.into())),
@@ -265,7 +255,7 @@ impl Image {
         if self.flush_failed.load(Ordering::SeqCst) {
             return Err(failed(io::Error::other("an earlier flush failed")));
         }
-        self.file.sync_data().map_err(|source| {
+        self.medium.file().sync_data().map_err(|source| {
             self.flush_failed.store(true, Ordering::SeqCst);
             failed(source)
         })
@@ -275,18 +265,6 @@ impl Image {
     #[must_use]
     pub fn extents(&self, range: Range<u64>) -> Extents<'_> {
         Extents::new(self, range.start..range.end.min(self.size))
-    }
-
-    fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
-        if len == 0 {
-            return Ok(());
-        }
-        loop {
-            match rustix::fs::fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
-                Err(Errno::INTR) => {}
-                other => return other,
-            }
-        }
     }
 
     fn write_out_zeroes(&self, offset: u64, len: u64) -> Result<(), ImageError> {
@@ -312,11 +290,13 @@ impl Image {
         Err(ImageError::OutOfBounds { path: self.path.clone(), offset, len, size: self.size })
     }
 
-    fn check_change(&self, offset: u64, len: u64) -> Result<(), ImageError> {
+    /// The file, to change this range of it. It stays as it is until that is let go.
+    fn to_change(&self, offset: u64, len: u64) -> Result<impl Deref<Target = File>, ImageError> {
         match self.access {
-            Access::ReadWrite => self.check(offset, len),
-            Access::ReadOnly => Err(ImageError::ReadOnly { path: self.path.clone() }),
+            Access::ReadWrite => self.check(offset, len)?,
+            Access::ReadOnly => return Err(ImageError::ReadOnly { path: self.path.clone() }),
         }
+        self.medium.file_to_change().ok_or_else(|| ImageError::Elsewhere { path: self.path.clone() })
     }
 
     /// A change that was not made because what is known of the disk cannot be kept.
@@ -337,13 +317,48 @@ impl Drop for Image {
     fn drop(&mut self) {
         // Closing it is not enough: a child that is being started has copies of all descriptors for a moment, and
         // the lock would stay until the last is closed. It fails only for a file that has no lock.
-        let _ = self.file.unlock();
+        let _ = self.medium.file().unlock();
+    }
+}
+
+fn allocate(file: &File, how: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+    if len == 0 {
+        return Ok(());
+    }
+    loop {
+        match rustix::fs::fallocate(file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
     }
 }
 
 /// Whether fallocate(2) says that it cannot do this here; a block device says `EINVAL` to parts of its own blocks.
 fn is_unable(errno: Errno) -> bool {
     matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)
+}
+
+/// Opens what holds a disk, and says how large it is.
+fn open_file(path: &Path, access: Access) -> Result<(File, u64), ImageError> {
+    let failed = |source| ImageError::Open { action: "open", path: path.into(), source };
+    // Looked at before it is opened: opening a pipe waits, opening a device may do anything.
+    check_kind(path, &std::fs::metadata(path).map_err(failed)?)?;
+    let file = OpenOptions::new().read(true).write(access == Access::ReadWrite).open(path);
+    let mut file = file.map_err(|source| match source.raw_os_error().map(Errno::from_raw_os_error) {
+        // A read-only filesystem gives EROFS; some read-only block devices EACCES or EPERM, even to root.
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) if access == Access::ReadWrite => {
+            ImageError::ReadOnlyMedium { path: path.into(), source }
+        }
+        _ => failed(source),
+    })?;
+    let metadata = file.metadata().map_err(failed)?;
+    check_kind(path, &metadata)?;
+    if access == Access::ReadWrite && metadata.file_type().is_block_device() {
+        check_writable(path, &file)?;
+    }
+    // Not by the metadata: a block device's size is 0 there.
+    let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    Ok((file, size))
 }
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ImageError> {

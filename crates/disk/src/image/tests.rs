@@ -110,7 +110,7 @@ fn it_is_locked_while_open() {
 fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
     let (_folder, path, image) = fresh();
     // As in a child between fork and exec.
-    let copy = image.file.try_clone().unwrap();
+    let copy = image.medium.file().try_clone().unwrap();
     drop(image);
     Image::open(&path, Access::ReadWrite).unwrap();
     drop(copy);

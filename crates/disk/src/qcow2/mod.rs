@@ -64,14 +64,9 @@ pub enum Qcow2Error {
 /// As [`Image::open`]; if it is no qcow2 image, or one that cannot be replicated as it is; or if it cannot grow.
 pub fn open(path: &Path, access: Access) -> Result<(Image, Header), Qcow2Error> {
     let mut image = Image::open_any_size(path, access)?;
-    let unfit = |why| Qcow2Error::Unfit { path: path.into(), why };
-    let mut head = [0; HEAD];
-    if image.size() < HEAD as u64 {
-        return Err(unfit(Unfit::Magic));
-    }
-    image.read_at(0, &mut head)?;
-    let header = Header::parse(&head).map_err(unfit)?;
-    let needs = room::room(&header).ok_or(unfit(Unfit::Malformed("the size of its disk")))?;
+    let header = header_of(&image)?;
+    let malformed = Unfit::Malformed("the size of its disk");
+    let needs = room::room(&header).ok_or(Qcow2Error::Unfit { path: path.into(), why: malformed })?;
     if access == Access::ReadWrite && image.size() < needs {
         if !image.is_file() {
             let (has, virtual_size) = (image.size(), header.virtual_size());
@@ -81,6 +76,26 @@ pub fn open(path: &Path, access: Access) -> Result<(Image, Header), Qcow2Error> 
     }
     image.check_size()?;
     Ok((image, header))
+}
+
+/// Opens the qcow2 image at `path` that another host has.
+///
+/// # Errors
+/// As [`Image::open_elsewhere`]; if it is no qcow2 image, or not of the kind that is served.
+pub fn open_elsewhere(path: &Path) -> Result<(Image, Header), Qcow2Error> {
+    let image = Image::open_elsewhere(path)?;
+    let header = header_of(&image)?;
+    Ok((image, header))
+}
+
+fn header_of(image: &Image) -> Result<Header, Qcow2Error> {
+    let unfit = |why| Qcow2Error::Unfit { path: image.path().into(), why };
+    let mut head = [0; HEAD];
+    if image.size() < HEAD as u64 {
+        return Err(unfit(Unfit::Magic));
+    }
+    image.read_at(0, &mut head)?;
+    Header::parse(&head).map_err(unfit)
 }
 
 /// Whether the image begins as a qcow2 image does.

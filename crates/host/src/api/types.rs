@@ -369,6 +369,9 @@ pub struct DiskStatus {
     pub image_size: Option<u64>,
     /// Whether the guest may only read it.
     pub read_only: bool,
+    /// Whether the VM's hosts share its image: it is handed over, not copied.
+    #[serde(default)]
+    pub shared: bool,
     /// What QEMU asked of it since it is here.
     pub served: disk::Stats,
     /// How its newest first copy or resynchronisation went, or goes (primary).

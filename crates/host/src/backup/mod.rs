@@ -13,7 +13,7 @@ mod story;
 
 use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
-use crate::disks::{DiskError, Label};
+use crate::disks::{self, DiskError, Label};
 use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, LinkNotes, name_of, now};
@@ -90,6 +90,13 @@ struct Standby {
     comparer: Option<Comparer>,
     /// The disks' first copy was ordered to be waited for.
     copied: bool,
+}
+
+impl Standby {
+    /// None of its disks waits for the term: neither a label that names it, nor a shared one.
+    fn needs_no_term(&self) -> bool {
+        self.persister.is_none() && self.machine.disks().handed_over().is_empty()
+    }
 }
 
 struct Loop<'a> {
@@ -411,7 +418,7 @@ impl Loop<'_> {
                 crate::claims::ask(&self.context.arbiter, claim, move |claim, answer| {
                     let _ = reply.send((claim, answer));
                 });
-                if self.standby.as_ref().is_some_and(|standby| standby.persister.is_none()) {
+                if self.standby.as_ref().is_some_and(Standby::needs_no_term) {
                     self.bring(|_, _| Ok(()));
                 }
             }
@@ -589,6 +596,7 @@ impl Loop<'_> {
 
     fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
         let (start, name, config) = (Instant::now(), self.handle.name().clone(), &self.context.config);
+        let shared = self.standby.as_ref().map(|standby| standby.machine.disks().handed_over());
         self.bring(|persister, machine| promote::Disks { config, persister }.take_over(machine, &grant));
         let Some((standing, plan)) = self.standing.take() else { return };
         let inherited = self.story.inheritance(now(), plan.as_ref());
@@ -606,7 +614,13 @@ impl Loop<'_> {
                 self.follow(Event::Promoted);
                 self.promoted = Some((machine, grant, inherited));
             }
-            Err(error) => self.follow(Event::PromotionFailed(error.to_string())),
+            Err(error) => {
+                // Before the old owner hears that it may go on.
+                if let Err(error) = disks::release(&shared.unwrap_or_default()) {
+                    tracing::error!(vm = %name, %error, "a shared disk may lack what was written here");
+                }
+                self.follow(Event::PromotionFailed(error.to_string()));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Owns the steps of a promotion, in order, and how long each took.
 //!
 //! A backup that has asked the arbiter goes on or is thrown away, so a machine without disks is given its devices' state while
-//! the arbiter is asked. One with disks has to wait: their label names the term.
+//! the arbiter is asked. One with disks has to wait: their label names the term, and shared ones are not this host's before.
 
 use super::applier::{Applied, Applier};
 use super::input::InputLog;
@@ -23,6 +23,10 @@ const ANNOUNCE: [Duration; 5] = [
     Duration::from_millis(1_000),
     Duration::from_millis(3_000),
 ];
+
+/// So long a shared disk's lock may be held by somebody. The old owner hears nothing meanwhile: before it asks the arbiter, and is
+/// fenced, it must have heard that this host cannot go on.
+const LOCK_LINGERS: Duration = Duration::from_millis(100);
 
 /// How long the steps of a promotion took, in microseconds. What was done while the arbiter was asked is not in the total.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -82,11 +86,13 @@ pub struct Disks<'a> {
 
 impl Disks<'_> {
     /// From here on the replicas are the VM's disks: all that is committed is on the media, what the journal holds
-    /// beyond it is gone with the journal, what is written from now on is marked, and the label says who owns them.
+    /// beyond it is gone with the journal, what is written from now on is marked, and the label says who owns them. Shared
+    /// disks are this host's.
     pub fn take_over(self, machine: &StandbyMachine, grant: &Grant) -> Result<(), DiskError> {
+        let disks = machine.disks();
+        disks::take(&disks.handed_over(), LOCK_LINGERS)?;
         let Some((persister, base)) = self.persister else { return Ok(()) };
         persister.stop();
-        let disks = machine.disks();
         disks::close_journal(self.config, grant.vm(), &disks.images())?;
         // Before the label: from then on the map that lies here is taken for that of these disks.
         disks.mark_with(disks::differences_from(self.config, grant.vm(), &disks.sizes(), base)?)?;

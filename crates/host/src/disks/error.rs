@@ -51,6 +51,45 @@ pub enum DiskError {
         /// Sizes that came with it.
         sizes: usize,
     },
+    /// A description that contradicts itself, of shared disks.
+    #[error("the primary describes {described} shared disks and shows how to find {shown}")]
+    CountShared {
+        /// In the VM's description.
+        described: usize,
+        /// What came with it.
+        shown: usize,
+    },
+    /// Hosts cannot be shown that they have the same device.
+    #[error(
+        "{path} is no file, and `shared = true` needs one on a file system that the hosts share: of a device it cannot be shown \
+         that two hosts have the same one"
+    )]
+    SharedDevice {
+        /// The device.
+        path: PathBuf,
+    },
+    /// A shared image beside which nothing can be laid for the other host to find.
+    #[error(
+        "cannot show another host that it shares the storage of {path}: {source}; the agent must be able to create a file beside \
+         the image"
+    )]
+    CannotShow {
+        /// The image.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// An image that is said to be shared and is not, or is to be found elsewhere here.
+    #[error(
+        "{path} is not the primary's image of this shared disk: {why}. Mount the same storage at both hosts, so that the \
+         image has this name here, or take `shared = true` out of the VM file if each host shall have its own copy"
+    )]
+    NotShared {
+        /// The image here.
+        path: PathBuf,
+        /// What was not found.
+        why: String,
+    },
     /// The place of an image.
     #[error("cannot use the place of {path}: {source}")]
     Place {

@@ -26,8 +26,11 @@ pub struct Formatted {
 /// # Errors
 /// If it cannot be opened, or is not of the format that the VM file says.
 pub fn open(config: &HostConfig, disk: &DiskSpec) -> Result<Formatted, DiskError> {
-    let access = if disk.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let path = config.disk_path(&disk.image);
+    if disk.shared && std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(DiskError::SharedDevice { path });
+    }
+    let access = if disk.read_only { Access::ReadOnly } else { Access::ReadWrite };
     if disk.is_qcow2() {
         let (image, header) = qcow2::open(&path, access)?;
         return Ok(Formatted { image: Arc::new(image), header: Some(header) });
@@ -38,6 +41,22 @@ pub fn open(config: &HostConfig, disk: &DiskSpec) -> Result<Formatted, DiskError
         return Err(DiskError::LooksLikeQcow2 { path });
     }
     Ok(Formatted { image: Arc::new(image), header: None })
+}
+
+/// Opens an image that another host has: of a VM that is to come from there.
+///
+/// # Errors
+/// If it cannot be opened, or is not of the format that the VM file says.
+pub fn open_elsewhere(config: &HostConfig, disk: &DiskSpec) -> Result<Formatted, DiskError> {
+    if disk.read_only {
+        return open(config, disk);
+    }
+    let path = config.disk_path(&disk.image);
+    if disk.is_qcow2() {
+        let (image, header) = qcow2::open_elsewhere(&path)?;
+        return Ok(Formatted { image: Arc::new(image), header: Some(header) });
+    }
+    Ok(Formatted { image: Arc::new(Image::open_elsewhere(&path)?), header: None })
 }
 
 /// With what a replica must begin so that a standby can be started on it: for each disk its first bytes, or none if
@@ -55,7 +74,10 @@ impl Placeholders {
     ///
     /// # Errors
     /// If one is missing for a qcow2 disk, or is nothing that a primary sends.
-    pub fn headers(&self, disks: &[DiskSpec]) -> Result<Vec<Option<Header>>, DiskError> {
+    pub fn headers<'a>(
+        &self,
+        disks: impl Iterator<Item = &'a DiskSpec>,
+    ) -> Result<Vec<Option<Header>>, DiskError> {
         let of_disk = |(at, disk): (usize, &DiskSpec)| {
             let placeholder = self.0.get(at).and_then(Option::as_deref).filter(|_| disk.is_qcow2());
             let header = placeholder.and_then(|bytes| {
@@ -70,7 +92,7 @@ impl Placeholders {
                 }
             }
         };
-        disks.iter().enumerate().map(of_disk).collect()
+        disks.enumerate().map(of_disk).collect()
     }
 }
 

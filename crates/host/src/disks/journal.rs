@@ -49,7 +49,7 @@ pub fn finish_journal(config: &HostConfig, vm: &VmName, spec: &VmSpec) -> Result
     let stamp = Label::of(config, vm).read()?.filter(|stamp| stamp.content == Content::Epoch);
     let Some(stamp) = stamp.filter(|_| path.exists()) else { return Ok(()) };
     let open = |image: &Path| Image::open(&config.disk_path(image), Access::ReadWrite).map(Arc::new);
-    let images = spec.disks.iter().map(|disk| open(&disk.image)).collect::<Result<Vec<_>, _>>()?;
+    let images = spec.copied_disks().map(|disk| open(&disk.image)).collect::<Result<Vec<_>, _>>()?;
     let storage =
         FileStorage::new(&path).map_err(|source| DiskError::Place { path: path.clone(), source })?;
     let identity = Identity { vm: VmId::of(vm), session: stamp.session };

@@ -3,6 +3,9 @@
 //! A disk is one image on each host: the owner's, which its guest writes, and the backup's replica, which holds
 //! committed epochs. Beside each lies a label ([`label`]) that says whose it is: nothing is overwritten that is not
 //! this VM's, and no VM is started from a disk that is not its newest.
+//!
+//! A disk on storage that the hosts share is one image for all of them ([`shared`]): it has no label, replica or journal, and
+//! only who has the VM's term touches it.
 
 mod differences;
 mod error;
@@ -11,6 +14,7 @@ mod journal;
 mod label;
 mod meter;
 mod replica;
+mod shared;
 mod tap;
 
 pub use differences::{Marker, begin_at as differences_from};
@@ -20,12 +24,13 @@ pub use journal::{close_journal, finish_journal, journal_directory};
 pub use label::{Label, directory};
 pub use meter::Meter;
 pub use replica::{Described, Replicas, apply};
+pub use shared::{Proofs, SharedImage, release, take};
 pub use tap::{Kept, KeptChange, Tap};
 
 use crate::api::types::{BaseStatus, DiskStatus};
 use crate::config::HostConfig;
 use disk::qcow2::Header;
-use disk::{Access, Export, Image};
+use disk::{Access, Export, Image, Observer, Unobserved};
 use format::Formatted;
 use protocol::VmName;
 use qemu::VmSpec;
@@ -38,6 +43,7 @@ struct Served {
     image: Arc<Image>,
     export: Export,
     read_only: bool,
+    shared: bool,
     format: DiskFormat,
     /// None if it is raw.
     header: Option<Header>,
@@ -59,7 +65,7 @@ impl Disks {
         let open = |disk| format::open(config, disk);
         let images = spec.disks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let disks = Self::serve(spec, images)?;
-        if !disks.is_empty() {
+        if disks.are_copied() {
             let stamp = Label::of(config, vm).read()?;
             let map = differences::of_images(config, vm, &disks.sizes(), stamp.as_ref())?;
             disks.mark_with(map)?;
@@ -76,18 +82,29 @@ impl Disks {
         Ok(())
     }
 
+    /// Serves these images, which are in the order of the VM file.
     fn serve(spec: &VmSpec, images: Vec<Formatted>) -> Result<Self, DiskError> {
-        let tap = Arc::new(Tap::new(spec.disks.len()));
-        let mut disks = Vec::new();
-        for (at, (formatted, disk)) in (0u8..).zip(images.into_iter().zip(&spec.disks)) {
+        let tap = Arc::new(Tap::new(spec.copied_disks().count()));
+        let (mut disks, mut copied) = (Vec::new(), 0);
+        for (at, (formatted, disk)) in images.into_iter().zip(&spec.disks).enumerate() {
             let Formatted { image, header } = formatted;
-            let name = qemu::launch::disk_export(usize::from(at));
-            let observer = tap.of_disk(at, Arc::clone(&image));
-            let export = Export::new(Arc::clone(&image), &name, Arc::new(observer))?;
+            let (name, shared) = (qemu::launch::disk_export(at), disk.shared);
+            let observer: Arc<dyn Observer> = if shared {
+                Arc::new(Unobserved)
+            } else {
+                copied += 1;
+                Arc::new(tap.of_disk(copied - 1, Arc::clone(&image)))
+            };
+            let export = Export::new(Arc::clone(&image), &name, observer)?;
             let format = disk.format.unwrap_or_default();
-            disks.push(Served { image, export, read_only: disk.read_only, format, header });
+            disks.push(Served { image, export, read_only: disk.read_only, shared, format, header });
         }
         Ok(Self { disks, tap })
+    }
+
+    /// Those of which each host has a copy of its own. They are numbered for the backup in this order.
+    fn copied(&self) -> impl Iterator<Item = &Served> {
+        self.disks.iter().filter(|disk| !disk.shared)
     }
 
     /// QEMU's end of a conversation about each disk; served from now on.
@@ -105,10 +122,10 @@ impl Disks {
         self.disks.iter().map(|disk| disk.export.direct()).collect()
     }
 
-    /// Whether there are none.
+    /// Whether there are any of which each host has a copy of its own.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.disks.is_empty()
+    pub fn are_copied(&self) -> bool {
+        self.copied().next().is_some()
     }
 
     /// What is written to them.
@@ -117,22 +134,22 @@ impl Disks {
         &self.tap
     }
 
-    /// Their images, in the order of the VM file.
+    /// The images that are copied, in the order of the VM file.
     #[must_use]
     pub fn images(&self) -> Vec<Arc<Image>> {
-        self.disks.iter().map(|disk| Arc::clone(&disk.image)).collect()
+        self.copied().map(|disk| Arc::clone(&disk.image)).collect()
     }
 
     /// What a backup's replicas must begin with.
     #[must_use]
     pub fn placeholders(&self) -> Placeholders {
-        Placeholders::of(self.disks.iter().map(|disk| disk.header.as_ref()))
+        Placeholders::of(self.copied().map(|disk| disk.header.as_ref()))
     }
 
-    /// The sizes of their images in bytes.
+    /// The sizes in bytes of the images that are copied.
     #[must_use]
     pub fn sizes(&self) -> Vec<u64> {
-        self.disks.iter().map(|disk| disk.image.size()).collect()
+        self.copied().map(|disk| disk.image.size()).collect()
     }
 
     /// For displays.
@@ -140,22 +157,26 @@ impl Disks {
     pub fn status(&self) -> Vec<DiskStatus> {
         let map = self.tap.marker().map(|marker| marker.map().status());
         let bases: Vec<BaseStatus> = map.iter().flat_map(|map| &map.bases).map(BaseStatus::from).collect();
-        let status = |(at, disk): (usize, &Served)| {
-            let (copy, unacknowledged_bytes) = self.tap.meter().of_disk(at);
+        let mut numbers = 0..;
+        let status = |disk: &Served| {
+            let number = (!disk.shared).then(|| numbers.next()).flatten();
+            let (copy, unacknowledged_bytes) =
+                number.map(|at| self.tap.meter().of_disk(at)).unwrap_or_default();
             DiskStatus {
                 image: disk.image.path().to_path_buf(),
                 size: disk.header.map_or(disk.image.size(), |header| header.virtual_size()),
                 format: disk.format,
                 image_size: Some(disk.image.size()),
                 read_only: disk.read_only,
+                shared: disk.shared,
                 served: disk.export.stats(),
                 copy,
                 unacknowledged_bytes,
-                differing_bytes: map.as_ref().and_then(|map| map.marked_bytes.get(at).copied()),
-                bases: bases.clone(),
+                differing_bytes: number.and_then(|at| map.as_ref()?.marked_bytes.get(at).copied()),
+                bases: number.map(|_| bases.clone()).unwrap_or_default(),
             }
         };
-        self.disks.iter().enumerate().map(status).collect()
+        self.disks.iter().map(status).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Owns a backup's replicas: making them, and writing a primary's changes into them.
 
 use super::format::{Formatted, mark_placeholders};
-use super::{DiskError, Disks, Label, Placeholders, differences, finish_journal};
+use super::{DiskError, Disks, Label, Placeholders, SharedImage, differences, finish_journal, shared};
 use crate::config::HostConfig;
 use disk::qcow2::Header;
 use disk::{Access, Holes, Image, ImageError};
@@ -11,6 +11,7 @@ use protocol::resync::Offer;
 use protocol::wire::disk::read_batch;
 use protocol::{Change, Epoch, Session, Term, VmName, What};
 use qemu::VmSpec;
+use qemu::spec::DiskSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,10 +22,12 @@ const BLANK: usize = 1 << 20;
 pub struct Described<'a> {
     /// The VM.
     pub spec: &'a VmSpec,
-    /// The sizes of the images in bytes.
+    /// The sizes in bytes of the images that are copied.
     pub sizes: &'a [u64],
     /// What they must begin with.
     pub placeholders: &'a Placeholders,
+    /// How to find those that are shared.
+    pub shared: &'a [SharedImage],
 }
 
 /// A backup's replicas at the beginning of a session.
@@ -47,21 +50,23 @@ impl Disks {
         described: &Described<'_>,
         (term, session): (Term, Session),
     ) -> Result<Replicas, DiskError> {
-        let &Described { spec, sizes, placeholders } = described;
-        if sizes.len() != spec.disks.len() {
-            return Err(DiskError::Count { described: spec.disks.len(), sizes: sizes.len() });
+        let &Described { spec, sizes, placeholders, shared } = described;
+        let copied = spec.copied_disks().count();
+        if sizes.len() != copied {
+            return Err(DiskError::Count { described: copied, sizes: sizes.len() });
         }
-        let headers = placeholders.headers(&spec.disks)?;
+        let headers = placeholders.headers(spec.copied_disks())?;
+        let shared = shared::find(config, spec, shared)?;
         let label = Label::of(config, vm);
         let stamp = label.read()?;
-        let paths: Vec<_> = spec.disks.iter().map(|disk| config.disk_path(&disk.image)).collect();
+        let paths: Vec<_> = spec.copied_disks().map(|disk| config.disk_path(&disk.image)).collect();
         for path in paths.iter().filter(|path| path.exists()) {
             if stamp.is_none() && !is_blank(path)? {
                 return Err(DiskError::NotOurs { path: path.clone(), vm: vm.to_string() });
             }
         }
         if paths.is_empty() {
-            return Ok(Replicas { disks: Self::serve(spec, Vec::new())?, offer: Offer::NoDisks });
+            return Ok(Replicas { disks: Self::serve(spec, shared)?, offer: Offer::NoDisks });
         }
         // An image that cannot be looked at now, because somebody has it open, is not given up for that.
         let found = paths.iter().map(|path| size_of(path)).collect::<Result<Vec<_>, _>>()?;
@@ -86,9 +91,16 @@ impl Disks {
             }
             Ok::<_, DiskError>(Formatted { image: Arc::new(image), header })
         };
-        let images = paths.iter().zip(sizes).zip(headers).map(make).collect::<Result<_, _>>()?;
-        Ok(Replicas { disks: Self::serve(spec, images)?, offer })
+        let images = paths.iter().zip(sizes).zip(headers).map(make).collect::<Result<Vec<_>, _>>()?;
+        Ok(Replicas { disks: Self::serve(spec, in_order(spec, images, shared))?, offer })
     }
+}
+
+/// In the order of the VM file.
+fn in_order(spec: &VmSpec, copied: Vec<Formatted>, shared: Vec<Formatted>) -> Vec<Formatted> {
+    let (mut copied, mut shared) = (copied.into_iter(), shared.into_iter());
+    let next = |disk: &DiskSpec| if disk.shared { shared.next() } else { copied.next() };
+    spec.disks.iter().filter_map(next).collect()
 }
 
 /// What is said of the copies here. They are brought to a state that has a name: their journal is applied. The map
@@ -219,7 +231,7 @@ mod tests {
 
         fn session_with(&self, size: u64, session: u64, with: &Placeholders) -> Result<Replicas, DiskError> {
             let place = (Term(1), Session(session));
-            let described = Described { spec: &self.spec, sizes: &[size], placeholders: with };
+            let described = Described { spec: &self.spec, sizes: &[size], placeholders: with, shared: &[] };
             Disks::make_replicas(&self.config, &self.vm, &described, place)
         }
 

@@ -78,13 +78,13 @@ impl Asked {
         config: Option<&HostConfig>,
     ) -> Result<Self, MachineError> {
         let disk_sizes =
-            spec.disks.iter().map(|disk| config.map_or(0, |config| size_of(config, &disk.image)));
+            spec.copied_disks().map(|disk| config.map_or(0, |config| size_of(config, &disk.image)));
         let disk_sizes = disk_sizes.collect();
         Ok(Self { resolved: Decided::of(spec, || found(installation))?, disk_sizes })
     }
 
     fn images(&self) -> Vec<(PathBuf, u64)> {
-        let images = self.resolved.spec().disks.iter().map(|disk| disk.image.clone());
+        let images = self.resolved.spec().copied_disks().map(|disk| disk.image.clone());
         images.zip(self.disk_sizes.iter().copied()).collect()
     }
 }

@@ -8,7 +8,7 @@ pub use standby::{Image, StandbyMachine, StandingMachine};
 
 use crate::computer::{Blueprint, Computer, Described};
 use crate::context::Context;
-use crate::disks::{Disks, Placeholders};
+use crate::disks::{Disks, Placeholders, Proofs, SharedImage};
 use crate::link::Outbox;
 use crate::plan::Plan;
 use crate::vm::Facts;
@@ -33,6 +33,9 @@ struct Description {
     /// None in what agents of versions say that know raw disks only.
     #[serde(default)]
     placeholders: Placeholders,
+    /// None in what agents say that know no shared disks.
+    #[serde(default)]
+    shared: Vec<SharedImage>,
     /// What the operator asked, for whoever owns the VM next; none from agents that know no repair.
     #[serde(default)]
     plan: Option<Plan>,
@@ -45,7 +48,7 @@ struct Description {
 pub fn asked_for(description: &[u8]) -> Result<(u64, Vec<(PathBuf, u64)>), MachineError> {
     let description: Description = serde_json::from_slice(description)?;
     let spec = description.computer.resolved.spec();
-    let images = spec.disks.iter().map(|disk| disk.image.clone());
+    let images = spec.copied_disks().map(|disk| disk.image.clone());
     Ok((spec.memory.0, images.zip(description.disk_sizes).collect()))
 }
 
@@ -143,7 +146,7 @@ impl Machine {
         }
     }
 
-    /// Refuses what cannot be protected, before anything begins.
+    /// Refuses what cannot go on at another host, before anything begins.
     ///
     /// # Errors
     /// What and why.
@@ -151,18 +154,21 @@ impl Machine {
         self.computer.check_protectable()
     }
 
-    /// The machine's description for a backup.
+    /// The machine's description for another host, and what shows that one the shared disks for as long as it looks for them.
     ///
     /// # Errors
-    /// If a file of it cannot be read any more.
-    pub fn describe(&self, arbiter: &str, plan: Option<&Plan>) -> Result<Vec<u8>, MachineError> {
-        Ok(serde_json::to_vec(&Description {
+    /// If a file of it cannot be read any more, or a shared disk cannot be shown.
+    pub fn describe(&self, arbiter: &str, plan: Option<&Plan>) -> Result<(Vec<u8>, Proofs), MachineError> {
+        let (shared, proofs) = self.disks.show_shared()?;
+        let description = serde_json::to_vec(&Description {
             computer: self.computer.describe()?,
             arbiter: arbiter.to_owned(),
             disk_sizes: self.disks.sizes(),
             placeholders: self.disks.placeholders(),
+            shared,
             plan: plan.cloned(),
-        })?)
+        })?;
+        Ok((description, proofs))
     }
 
     /// What does not change while it lives.

@@ -73,6 +73,7 @@ impl StandbyMachine {
             spec: &spec,
             sizes: &description.disk_sizes,
             placeholders: &description.placeholders,
+            shared: &description.shared,
         };
         let Replicas { disks, offer } = Disks::make_replicas(&context.config, name, &described, session)?;
         let (standby, channels) = blueprint.stand_by(name, &disks)?;

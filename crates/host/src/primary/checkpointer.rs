@@ -15,7 +15,7 @@ use super::precopy::{CHUNK, RoundTold};
 use super::settling::Settling;
 use crate::api::types::{CopyProgress, EpochRecord};
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
-use crate::disks::{KeptChange, Tap};
+use crate::disks::{self, KeptChange, Tap};
 use crate::link::{Outbox, Pack, Part};
 use crate::loops::Haste;
 use crate::machine::Machine;
@@ -41,6 +41,9 @@ const BUFFER_PAGES: usize = 4_096;
 const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
 const BUFFERS: usize = 4;
+
+/// So long the lock of a shared disk that comes back may be held by somebody: the guest stands still, and nobody else may let it go on.
+const LOCK_LINGERS: Duration = Duration::from_secs(5);
 
 /// An order to the thread.
 #[derive(Debug)]
@@ -111,6 +114,8 @@ pub enum Done {
     },
     /// The machine does not answer any more.
     VmLost(String),
+    /// The guest runs, and an operator should look after it.
+    Warning(String),
 }
 
 /// A checkpoint that waits to be sent.
@@ -172,6 +177,7 @@ impl Checkpointer {
             tap: Arc::clone(machine.disks.tap()),
             busy: Arc::clone(&busy),
             images: machine.disks.images(),
+            shared: machine.disks.handed_over(),
             saver: None,
             brake: Brake::new(&machine.computer, machine.disks.tap(), &machine.disks.images()),
             active: None,
@@ -250,6 +256,8 @@ struct Worker {
     tap: Arc<Tap>,
     busy: Arc<Mutex<Busy>>,
     images: Vec<Arc<Image>>,
+    /// Another host's once the last checkpoint was taken.
+    shared: Vec<Arc<Image>>,
     saver: Option<Box<dyn StateSaver>>,
     brake: Brake,
     active: Option<Active>,
@@ -344,8 +352,18 @@ impl Worker {
 
     fn resume(&mut self, permit: &RunPermit) {
         tracing::debug!(term = %permit.term(), "the guest goes on");
+        self.take_back();
         self.brake.is_let_go();
         self.carried_out(self.computer.go_on());
+    }
+
+    /// The term is this host's, so nobody else has its disks. Without one of them the guest meets errors, as with a medium that fails.
+    fn take_back(&self) {
+        if let Err(error) = disks::take(&self.shared, LOCK_LINGERS) {
+            self.say(Done::Warning(format!(
+                "the guest goes on without a shared disk, which it cannot write: {error}"
+            )));
+        }
     }
 
     fn open_output(&self) {
@@ -580,9 +598,12 @@ impl Worker {
         let device = pending.take().map_err(|error| fail(&error))?;
         // A flush that the guest asked for may be among those that were answered at once, and the epoch's output may
         // tell of it.
-        self.tap
-            .make_good(&self.images)
-            .map_err(|error| Failure { why: error.to_string(), resumable: false })?;
+        let lasting = |error: disk::ImageError| Failure { why: error.to_string(), resumable: false };
+        self.tap.make_good(&self.images).map_err(lasting)?;
+        if last {
+            // Before anything of it is sent: who has it may claim the VM.
+            disks::release(&self.shared).map_err(lasting)?;
+        }
         let ahead = active.ahead.addresses.len() as u64;
         let ahead_pages = ahead - again;
         let dirty_pages = active.pages.len() as u64 + ahead_pages;

@@ -81,8 +81,7 @@ impl Engine {
         let (timing, machine) = self.approach(&request.to, plan.as_ref(), None)?;
         let stop_first = request.strategy == Strategy::StopTheWorld;
         let peer = request.to.clone();
-        self.command(Command::Migrate { peer, timing, machine, stop_first })
-            .map_err(|error| self.refused(&error))?;
+        self.open(Command::Migrate { peer, timing, machine, stop_first })?;
         let mut limits = request.limits;
         let configured = self.context.config.copy_rate.map(|rate| rate.0).filter(|&rate| rate > 0);
         limits.rate_ceiling = limits.rate_ceiling.or(configured);

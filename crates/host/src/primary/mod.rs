@@ -19,7 +19,7 @@ pub use checkpointer::Checkpointer;
 use crate::api::migration::{MigrateRequest, RoundsEnd};
 use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
-use crate::disks::{self, Label};
+use crate::disks::{self, Label, Proofs};
 use crate::incident::Incident;
 use crate::loops::{Channel, LinkNotes, name_of, now};
 use crate::machine::Machine;
@@ -75,6 +75,8 @@ pub struct Engine {
     /// Most bytes a second of a first copy.
     copy_rate: Option<u64>,
     copied: Option<copied::Copied>,
+    /// What the other host finds the shared disks by.
+    proofs: Proofs,
     /// The VM is being brought to another host.
     migration: Option<migrate::Migrating>,
     /// The policy of the copy that begins.
@@ -141,6 +143,7 @@ impl Engine {
             spared: None,
             copy_rate: None,
             copied: None,
+            proofs: Proofs::default(),
             migration: None,
             policy: None,
             plan,
@@ -200,20 +203,21 @@ impl Engine {
         }
         self.checkpointer.quit();
         let (images, tap) = (self.machine.disks.images(), Arc::clone(self.machine.disks.tap()));
+        let shared = self.machine.disks.handed_over();
         self.machine.end();
         // Not when the agent ends: it dies now.
         if let Some(marker) = tap.marker().filter(|_| ended != Ended::Agent) {
             marker.close();
         }
-        if let Ended::Stopped(_) = ended
-            && !images.is_empty()
-        {
+        if let Ended::Stopped(_) = ended {
             let synced = disks::sync(&images);
             let content = if synced.is_ok() { Content::Stopped } else { Content::Running };
-            if let Err(error) = synced {
+            if let Err(error) = synced.and(disks::sync(&shared)) {
                 tracing::error!(vm = %self.handle.name(), %error, "the disks may lack the last writes");
             }
-            label_disks(&self.context, &self.handle, content, self.protocol.term());
+            if !images.is_empty() {
+                label_disks(&self.context, &self.handle, content, self.protocol.term());
+            }
         }
         ended
     }
@@ -231,7 +235,7 @@ impl Engine {
         self.protocol.wake(now);
         self.protocol.handle(now, event, &mut actions);
         // A term that was won here: before anything is written in it, the disks say that they belong to it.
-        if self.protocol.term() != term && !self.machine.disks.is_empty() {
+        if self.protocol.term() != term && self.machine.disks.are_copied() {
             label_disks(&self.context, &self.handle, Content::Running, self.protocol.term());
         }
         self.carry_out(actions);
@@ -311,6 +315,8 @@ impl Engine {
         let base = Base { term: self.protocol.term(), session };
         let Some(link) = self.link_of(session) else { return };
         let outbox = link.outbox.clone();
+        // The other host has opened what it was shown.
+        self.proofs = Proofs::default();
         self.copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
         let (rate, migration) = (self.copy_rate, self.policy.take());
         self.checkpointer.send(Job::Copy { session, outbox, base, offer, rate, migration });
@@ -391,6 +397,7 @@ impl Engine {
         }
         self.machine.gate.observe_input(None);
         self.staged = None;
+        self.proofs = Proofs::default();
         self.handle.set_copy(None);
         self.checkpointer.send(Job::EndSession(session));
     }
@@ -430,6 +437,7 @@ impl Engine {
                 self.feed(event);
             }
             Done::VmLost(why) => self.feed(Event::VmDied(why)),
+            Done::Warning(text) => self.handle.warn(text),
         }
     }
 
@@ -470,12 +478,15 @@ impl Engine {
 
     /// Begins to protect the VM on a host.
     fn protect(&mut self, plan: &Plan, to: &protocol::HostName) -> Result<(), ApiError> {
+        if let Some(why) = self.machine.disks.unprotectable() {
+            let message = format!("VM {} cannot be protected: {why}", self.handle.name());
+            return Err(ApiError::new(ErrorCode::Refused, message));
+        }
         let (timing, machine) = self.approach(to, Some(plan), Some(&plan.request))?;
         let request = &plan.request;
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
         self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
-        let begun = self.command(Command::Protect { peer: to.clone(), timing, machine });
-        begun.map_err(|error| self.refused(&error))?;
+        self.open(Command::Protect { peer: to.clone(), timing, machine })?;
         self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(timing.interval, request.follow);
         Ok(())
@@ -507,7 +518,7 @@ impl Engine {
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
         let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
         let plan = plan.map(|plan| plan.clone().after_losses(self.repair.losses(to)));
-        let machine =
+        let (machine, proofs) =
             self.machine.describe(&identity, plan.as_ref()).map_err(|error| refused(error.to_string()))?;
         let interval =
             request.map_or(Timing::default().interval, |request| protocol::Micros(request.interval_us));
@@ -520,9 +531,20 @@ impl Engine {
             self.protocol.recall(to, gaps);
         }
         match timing.check() {
-            Ok(()) => Ok((timing, machine)),
+            Ok(()) => {
+                self.proofs = proofs;
+                Ok((timing, machine))
+            }
             Err(error) => Err(ApiError::new(ErrorCode::Invalid, error.to_string())),
         }
+    }
+
+    /// Begins a session with the host that was approached.
+    fn open(&mut self, command: Command) -> Result<(), ApiError> {
+        self.command(command).map_err(|error| {
+            self.proofs = Proofs::default();
+            self.refused(&error)
+        })
     }
 
     fn command(&mut self, command: Command) -> Result<(), CommandError> {

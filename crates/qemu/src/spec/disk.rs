@@ -21,6 +21,10 @@ pub struct DiskSpec {
     /// Whether the guest may only read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// Whether the image lies on storage that the VM's hosts share: it is handed over when the VM moves, and never copied. A VM that
+    /// may write to it can be migrated, but not protected: what a lost epoch wrote to it could not be taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     /// The controller; by default modern virtio, legacy virtio in the lean profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<DiskModel>,
@@ -67,6 +71,16 @@ pub enum DiskModel {
 }
 
 impl VmSpec {
+    /// The disks of which each host has a copy of its own, in the order of the VM file.
+    pub fn copied_disks(&self) -> impl Iterator<Item = &DiskSpec> {
+        self.disks.iter().filter(|disk| !disk.shared)
+    }
+
+    /// The disks that the hosts share, in the order of the VM file.
+    pub fn shared_disks(&self) -> impl Iterator<Item = &DiskSpec> {
+        self.disks.iter().filter(|disk| disk.shared)
+    }
+
     /// The model of a disk: the one it asks for, or the one that suits the machine.
     #[must_use]
     pub fn disk_model(&self, disk: &DiskSpec) -> DiskModel {

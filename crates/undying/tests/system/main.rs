@@ -29,6 +29,7 @@ mod repair;
 mod resync;
 mod several;
 mod shapes;
+mod shared;
 mod slow;
 mod slow_disk;
 mod stream;
