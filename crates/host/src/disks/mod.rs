@@ -24,7 +24,7 @@ pub use journal::{close_journal, finish_journal, journal_directory};
 pub use label::{Label, directory};
 pub use meter::Meter;
 pub use replica::{Described, Replicas, apply};
-pub use shared::{Proofs, SharedImage, release, take};
+pub use shared::{Proofs, SharedImage, release, take, why_unprotectable};
 pub use tap::{Kept, KeptChange, Tap};
 
 use crate::api::types::{BaseStatus, DiskStatus};

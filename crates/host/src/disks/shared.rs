@@ -81,12 +81,18 @@ impl Disks {
     /// Why a VM with these disks cannot be protected, if it cannot.
     #[must_use]
     pub fn unprotectable(&self) -> Option<String> {
-        let image = self.handed_over().first().map(|image| image.path().display().to_string())?;
-        Some(format!(
-            "its disk {image} lies on shared storage: what a lost epoch wrote there could not be taken back. Such a VM can be \
-             migrated; to be protected it needs a disk that each host has its own copy of (without `shared = true`)"
-        ))
+        self.handed_over().first().map(|image| why_unprotectable(image.path()))
     }
+}
+
+/// Why a VM that may write to this shared image cannot be protected.
+#[must_use]
+pub fn why_unprotectable(image: &Path) -> String {
+    format!(
+        "its disk {} lies on shared storage: what a lost epoch wrote there could not be taken back. Such a VM can be migrated; \
+         to be protected it needs a disk of which each host has its own copy (without `shared = true`)",
+        image.display()
+    )
 }
 
 /// Another host may have these images from now on.

@@ -30,12 +30,14 @@ use crate::api::types::{ApiError, DoctorReport, DoctorRequest, DoctorVm, ErrorCo
 use crate::computer::MachineError;
 use crate::config::{Config, HostConfig};
 use crate::context::Context;
+use crate::disks::why_unprotectable;
 use crate::room::Room;
 use crate::table::Table;
 use facts::{Installed, Look, installed};
 use protocol::VmName;
 use qemu::VmSpec;
-use std::path::{Path, PathBuf};
+use qemu::spec::DiskSpec;
+use std::path::Path;
 
 const VM_FILE: Check =
     Check { name: "VM", why: "What cannot be protected is refused before anything starts." };
@@ -117,6 +119,26 @@ fn read((text, folder): (&str, &Path)) -> Result<VmSpec, String> {
     VmSpec::parse_in(text, "to be looked at", folder).map_err(|error| error.to_string())
 }
 
+/// What is wrong with a disk of a VM file.
+fn look_at_disk(of: &str, disk: &DiskSpec, config: Option<&HostConfig>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let path = config.map_or_else(|| disk.image.clone(), |config| config.disk_path(&disk.image));
+    if let Err(error) = std::fs::File::open(&path) {
+        let found = format!("the disk image {} does not open: {error}", path.display());
+        let mend = if disk.shared {
+            "mount the storage that the hosts share, with the image, under this name"
+        } else {
+            "put it where the VM shall start; its backup makes its own copy"
+        };
+        findings.push(VM_FILE.failure(of, found, mend));
+    }
+    if disk.shared && !disk.read_only {
+        let found = format!("it cannot be protected: {}", why_unprotectable(&path));
+        findings.push(VM_FILE.failure(of, found, "leave `shared` away, or do without protection"));
+    }
+    findings
+}
+
 /// The VM of a file, if it makes sense; what is wrong with it goes to the findings.
 fn asked(
     of: &str,
@@ -137,18 +159,7 @@ fn asked(
     if let Err(refusals) = spec.check_protectable() {
         findings.extend(refusals.iter().map(|refusal| VM_FILE.failure(of, refusal, mend)));
     }
-    let missing = |image: &PathBuf| {
-        let path = config.map_or_else(|| image.clone(), |config| config.disk_path(image));
-        std::fs::File::open(&path).err().map(|error| (path, error))
-    };
-    for (path, error) in spec.disks.iter().filter_map(|disk| missing(&disk.image)) {
-        let found = format!("the disk image {} does not open: {error}", path.display());
-        findings.push(VM_FILE.failure(
-            of,
-            found,
-            "put it where the VM shall start; its backup makes its own copy",
-        ));
-    }
+    findings.extend(spec.disks.iter().flat_map(|disk| look_at_disk(of, disk, config)));
     match Asked::of(spec, installation, config) {
         Ok(asked) => {
             let text = format!("{name}: {}", asked.resolved.words());
@@ -161,5 +172,33 @@ fn asked(
             findings.push(VM_FILE.failure(of, error, mend));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(image: &Path, rest: &str) -> Vec<String> {
+        let text = format!("name = 'web'\nkernel = '/k'\n[[disk]]\nimage = {image:?}\n{rest}");
+        let spec = VmSpec::parse(&text, "a VM file").unwrap();
+        look_at_disk("alpha", &spec.disks[0], None).iter().map(|found| format!("{found:?}")).collect()
+    }
+
+    #[test]
+    fn a_disk_that_is_not_there_or_cannot_be_protected_is_told_with_what_to_do() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let image = image.path();
+        assert_eq!(look(image, ""), [""; 0]);
+        assert_eq!(look(image, "shared = true\nread_only = true\n"), [""; 0]);
+        let shared = look(image, "shared = true\n");
+        assert!(
+            shared.len() == 1
+                && shared[0].contains("cannot be protected")
+                && shared[0].contains("leave `shared` away")
+        );
+        let nowhere = Path::new("/nowhere/web.img");
+        assert!(look(nowhere, "")[0].contains("put it where the VM shall start"));
+        assert!(look(nowhere, "shared = true\n")[0].contains("mount the storage"));
     }
 }

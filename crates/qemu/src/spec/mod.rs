@@ -16,6 +16,7 @@
 //! [[disk]]
 //! image = "web.qcow2"         # a file in the host's directory of disks, or a block device
 //! format = "qcow2"            # or "raw", the default; never guessed
+//! shared = true               # on storage that all hosts mount: handed over, not copied; not by default
 //! ```
 //!
 //! What the file asks for is checked twice: [`VmSpec::parse`] refuses what makes no sense, and
