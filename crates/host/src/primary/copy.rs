@@ -1,7 +1,7 @@
 //! Owns the first copy: the disks (`resync`), then all memory in rounds, while the guest runs (live migration's
 //! pre-copy, NSDI'05 §3).
 
-use super::checkpointer::{Done, Job};
+use super::orders::{Done, Job};
 use super::pace::Pace;
 use crate::api::types::CopyProgress;
 use crate::computer::PageTracker;

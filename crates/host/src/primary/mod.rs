@@ -7,6 +7,7 @@ mod checkpointer;
 mod copied;
 mod copy;
 mod migrate;
+mod orders;
 mod pace;
 mod precopy;
 mod repair;
@@ -26,8 +27,8 @@ use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::plan::{Inheritance, Plan};
 use crate::vm::{Ended, Snapshot, VmHandle};
-use checkpointer::{Done, Job};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use orders::{Done, Job, Staged};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::{LinkLoss, Notice};
@@ -69,7 +70,7 @@ pub struct Engine {
     incoming: Channel<(Session, Incoming)>,
     claims: Channel<(Claim, ClaimAnswer)>,
     measurements: Arc<Mutex<Measurements>>,
-    staged: Option<checkpointer::Staged>,
+    staged: Option<Staged>,
     /// A checkpoint that was left out, and was not told of yet.
     spared: Option<(Session, Epoch)>,
     /// Most bytes a second of a first copy.

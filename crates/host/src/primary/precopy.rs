@@ -4,8 +4,8 @@
 //! tells how fast they get there, and nothing lies before what is sent at the stop.
 
 use super::brake::Brake;
-use super::checkpointer::Done;
 use super::copy::{Copy, Outcome};
+use super::orders::Done;
 use crate::api::migration::{RoundStatus, RoundsEnd};
 use crate::api::types::CopyProgress;
 use crate::link::Part;

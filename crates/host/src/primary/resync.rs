@@ -5,8 +5,8 @@
 //! some time since it was asked; a piece that is equal then is equal in the end, because the guest's writes that the
 //! backup had not applied come behind.
 
-use super::checkpointer::Done;
 use super::copy::Copy;
+use super::orders::Done;
 use crate::api::types::{CopyKind, CopyProgress};
 use crate::disks::{Kept, KeptChange};
 use crossbeam_channel::RecvTimeoutError;
