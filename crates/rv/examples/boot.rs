@@ -1,17 +1,20 @@
-//! Boots a kernel with an initial file system and shows its console: `boot KERNEL INITRD [FIRMWARE]`.
-//! Every 1,000 million instructions the state hash goes to the standard error: two runs must tell the same.
+//! Boots a kernel with an initial file system and shows its console: `boot [--interpret] KERNEL INITRD [FIRMWARE]`.
+//! Every 1,000 million instructions the state hash goes to the standard error: two runs must tell the same, with machine code or
+//! without, on any processor.
 
 #![forbid(unsafe_code)]
 
-use rv::{Files, Hardware, Machine, Output, Stop};
+use rv::{Files, Hardware, Hotness, Machine, Output, Stop};
+use rvjit::Pieces;
 use std::io::Write;
 
 /// Instructions between two hashes.
 const SLICE: u64 = 1_000_000_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let [_, kernel, initrd, rest @ ..] = arguments.as_slice() else {
+    let (options, arguments): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument == "--interpret");
+    let [kernel, initrd, rest @ ..] = arguments.as_slice() else {
         return Err("give a kernel and an initial file system".into());
     };
     let firmware = rest.first().map(std::fs::read).transpose()?;
@@ -23,6 +26,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         command_line: "console=ttyS0 earlycon=sbi",
     };
     let mut machine = Machine::with_hardware(256 << 20, &Hardware::default(), &files)?;
+    if options.is_empty() {
+        machine.compile_with(Box::new(Pieces::beside()?), Hotness::default());
+    }
     let mut console = std::io::stdout();
     loop {
         let until = machine.instructions() + SLICE / 1000;
