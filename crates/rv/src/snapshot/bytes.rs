@@ -8,11 +8,15 @@
 //! Numbers are little-endian. The first block is a header, the second everything but RAM, both in postcard's form. Then come
 //! the pages, in order, 64 to a block but in the last: the page's number (u32), and 0 if it is all zero, or 1 and its
 //! bytes. Each snapshot has one form only. Nothing in it depends on the program's build or on the host.
+//!
+//! A snapshot that was merged with those that it was built on is whole, and still called by its base: those behind it go on
+//! naming it.
 
 use super::state::State;
 use super::{Snapshot, is_zero};
 use crate::dirty::PAGE;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -69,27 +73,53 @@ impl core::error::Error for SnapshotError {}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    base: Option<u64>,
+    built: Built,
     ram: u64,
     pages: u32,
+}
+
+/// What a snapshot is built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Built {
+    OnNothing,
+    On(u64),
+    /// On nothing any more.
+    OnceOn(u64),
 }
 
 impl Snapshot {
     /// The snapshot as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.data.len() + self.state.len() + 8 * self.pages.len() + 256);
-        all.extend(MAGIC);
-        all.extend(VERSION.to_le_bytes());
-        let header = Header { base: self.base, ram: self.ram, pages: self.pages.len() as u32 };
+        let Ok(()) = self.write(|bytes| {
+            all.extend_from_slice(bytes);
+            Ok::<(), Infallible>(())
+        });
+        all
+    }
+
+    /// Gives the snapshot's bytes, piece by piece, to whoever puts them somewhere.
+    ///
+    /// # Errors
+    /// They could not be put there.
+    pub fn write<E>(&self, mut put: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        put(&MAGIC)?;
+        put(&VERSION.to_le_bytes())?;
+        let built = match (self.base, self.merged) {
+            (Some(base), _) => Built::On(base),
+            (None, Some(base)) => Built::OnceOn(base),
+            (None, None) => Built::OnNothing,
+        };
+        let header = Header { built, ram: self.ram, pages: self.pages.len() as u32 };
         let mut number = 0;
         let mut block = |bytes: &[u8]| {
-            all.extend((bytes.len() as u32).to_le_bytes());
-            all.extend(xxh3_64_with_seed(bytes, number).to_le_bytes());
-            all.extend_from_slice(bytes);
+            put(&(bytes.len() as u32).to_le_bytes())?;
+            put(&xxh3_64_with_seed(bytes, number).to_le_bytes())?;
             number += 1;
+            put(bytes)
         };
-        block(&postcard::to_allocvec(&header).expect("memory takes all bytes"));
-        block(&self.state);
+        block(&postcard::to_allocvec(&header).expect("memory takes all bytes"))?;
+        block(&self.state)?;
         let mut some = Vec::with_capacity(BLOCK * (PAGE + 5));
         for (at, (page, bytes)) in (1..).zip(self.each()) {
             some.extend(page.to_le_bytes());
@@ -101,11 +131,11 @@ impl Snapshot {
                 }
             }
             if at % BLOCK == 0 || at == self.pages.len() {
-                block(&some);
+                block(&some)?;
                 some.clear();
             }
         }
-        all
+        Ok(())
     }
 
     /// The snapshot that these bytes are. They may be anything.
@@ -137,9 +167,13 @@ impl Snapshot {
         if !blocks.rest.is_empty() {
             return Err(SnapshotError::Damaged("there is more behind its end"));
         }
-        let Header { base, ram, .. } = header;
-        let id = xxh3_64_with_seed(&state, base.unwrap_or(0));
-        Ok(Snapshot { id, base, ram, state, instructions, pages, data })
+        let (base, merged) = match header.built {
+            Built::OnNothing => (None, None),
+            Built::On(base) => (Some(base), None),
+            Built::OnceOn(base) => (None, Some(base)),
+        };
+        let id = xxh3_64_with_seed(&state, base.or(merged).unwrap_or(0));
+        Ok(Snapshot { id, base, merged, ram: header.ram, state, instructions, pages, data })
     }
 }
 
@@ -167,7 +201,7 @@ fn take_page<'a>(
     pages.push(page);
     let inside = usize::try_from(header.ram - start).unwrap_or(PAGE).min(PAGE);
     match kind {
-        0 if header.base.is_some() => {
+        0 if matches!(header.built, Built::On(_)) => {
             data.resize(data.len() + PAGE, 0);
             Ok(rest)
         }

@@ -147,6 +147,7 @@ impl Snapshot {
         Snapshot {
             id: next.id,
             base: self.base,
+            merged: next.base.filter(|_| self.base.is_none()),
             state: next.state.clone(),
             instructions: next.instructions,
             ram: self.ram,

@@ -25,6 +25,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub struct Snapshot {
     id: u64,
     base: Option<u64>,
+    /// What it was built on before it was made whole; it is still called by that.
+    merged: Option<u64>,
     /// Bytes of RAM.
     ram: u64,
     /// Everything but RAM.
@@ -81,6 +83,20 @@ impl Snapshot {
         Ok(machine)
     }
 
+    /// The same snapshot whole, under the same name: with all RAM of a machine that stands at it. Those behind it follow on
+    /// it as they did before.
+    ///
+    /// # Errors
+    /// The machine does not stand there.
+    pub fn merged(&self, machine: &Machine) -> Result<Snapshot, SnapshotError> {
+        if !machine.stands() || machine.saved != Some(self.id) {
+            return Err(SnapshotError::NotNext);
+        }
+        let (pages, state) = (machine.full_pages(), self.state.clone());
+        let data = machine.pages_of_ram(&pages);
+        Ok(Snapshot { base: None, merged: self.base.or(self.merged), state, pages, data, ..*self })
+    }
+
     /// Each page with its number.
     fn each(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.pages.iter().copied().zip(self.data.chunks_exact(PAGE))
@@ -90,8 +106,7 @@ impl Snapshot {
 impl Machine {
     /// Takes a whole snapshot. Pages that are all zero are not in it.
     pub fn save(&mut self) -> Snapshot {
-        let full = (0..).zip(self.ram.chunks(PAGE)).filter(|(_, page)| !is_zero(page));
-        let pages = full.map(|(number, _)| number).collect();
+        let pages = self.full_pages();
         self.snapshot(None, pages)
     }
 
@@ -112,8 +127,7 @@ impl Machine {
     /// # Errors
     /// It does not follow that one, or the machine wrote to RAM since.
     pub fn follow(&mut self, next: &Snapshot) -> Result<(), SnapshotError> {
-        let stands = self.saved.is_some() && self.dirty.pages().next().is_none();
-        if !stands || next.base != self.saved || next.ram != self.ram.len() as u64 {
+        if !self.stands() || next.base != self.saved || next.ram != self.ram.len() as u64 {
             return Err(SnapshotError::NotNext);
         }
         self.take_state(State::decode(&next.state)?, next.id);
@@ -128,9 +142,8 @@ impl Machine {
     /// # Errors
     /// The other one stands somewhere else.
     pub fn go_back(&mut self, to: &Machine) -> Result<(), SnapshotError> {
-        let stands = to.saved.is_some() && to.dirty.pages().next().is_none();
         let Some(id) =
-            self.saved.filter(|_| stands && to.saved == self.saved && to.ram.len() == self.ram.len())
+            self.saved.filter(|_| to.stands() && to.saved == self.saved && to.ram.len() == self.ram.len())
         else {
             return Err(SnapshotError::NotNext);
         };
@@ -147,17 +160,34 @@ impl Machine {
     fn snapshot(&mut self, base: Option<u64>, pages: Vec<u32>) -> Snapshot {
         let state = State::of(self).encode();
         let id = xxh3_64_with_seed(&state, base.unwrap_or(0));
+        let data = self.pages_of_ram(&pages);
+        self.stand_at(id);
+        let (ram, instructions) = (self.ram.len() as u64, self.instructions);
+        Snapshot { id, base, merged: None, ram, state, instructions, pages, data }
+    }
+
+    /// Whether nothing was written to RAM since a snapshot.
+    fn stands(&self) -> bool {
+        self.saved.is_some() && self.dirty.pages().next().is_none()
+    }
+
+    /// The pages that are not all zero.
+    fn full_pages(&self) -> Vec<u32> {
+        let full = (0..).zip(self.ram.chunks(PAGE)).filter(|(_, page)| !is_zero(page));
+        full.map(|(number, _)| number).collect()
+    }
+
+    /// What these pages hold, one behind the other.
+    fn pages_of_ram(&self, pages: &[u32]) -> Vec<u8> {
         let mut data = Vec::with_capacity(pages.len() * PAGE);
-        for &page in &pages {
+        for &page in pages {
             let start = page as usize * PAGE;
             let end = self.ram.len().min(start + PAGE);
             data.extend_from_slice(&self.ram[start..end]);
         }
         // RAM may end within a page.
         data.resize(pages.len() * PAGE, 0);
-        self.stand_at(id);
-        let (ram, instructions) = (self.ram.len() as u64, self.instructions);
-        Snapshot { id, base, ram, state, instructions, pages, data }
+        data
     }
 
     /// From now on pages are dirty if they are written.

@@ -136,6 +136,37 @@ fn only_the_next_changes_are_taken() {
 }
 
 #[test]
+fn what_is_merged_keeps_its_name_and_those_behind_it_follow_on_it() {
+    let mut machine = Machine::new(0x5800);
+    assert!(machine.put(RAM, &[1; 0x1800]));
+    let first = machine.save();
+    // What is zero now is in no whole snapshot.
+    assert!(machine.put(RAM + 0x1000, &[0; 0x800]) && machine.put(RAM + 0x5700, &[2; 0x100]));
+    machine.input(Input::Console(vec![7]));
+    let second = machine.save_changes();
+    assert!(machine.put(RAM + 0x2000, &[3]));
+    let third = machine.save_changes();
+
+    let mut standby = first.machine().expect("memory");
+    assert_eq!(second.merged(&standby), Err(SnapshotError::NotNext));
+    standby.follow(&second).expect("the next one");
+    let merged = second.merged(&standby).expect("it stands there");
+    assert_eq!((merged.id(), merged.base(), merged.pages()), (second.id(), None, &[0, 5][..]));
+    let bytes = merged.to_bytes();
+    let read = Snapshot::from_bytes(&bytes).expect("a snapshot");
+    assert!(read == merged && read.to_bytes() == bytes);
+    let mut again = read.machine().expect("memory");
+    assert!(again.equals(&standby));
+    again.follow(&third).expect("the next one");
+    assert!(again.equals(&machine));
+    // Once more, on what was merged; and a machine that went on does not stand there.
+    let merged = third.merged(&again).expect("it stands there");
+    assert!(merged.id() == third.id() && merged.machine().expect("memory").equals(&machine));
+    assert!(again.put(RAM, &[9]));
+    assert_eq!(third.merged(&again), Err(SnapshotError::NotNext));
+}
+
+#[test]
 fn a_machine_goes_back_to_its_last_snapshot_and_to_no_other() {
     let mut machine = mapped();
     machine.load(0, 8).expect("a load");
@@ -161,8 +192,16 @@ fn a_machine_goes_back_to_its_last_snapshot_and_to_no_other() {
     assert_eq!(machine.go_back(&mark), Err(SnapshotError::NotNext));
 }
 
-/// A whole snapshot and one of changes, as bytes.
-static TWO: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| two(true));
+/// A whole snapshot, one of changes, and that one merged with the first, as bytes.
+static THREE: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
+    let [whole, changes] = two(true);
+    let read = |bytes: &[u8]| Snapshot::from_bytes(bytes).expect("a snapshot");
+    let mut machine = read(&whole).machine().expect("memory");
+    let next = read(&changes);
+    machine.follow(&next).expect("the next one");
+    let merged = next.merged(&machine).expect("it stands there").to_bytes();
+    [whole, changes, merged]
+});
 
 /// With all memory open in what is saved, or closed.
 fn two(open: bool) -> [Vec<u8>; 2] {
@@ -243,8 +282,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     /// A changed or cut snapshot is refused.
     #[test]
-    fn what_is_damaged_is_found(which in 0_usize..2, place in any::<prop::sample::Index>(), bit in 0_u8..8, cut in any::<bool>()) {
-        let mut bytes = TWO[which].clone();
+    fn what_is_damaged_is_found(which in 0_usize..3, place in any::<prop::sample::Index>(), bit in 0_u8..8, cut in any::<bool>()) {
+        let mut bytes = THREE[which].clone();
         let place = place.index(bytes.len());
         if cut { bytes.truncate(place) } else { bytes[place] ^= 1 << bit }
         prop_assert!(Snapshot::from_bytes(&bytes).is_err());
@@ -253,10 +292,10 @@ proptest! {
     /// Bytes with right checksums that say anything: refused, or a machine that can run.
     #[test]
     fn no_state_makes_the_machine_panic(
-        which in 0_usize..2,
+        which in 0_usize..3,
         changes in prop::collection::vec((0_usize..2, any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let mut blocks = blocks(&TWO[which]);
+        let mut blocks = blocks(&THREE[which]);
         for (block, place, value) in changes {
             let place = place.index(blocks[block].len());
             blocks[block][place] = value;
@@ -273,5 +312,5 @@ proptest! {
 
 #[test]
 fn what_can_be_read_is_used() {
-    assert!(TWO.iter().all(|bytes| use_it(bytes)));
+    assert!(THREE.iter().all(|bytes| use_it(bytes)));
 }
