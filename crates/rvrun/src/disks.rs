@@ -8,7 +8,6 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Why a disk image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +47,6 @@ pub struct Image {
 /// What is kept of an image's blocks for snapshots.
 #[derive(Debug)]
 struct Tracked {
-    /// Where is put down what a block was.
-    before: Arc<File>,
     number: u8,
     written: BTreeSet<u64>,
     /// Written since changes were asked for last.
@@ -79,23 +76,25 @@ impl Image {
         self.disk
     }
 
-    /// From now on what was written is known, and what stood there before is put down.
-    pub fn track(&mut self, number: u8, before: Arc<File>) {
-        self.tracked = Some(Tracked { before, number, written: BTreeSet::new(), changed: BTreeSet::new() });
+    /// From now on what was written is known.
+    pub fn track(&mut self, number: u8) {
+        self.tracked = Some(Tracked { number, written: BTreeSet::new(), changed: BTreeSet::new() });
     }
 
-    /// Makes ready for a request: before a block is written for the first time, what it was is put down.
-    pub fn prepare(&mut self, request: &Request) -> io::Result<()> {
+    /// Makes ready for a request: before a block is written for the first time, what it was is put down, where there is a
+    /// snapshot that may need it.
+    pub fn prepare(&mut self, request: &Request, before: Option<&File>) -> io::Result<()> {
         let (Request::Write { sector, data }, false) = (request, self.disk.read_only) else { return Ok(()) };
         let first = sector * SECTOR / BLOCK as u64;
         let behind = (sector * SECTOR + data.len() as u64).div_ceil(BLOCK as u64);
         let Some(mut tracked) = self.tracked.take() else { return Ok(()) };
         let done = (first..behind).try_for_each(|block| {
             tracked.changed.insert(block);
-            if tracked.written.insert(block) {
-                before::put_down(&tracked.before, tracked.number, block, &self.block(block)?)?;
+            let first = tracked.written.insert(block);
+            match before.filter(|_| first) {
+                Some(before) => before::put_down(before, tracked.number, block, &self.block(block)?),
+                None => Ok(()),
             }
-            Ok(())
         });
         self.tracked = Some(tracked);
         done

@@ -188,13 +188,9 @@ impl Live {
     }
 
     /// From now on snapshots are taken.
-    ///
-    /// # Errors
-    /// What stood on the disks cannot be kept.
-    pub fn take_snapshots(&mut self, taker: Taker) -> Result<(), LiveError> {
-        self.world.track(taker.directory())?;
+    pub fn take_snapshots(&mut self, taker: Taker) {
+        self.world.track();
         self.taker = Some(taker);
-        Ok(())
     }
 
     /// Runs until the guest switches itself off, the keys are typed, or `quit` is set (looked at between slices).
@@ -295,7 +291,7 @@ impl Live {
         let Some(taker) = taker else { return Ok(()) };
         let entries = recorder.as_ref().map(|recorder| recorder.entries);
         let at = Where { setup: parts.setup(), before: *before, reboots: *reboots, digest, entries };
-        taker.take(machine, &at, |all| world.changes(all).map_err(LiveError::from))
+        taker.take(machine, &at, |all, directory, number| Ok(world.changes(all, directory, number)?))
     }
 
     fn flush(&mut self) -> Result<(), LiveError> {

@@ -34,6 +34,15 @@ pub enum SetupError {
     /// The snapshot that it begins at cannot be used.
     #[error(transparent)]
     Saved(#[from] Box<SavedError>),
+    /// The snapshot that it begins at is not there.
+    #[error(
+        "the run went on from the snapshot {path}, which is not there: if it was moved, name it with `--origin`; if the run \
+         that took it removed it (`--keep-snapshots`), this recording cannot be done again without a copy of it"
+    )]
+    NoOrigin {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// A file is not the one that it was made of.
     #[error(
         "{path} is not the file that the machine was made of: give the one that has {length} bytes and the digest \
@@ -203,7 +212,10 @@ impl Parts {
     /// The snapshot cannot be used or is another one, or as with [`Parts::machine`].
     pub fn first(&self) -> Result<Machine, SetupError> {
         let Some(Origin { path, id }) = &self.setup.from else { return self.machine() };
-        let mut saved = Saved::load(path).map_err(Box::new)?;
+        let mut saved = match Saved::load(path) {
+            Err(SavedError::Missing { path }) => return Err(SetupError::NoOrigin { path }),
+            loaded => loaded.map_err(Box::new)?,
+        };
         if saved.id() != *id {
             return Err(Box::new(SavedError::OtherRun { path: path.clone() }).into());
         }

@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// So many frames of a card are taken between two slices: the guest has room for no more.
@@ -175,6 +174,8 @@ pub(crate) fn await_any(watched: &mut [PollFd<'_>], timeout: Option<Duration>) -
 #[derive(Debug)]
 pub struct World {
     disks: Vec<Image>,
+    /// Where is put down what the disks held, if there is a snapshot that may need it.
+    before: Option<File>,
     cables: Vec<Cable>,
     screen: Screen,
     keyboard: Option<OwnedFd>,
@@ -200,6 +201,7 @@ impl World {
         let disks = disks.iter().map(|(path, read_only)| Image::open(path, *read_only));
         Ok(World {
             disks: disks.collect::<Result<_, _>>()?,
+            before: None,
             cables: taps.iter().map(|name| Cable::open(name)).collect::<Result<_, _>>()?,
             screen,
             keyboard,
@@ -261,19 +263,22 @@ impl World {
         Ok(())
     }
 
-    /// From now on it is known what is written to the disks, and what stood there before is put down in this directory.
-    pub(crate) fn track(&mut self, directory: &Path) -> Result<(), WorldError> {
-        let path = directory.join(before::NAME);
-        let failed = |source| SavedError::File { what: "write", path: path.clone(), source };
-        let before = Arc::new(File::create_new(&path).map_err(failed)?);
-        for (number, image) in (0..).zip(&mut self.disks) {
-            image.track(number, before.clone());
-        }
-        Ok(())
+    /// From now on it is known what is written to the disks.
+    pub(crate) fn track(&mut self) {
+        (0..).zip(&mut self.disks).for_each(|(number, image)| image.track(number));
     }
 
-    /// What the disks hold where they were written: ever, or since it was asked last.
-    pub(crate) fn changes(&mut self, all: bool) -> Result<Vec<Blocks>, WorldError> {
+    /// What the disks hold where they were written: ever, or since it was asked last. What is written over for the first time
+    /// from now on is put down beside the snapshot of this number.
+    pub(crate) fn changes(
+        &mut self,
+        all: bool,
+        directory: &Path,
+        number: u64,
+    ) -> Result<Vec<Blocks>, WorldError> {
+        if !self.disks.is_empty() {
+            self.before = Some(before::begin(directory, number)?);
+        }
         let changes = self.disks.iter_mut().map(|image| image.changes(all));
         changes.collect::<io::Result<_>>().map_err(system("read what was written to a disk"))
     }
@@ -312,7 +317,8 @@ impl Outside for World {
 
     fn ask(&mut self, disk: u8, request: &Request) -> Result<Option<Answer>, WorldError> {
         let Some(image) = self.disks.get_mut(usize::from(disk)) else { return Ok(None) };
-        image.prepare(request).map_err(system("put down what a disk held, for snapshots"))?;
+        let before = self.before.as_ref();
+        image.prepare(request, before).map_err(system("put down what a disk held, for snapshots"))?;
         Ok(Some(carry_out(image, request)))
     }
 

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::Micros;
 use qemu::spec::MemorySize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// What to do with the deterministic machine.
@@ -16,7 +17,7 @@ pub enum RvCommand {
     /// switches itself off ends the command, one that reboots begins anew. What is told at the end goes to
     /// standard error; with `--output json` it goes to standard output, and the console to standard error.
     #[command(
-        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --snapshots today --snapshot-every 10s\n  undying rv run --from today/0000042.snapshot --disk root.img\n  undying rv run --kernel Image --initrd initrd.img --gdb 1234"
+        after_long_help = "Examples:\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --tap tap0 --append console=ttyS0\n  undying rv run --kernel Image --initrd initrd.img --memory 512MiB --record run.log\n  undying rv run --kernel Image --initrd initrd.img --disk root.img --snapshots today --snapshot-every 10s --keep-snapshots 30\n  undying rv run --from today/0000042.snapshot --disk root.img\n  undying rv run --kernel Image --initrd initrd.img --gdb 1234"
     )]
     Run(RunArgs),
     /// Do again exactly what a recording tells
@@ -87,6 +88,10 @@ pub struct RunArgs {
     /// Take a snapshot each so often
     #[arg(long, value_name = "TIME", value_parser = parse_micros, requires = "snapshots")]
     pub snapshot_every: Option<Micros>,
+    /// Keep at least the last N snapshots, and not many more than twice as many: older ones are merged into the oldest that
+    /// is kept, and removed
+    #[arg(long, value_name = "N", requires = "snapshots")]
+    pub keep_snapshots: Option<NonZeroUsize>,
     /// Interpret every instruction, none is compiled: slower, and the same to the last bit
     #[arg(long)]
     pub interpret: bool,

@@ -1,10 +1,16 @@
-//! Owns reading snapshots, and bringing disks to what they say. Their bytes may be anything.
+//! Owns reading snapshots, and what disks held at them. Their bytes may be anything, and while they are read older ones may be
+//! merged into them and removed (see [`super::thin`]).
 
-use super::{BLOCK, Blocks, Head, MAGIC, SavedError, TOGETHER, VERSION, before};
+use super::form::{Reading, Wrong};
+use super::{Blocks, Head, SavedError, TOGETHER, before};
 use rv::{Machine, Snapshot};
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// How often it is begun anew when what a snapshot is built on was removed meanwhile.
+const TRIES: usize = 3;
 
 /// A snapshot with all that it is built on, ready to go on from.
 #[derive(Debug)]
@@ -30,29 +36,41 @@ impl Saved {
     /// # Errors
     /// One of them cannot be read, is damaged, or is not the one that it was.
     pub fn load(path: &Path) -> Result<Saved, SavedError> {
-        let damaged = |what: &str| SavedError::Damaged { path: path.to_owned(), what: what.to_owned() };
-        let mut files = vec![read(path)?];
-        let mut names = BTreeSet::new();
-        while let Some(base) = files.last().and_then(|one| one.head.base.clone()) {
-            let plain = Path::new(&base).file_name() == Some(base.as_ref());
-            if !plain || !names.insert(base.clone()) {
-                return Err(damaged("it is not built on another file of its directory"));
+        let mut tries = 1..TRIES;
+        loop {
+            match Saved::load_once(path) {
+                // Before that one was removed, this one or one between was made whole.
+                Err(SavedError::Missing { path: missing }) if missing != path => {
+                    if tries.next().is_none() {
+                        let what = format!("{}, which it is built on, is not there", missing.display());
+                        return Err(SavedError::Damaged { path: path.to_owned(), what });
+                    }
+                }
+                done => return done,
             }
-            files.push(read(&path.with_file_name(base))?);
         }
+    }
+
+    fn load_once(path: &Path) -> Result<Saved, SavedError> {
+        let damaged = |what: &str| SavedError::Damaged { path: path.to_owned(), what: what.to_owned() };
         let unfit = |source: rv::SnapshotError| damaged(&source.to_string());
-        let first = files.pop().ok_or_else(|| damaged("it is empty"))?;
-        let mut machine = first.machine.machine().map_err(unfit)?;
-        let (mut head, mut id, mut disks) = (first.head, first.machine.id(), first.disks);
-        for next in files.into_iter().rev() {
-            machine.follow(&next.machine).map_err(unfit)?;
-            if next.disks.len() != disks.len() {
+        let mut saved: Option<Saved> = None;
+        for file in chain(path)?.iter().rev() {
+            let One { head, disks, machine: next } = read_all(open(file)?).map_err(|wrong| wrong.at(file))?;
+            let id = next.id();
+            let Some(so_far) = saved.as_mut().filter(|_| next.base().is_some()) else {
+                let machine = next.machine().map_err(unfit)?;
+                saved = Some(Saved { path: path.to_owned(), head, machine, id, disks });
+                continue;
+            };
+            so_far.machine.follow(&next).map_err(unfit)?;
+            if disks.len() != so_far.disks.len() {
                 return Err(damaged("it has other disks than what it is built on"));
             }
-            disks.iter_mut().zip(next.disks).for_each(|(blocks, later)| blocks.extend(later));
-            (head, id) = (next.head, next.machine.id());
+            so_far.disks.iter_mut().zip(disks).for_each(|(blocks, later)| blocks.extend(later));
+            (so_far.head, so_far.id) = (head, id);
         }
-        Ok(Saved { path: path.to_owned(), head, machine, id, disks })
+        saved.ok_or_else(|| damaged("it is empty"))
     }
 
     /// What it says of the run.
@@ -70,72 +88,59 @@ impl Saved {
     /// # Errors
     /// What stood there before the run cannot be read.
     pub(crate) fn disks(&self) -> Result<Vec<Blocks>, SavedError> {
-        let mut all = before::read(&self.path.with_file_name(before::NAME), self.disks.len())?;
+        let mut all = before::read(&self.path, self.head.number, self.disks.len())?;
         all.iter_mut().zip(&self.disks).for_each(|(blocks, later)| blocks.extend(later.clone()));
         Ok(all)
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<One, SavedError> {
-    let bytes = std::fs::read(path).map_err(|source| SavedError::File {
-        what: "read the snapshot",
-        path: path.to_owned(),
-        source,
-    })?;
-    decode(&bytes).map_err(|what| SavedError::Damaged { path: path.to_owned(), what })
+/// A snapshot and those that it is built on, the newest first.
+pub(super) fn chain(path: &Path) -> Result<Vec<PathBuf>, SavedError> {
+    let (mut files, mut names) = (vec![path.to_owned()], BTreeSet::new());
+    loop {
+        let file = &files[files.len() - 1];
+        let Some(base) = open(file)?.head.base else { return Ok(files) };
+        let plain = Path::new(&base).file_name() == Some(base.as_ref());
+        if !plain || !names.insert(base.clone()) {
+            let what = "it is not built on another file of its directory".to_owned();
+            return Err(SavedError::Damaged { path: path.to_owned(), what });
+        }
+        files.push(path.with_file_name(base));
+    }
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<One, String> {
-    let rest = bytes.strip_prefix(&MAGIC).ok_or("it is no snapshot of a running machine")?;
-    let (version, rest) = rest.split_first_chunk().ok_or("it is cut short")?;
-    let version = u32::from_le_bytes(*version);
-    if version != VERSION {
-        return Err(format!("it has version {version}, this program reads version {VERSION}"));
-    }
-    let mut file = FileBlocks { rest, number: 0 };
-    let head: Head = postcard::from_bytes(file.next()?).map_err(|_| "its head cannot be understood")?;
-    if head.disks.len() != head.setup.disks.len() {
-        return Err("it speaks of other disks than the machine has".to_owned());
-    }
+/// Opens a snapshot and reads its head.
+pub(super) fn open(path: &Path) -> Result<Reading<BufReader<File>>, SavedError> {
+    let file = File::open(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => SavedError::Missing { path: path.to_owned() },
+        _ => Wrong::Read(source).at(path),
+    })?;
+    Reading::begin(BufReader::new(file)).map_err(|wrong| wrong.at(path))
+}
+
+/// Reads what is behind a head.
+pub(super) fn read_all<R: Read>(mut file: Reading<R>) -> Result<One, Wrong> {
     let mut disks = Vec::new();
-    for (numbers, (sectors, _)) in head.disks.iter().zip(&head.setup.disks) {
-        let ordered = numbers.is_sorted_by(|one, next| one < next);
-        if !ordered || numbers.last().is_some_and(|&last| last >= sectors.div_ceil(BLOCK as u64 / 512)) {
-            return Err("its disks' blocks are not in order".to_owned());
-        }
+    for disk in 0..file.head.disks.len() {
+        let numbers = file.head.disks[disk].clone();
         let mut blocks = Blocks::new();
         for some in numbers.chunks(TOGETHER) {
-            let bytes = file.next()?;
-            if bytes.len() != some.len() * BLOCK {
-                return Err("a block of its disks is cut short".to_owned());
-            }
-            blocks.extend(some.iter().copied().zip(bytes.chunks(BLOCK).map(<[u8]>::to_vec)));
+            let bytes = file.blocks(some.len())?;
+            blocks.extend(some.iter().copied().zip(bytes.chunks(super::BLOCK).map(<[u8]>::to_vec)));
         }
         disks.push(blocks);
     }
-    let machine = Snapshot::from_bytes(file.rest).map_err(|error| error.to_string())?;
-    if machine.base().is_some() != head.base.is_some() {
-        return Err("its head and its machine do not belong together".to_owned());
-    }
+    let (head, machine) = file.machine()?;
     Ok(One { head, disks, machine })
 }
 
-struct FileBlocks<'a> {
-    rest: &'a [u8],
-    number: u64,
-}
-
-impl<'a> FileBlocks<'a> {
-    fn next(&mut self) -> Result<&'a [u8], &'static str> {
-        let cut = "it is cut short";
-        let (length, rest) = self.rest.split_first_chunk().ok_or(cut)?;
-        let (sum, rest) = rest.split_first_chunk().ok_or(cut)?;
-        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(cut)?;
-        if xxh3_64_with_seed(bytes, self.number) != u64::from_le_bytes(*sum) {
-            return Err("a checksum is wrong");
+impl Wrong {
+    /// In this file.
+    pub(super) fn at(self, path: &Path) -> SavedError {
+        let path = path.to_owned();
+        match self {
+            Wrong::Read(source) => SavedError::File { what: "read the snapshot", path, source },
+            Wrong::Form(what) => SavedError::Damaged { path, what },
         }
-        self.rest = rest;
-        self.number += 1;
-        Ok(bytes)
     }
 }

@@ -1,19 +1,21 @@
 //! Owns when a live machine takes snapshots, and writing them: beside it, so that it stands still no longer than it takes
 //! to copy what changed.
 
-use super::{BLOCK, Blocks, Head, MAGIC, SavedError, TOGETHER, VERSION};
+use super::form::Writing;
+use super::thin::{Thinner, beside};
+use super::{Blocks, EXTENSION, Head, SavedError, named};
 use crate::digest::Digest;
 use crate::setup::Setup;
 use rv::{Machine, Snapshot};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// So many snapshots wait to be written; then the machine does.
 const WAITING: usize = 2;
@@ -51,13 +53,15 @@ pub(crate) struct Where<'a> {
 }
 
 impl Taker {
-    /// Takes snapshots into a new directory: one each so often, and one whenever `asked` was set.
+    /// Takes snapshots into a new directory: one each so often, and one whenever `asked` was set. All are kept, or at least so
+    /// many of the last ones.
     ///
     /// # Errors
     /// The directory cannot be made, or is not empty.
     pub fn begin(
         directory: &Path,
         every: Option<Duration>,
+        keep: Option<NonZeroUsize>,
         asked: Arc<AtomicBool>,
     ) -> Result<Taker, SavedError> {
         let failed = |source| SavedError::File {
@@ -71,9 +75,10 @@ impl Taker {
             return Err(failed(error));
         }
         let (writer, jobs) = sync_channel::<Job>(WAITING);
+        let thinner = keep.map(|keep| Thinner::begin(directory, keep)).transpose().map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("snapshots".to_owned())
-            .spawn(move || jobs.into_iter().try_for_each(|job| job.write()))
+            .spawn(move || write_all(&jobs, thinner))
             .map_err(failed)?;
         Ok(Taker {
             directory: directory.to_owned(),
@@ -88,18 +93,14 @@ impl Taker {
         })
     }
 
-    /// Where snapshots are put.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Whether one is to be taken now.
     pub(crate) fn is_due(&self) -> bool {
         self.asked.load(Ordering::Relaxed) || self.every.is_some_and(|every| self.last.elapsed() >= every)
     }
 
     /// Takes one of a machine from which everything was taken that left it, and to which nothing is owed. `changes` tells
-    /// what the disks hold: all that was written, or only what was written since it was asked last.
+    /// what the disks hold: all that was written, or only what was written since it was asked last; what they hold now has to be
+    /// kept beside the snapshot of this number and directory when it is written over for the first time.
     ///
     /// # Errors
     /// The disks cannot be read, or an earlier snapshot not be written.
@@ -107,7 +108,7 @@ impl Taker {
         &mut self,
         machine: &mut Machine,
         at: &Where<'_>,
-        changes: impl FnOnce(bool) -> Result<Vec<Blocks>, E>,
+        changes: impl FnOnce(bool, &Path, u64) -> Result<Vec<Blocks>, E>,
     ) -> Result<(), E> {
         self.asked.store(false, Ordering::Relaxed);
         self.last = Instant::now();
@@ -119,9 +120,11 @@ impl Taker {
         // The first one in this directory, and the first after a reboot, is whole.
         let snapshot = if self.base.is_some() { machine.save_changes() } else { machine.save() };
         let whole = snapshot.base().is_none();
-        let disks = changes(whole)?;
+        self.number += 1;
+        let disks = changes(whole, &self.directory, self.number)?;
         let numbers = |blocks: &Blocks| blocks.keys().copied().collect();
         let head = Head {
+            number: self.number,
             setup: at.setup.clone(),
             base: self.base.take().filter(|_| !whole),
             before: at.before,
@@ -130,18 +133,17 @@ impl Taker {
             entries: at.entries,
             disks: disks.iter().map(numbers).collect(),
         };
-        self.number += 1;
-        let name = format!("{:07}.snapshot", self.number);
+        let name = named(self.number, EXTENSION);
         let job = Job { path: self.directory.join(&name), head, disks, machine: snapshot };
         self.base = Some(name);
         let sent = self.writer.as_ref().is_some_and(|writer| writer.send(job).is_ok());
         if sent { Ok(()) } else { Ok(self.finish()?) }
     }
 
-    /// Waits until all are written.
+    /// Waits until all are written, and what is not kept is removed.
     ///
     /// # Errors
-    /// One cannot be written.
+    /// One cannot be written or removed.
     pub(crate) fn finish(&mut self) -> Result<(), SavedError> {
         self.writer = None;
         let written = self.thread.take().map(JoinHandle::join);
@@ -153,39 +155,33 @@ impl Taker {
     }
 }
 
+/// Writes what comes, and has removed what is not kept.
+fn write_all(jobs: &Receiver<Job>, mut thinner: Option<Thinner>) -> Result<(), SavedError> {
+    for job in jobs {
+        job.write()?;
+        thinner.as_mut().map_or(Ok(()), Thinner::ring)?;
+    }
+    thinner.as_mut().map_or(Ok(()), Thinner::finish)
+}
+
 impl Job {
     /// Writes the file; it has its name when it is complete.
     fn write(&self) -> Result<(), SavedError> {
-        let beside = self.path.with_extension("part");
+        let beside = beside(&self.path);
         let failed =
             |source| SavedError::File { what: "write the snapshot", path: self.path.clone(), source };
-        let mut file = File::create(&beside).map_err(failed)?;
-        file.write_all(&encode(&self.head, &self.disks, &self.machine).map_err(failed)?).map_err(failed)?;
+        let file = BufWriter::new(File::create(&beside).map_err(failed)?);
+        let file = encode(file, &self.head, &self.disks, &self.machine).map_err(failed)?;
+        file.into_inner().map_err(|error| failed(error.into()))?;
         std::fs::rename(&beside, &self.path).map_err(failed)
     }
 }
 
-pub(super) fn encode(head: &Head, disks: &[Blocks], machine: &Snapshot) -> io::Result<Vec<u8>> {
-    let mut all = MAGIC.to_vec();
-    all.extend(VERSION.to_le_bytes());
-    let mut number = 0;
-    let mut block = |bytes: &[u8]| {
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        all.extend(length.to_le_bytes());
-        all.extend(xxh3_64_with_seed(bytes, number).to_le_bytes());
-        all.extend(bytes);
-        number += 1;
-        io::Result::Ok(())
-    };
-    block(&postcard::to_stdvec(head).map_err(io::Error::other)?)?;
+pub(super) fn encode<W: Write>(file: W, head: &Head, disks: &[Blocks], machine: &Snapshot) -> io::Result<W> {
+    let mut writing = Writing::begin(file, head)?;
     for blocks in disks {
-        let blocks: Vec<&Vec<u8>> = blocks.values().collect();
-        for some in blocks.chunks(TOGETHER) {
-            let mut bytes = Vec::with_capacity(some.len() * BLOCK);
-            some.iter().for_each(|block| bytes.extend_from_slice(block));
-            block(&bytes)?;
-        }
+        blocks.values().try_for_each(|block| writing.block(block))?;
+        writing.end_disk()?;
     }
-    all.extend(machine.to_bytes());
-    Ok(all)
+    writing.machine(machine)
 }

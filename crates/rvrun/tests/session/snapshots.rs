@@ -16,12 +16,22 @@ use std::time::Duration;
 
 /// A recorded session of which snapshots were taken all the time.
 fn session(directory: &Path, parts: &[(usize, &str)]) -> (Summary, Vec<PathBuf>) {
+    thinned_session(directory, None, parts)
+}
+
+/// The same, of which so many of the last snapshots are kept.
+fn thinned_session(
+    directory: &Path,
+    keep: Option<usize>,
+    parts: &[(usize, &str)],
+) -> (Summary, Vec<PathBuf>) {
     let text = Text::default();
     let (reader, writer) = io::pipe().unwrap();
     let mut live = begin(directory, &text, reader);
     let saved = directory.join("saved");
-    let taker = Taker::begin(&saved, Some(Duration::ZERO), Arc::new(AtomicBool::new(false))).unwrap();
-    live.take_snapshots(taker).unwrap();
+    let keep = keep.map(|keep| keep.try_into().unwrap());
+    let taker = Taker::begin(&saved, Some(Duration::ZERO), keep, Arc::new(AtomicBool::new(false))).unwrap();
+    live.take_snapshots(taker);
     let summary = std::thread::scope(|scope| {
         scope.spawn(|| type_in(writer, &text, parts));
         live.run(&AtomicBool::new(false)).unwrap()
@@ -35,14 +45,11 @@ fn session(directory: &Path, parts: &[(usize, &str)]) -> (Summary, Vec<PathBuf>)
     (summary, files)
 }
 
-#[test]
-fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
-    let directory = tempfile::tempdir().unwrap();
-    let (ended, files) = session(directory.path(), &[(1, "abc"), (4, "!"), (5, "de"), (7, ".")]);
-    assert!(files.len() > 3, "{files:?}");
+/// Replays a recording from each of its snapshots to its end; gives how many were of the first boot, and of the second.
+fn replay_from_each(directory: &Path, ended: &Summary, files: &[PathBuf]) -> [u32; 2] {
     let mut boots = [0; 2];
-    for path in &files {
-        let log = File::open(directory.path().join("log")).unwrap();
+    for path in files {
+        let log = File::open(directory.join("log")).unwrap();
         let mut replay = Replay::begin(log, |_| {}, Screen::new(io::sink()), &[]).unwrap();
         let saved = Saved::load(path).unwrap();
         boots[saved.head().reboots as usize] += 1;
@@ -54,6 +61,15 @@ fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
             "{path:?}"
         );
     }
+    boots
+}
+
+#[test]
+fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ended, files) = session(directory.path(), &[(1, "abc"), (4, "!"), (5, "de"), (7, ".")]);
+    assert!(files.len() > 3, "{files:?}");
+    let boots = replay_from_each(directory.path(), &ended, &files);
     assert!(boots[0] > 0 && boots[1] > 0, "{boots:?}");
     // Not of another run.
     let other = tempfile::tempdir().unwrap();
@@ -61,6 +77,38 @@ fn a_replay_begins_at_any_snapshot_and_ends_where_the_run_did() {
     let log = File::open(other.path().join("log")).unwrap();
     let mut replay = Replay::begin(log, |_| {}, Screen::new(io::sink()), &[]).unwrap();
     assert!(matches!(replay.go_to(Saved::load(&files[3]).unwrap()), Err(ReplayError::Saved(_))));
+}
+
+#[test]
+fn of_a_run_that_keeps_its_last_snapshots_each_is_restored() {
+    let typed: Vec<(usize, &str)> =
+        [(1, "a"), (2, "b"), (3, "!")].into_iter().chain((4..12).map(|said| (said, "c"))).collect();
+    for keep in [1, 3] {
+        let directory = tempfile::tempdir().unwrap();
+        let parts = [&typed[..], &[(12, ".")]].concat();
+        let (ended, files) = thinned_session(directory.path(), Some(keep), &parts);
+        assert!((keep..2 * keep).contains(&files.len()), "{files:?}");
+        assert!(!files[0].ends_with("0000001.snapshot"));
+        assert_eq!(replay_from_each(directory.path(), &ended, &files)[0], 0);
+        for path in &files {
+            assert!(files[0] == *path || path.metadata().unwrap().len() < files[0].metadata().unwrap().len());
+        }
+    }
+}
+
+#[test]
+fn a_recording_whose_snapshot_was_removed_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, files) = session(directory.path(), &[(1, "a"), (2, ".")]);
+    let saved = Saved::load(&files[0]).unwrap();
+    let mut setup = saved.head().setup.clone();
+    setup.from = Some(Origin { path: files[0].clone(), id: saved.id() });
+    let log = directory.path().join("second");
+    Recorder::create(&log, &setup.load().unwrap()).unwrap();
+    std::fs::remove_file(&files[0]).unwrap();
+    let replay = Replay::begin(File::open(&log).unwrap(), |_| {}, Screen::new(io::sink()), &[]);
+    let error = replay.err().unwrap().to_string();
+    assert!(error.contains("0000001.snapshot, which is not there") && error.contains("--origin"), "{error}");
 }
 
 #[test]

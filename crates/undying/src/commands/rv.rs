@@ -58,7 +58,7 @@ fn run_machine(output: Output, args: &RunArgs) -> Result<(), Failure> {
     let debugger = args.gdb.map(await_debugger).transpose()?;
     let mut live = Live::begin(parts, world, recorder).map_err(invalid)?;
     if let Some(taker) = taker {
-        live.take_snapshots(taker).map_err(Failure::failed)?;
+        live.take_snapshots(taker);
     }
     go(output, live, debugger)
 }
@@ -78,7 +78,7 @@ fn taker(directory: &Path, args: &RunArgs) -> Result<Taker, Failure> {
     let asked = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGUSR1, asked.clone()).map_err(Failure::failed)?;
     let every = args.snapshot_every.map(|every| Duration::from_micros(every.0));
-    Taker::begin(directory, every, asked).map_err(invalid)
+    Taker::begin(directory, every, args.keep_snapshots, asked).map_err(invalid)
 }
 
 /// Lets a setup's files be where they are now.
