@@ -3,7 +3,7 @@
 //! its memory, its watches and the copying are those that the engine has.
 //!
 //! `cargo run --release -p os --example copying -- [threads|write] [ROUNDS]`, as root, on a quiet machine: the first question or
-//! the second, with 100 rounds unless told otherwise. Times are *median / p99* in microseconds.
+//! the second, with 50 rounds unless told otherwise: some three minutes. Times are *median / p99* in microseconds.
 
 mod copiers;
 mod guest;
@@ -20,7 +20,7 @@ fn main() -> Outcome<()> {
     if question == guest::ROLE {
         return guest::main();
     }
-    let rounds = std::env::args().nth(2).map_or(Ok(100), |text| text.parse())?;
+    let rounds = std::env::args().nth(2).map_or(Ok(50), |text| text.parse())?;
     let measure = match question.as_str() {
         "threads" => threads::measure,
         "write" => on_write::measure,
