@@ -10,8 +10,8 @@
 //! in order, 256 to a block of the file. Nothing depends on the program's build or on the host.
 //!
 //! A directory holds the snapshots of one run: `0000001.snapshot` and so on, and with each of them, if there are disks, a
-//! file [`before`]. The first is whole, the others tell what changed since the one that they name. Older ones may be gone
-//! (see [`thin`]). A `.part` is what was written when the program was killed.
+//! file `.before`. The first is whole, the others tell what changed since the one that they name. Older ones may be gone
+//! (`thin`). A `.part` is what was written when the program was killed.
 
 pub(crate) mod before;
 mod form;
