@@ -43,7 +43,8 @@ struct Served {
     image: Arc<Image>,
     export: Export,
     read_only: bool,
-    shared: bool,
+    /// Its number among those that are copied; none if the hosts share it.
+    number: Option<u8>,
     format: DiskFormat,
     /// None if it is raw.
     header: Option<Header>,
@@ -85,26 +86,25 @@ impl Disks {
     /// Serves these images, which are in the order of the VM file.
     fn serve(spec: &VmSpec, images: Vec<Formatted>) -> Result<Self, DiskError> {
         let tap = Arc::new(Tap::new(spec.copied_disks().count()));
-        let (mut disks, mut copied) = (Vec::new(), 0);
+        let (mut disks, mut numbers) = (Vec::new(), 0..);
         for (at, (formatted, disk)) in images.into_iter().zip(&spec.disks).enumerate() {
             let Formatted { image, header } = formatted;
-            let (name, shared) = (qemu::launch::disk_export(at), disk.shared);
-            let observer: Arc<dyn Observer> = if shared {
-                Arc::new(Unobserved)
-            } else {
-                copied += 1;
-                Arc::new(tap.of_disk(copied - 1, Arc::clone(&image)))
+            let name = qemu::launch::disk_export(at);
+            let number = if disk.shared { None } else { numbers.next() };
+            let observer: Arc<dyn Observer> = match number {
+                Some(number) => Arc::new(tap.of_disk(number, Arc::clone(&image))),
+                None => Arc::new(Unobserved),
             };
             let export = Export::new(Arc::clone(&image), &name, observer)?;
             let format = disk.format.unwrap_or_default();
-            disks.push(Served { image, export, read_only: disk.read_only, shared, format, header });
+            disks.push(Served { image, export, read_only: disk.read_only, number, format, header });
         }
         Ok(Self { disks, tap })
     }
 
     /// Those of which each host has a copy of its own. They are numbered for the backup in this order.
     fn copied(&self) -> impl Iterator<Item = &Served> {
-        self.disks.iter().filter(|disk| !disk.shared)
+        self.disks.iter().filter(|disk| disk.number.is_some())
     }
 
     /// QEMU's end of a conversation about each disk; served from now on.
@@ -157,9 +157,8 @@ impl Disks {
     pub fn status(&self) -> Vec<DiskStatus> {
         let map = self.tap.marker().map(|marker| marker.map().status());
         let bases: Vec<BaseStatus> = map.iter().flat_map(|map| &map.bases).map(BaseStatus::from).collect();
-        let mut numbers = 0..;
         let status = |disk: &Served| {
-            let number = (!disk.shared).then(|| numbers.next()).flatten();
+            let number = disk.number.map(usize::from);
             let (copy, unacknowledged_bytes) =
                 number.map(|at| self.tap.meter().of_disk(at)).unwrap_or_default();
             DiskStatus {
@@ -168,7 +167,7 @@ impl Disks {
                 format: disk.format,
                 image_size: Some(disk.image.size()),
                 read_only: disk.read_only,
-                shared: disk.shared,
+                shared: number.is_none(),
                 served: disk.export.stats(),
                 copy,
                 unacknowledged_bytes,

@@ -6,7 +6,7 @@
 //! a claim of its own. So the image is written in the order of the terms (`docs/design/migration.md`).
 
 use super::format::{self, Formatted};
-use super::{DiskError, Disks};
+use super::{DiskError, Disks, Served};
 use crate::config::HostConfig;
 use disk::{Access, Image, ImageError};
 use qemu::VmSpec;
@@ -60,10 +60,14 @@ impl Proofs {
 }
 
 impl Disks {
+    fn shared(&self) -> impl Iterator<Item = &Served> {
+        self.disks.iter().filter(|disk| disk.number.is_none())
+    }
+
     /// Those that a guest may write to and that this host may have to hand over.
     #[must_use]
     pub fn handed_over(&self) -> Vec<Arc<Image>> {
-        let written = self.disks.iter().filter(|disk| disk.shared && !disk.read_only);
+        let written = self.shared().filter(|disk| !disk.read_only);
         written.map(|disk| Arc::clone(&disk.image)).collect()
     }
 
@@ -73,8 +77,7 @@ impl Disks {
     /// If there is no writing beside an image.
     pub fn show_shared(&self) -> Result<(Vec<SharedImage>, Proofs), DiskError> {
         let mut proofs = Proofs::default();
-        let shared = self.disks.iter().filter(|disk| disk.shared);
-        let images = shared.map(|disk| proofs.lay(&disk.image)).collect::<Result<_, _>>()?;
+        let images = self.shared().map(|disk| proofs.lay(&disk.image)).collect::<Result<_, _>>()?;
         Ok((images, proofs))
     }
 

@@ -10,7 +10,7 @@
 //! destination's won claim, as in a planned failover (`docs/design/migration.md`).
 
 use super::precopy::RoundTold;
-use super::{Engine, RoundsEnd};
+use super::{Approach, Engine, RoundsEnd};
 use crate::api::migration::{MigrateRequest, MigrationStatus, Stage, Strategy};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::plan::Plan;
@@ -78,10 +78,10 @@ impl Engine {
     fn begin_migration(&mut self, request: &MigrateRequest) -> Result<(), ApiError> {
         // Who was protected, or shall be, takes his plan along.
         let plan: Option<Plan> = self.plan.clone().filter(|_| self.repair.will() != Will::Off);
-        let (timing, machine) = self.approach(&request.to, plan.as_ref(), None)?;
+        let Approach { timing, machine, proofs } = self.approach(&request.to, plan.as_ref(), None)?;
         let stop_first = request.strategy == Strategy::StopTheWorld;
         let peer = request.to.clone();
-        self.open(Command::Migrate { peer, timing, machine, stop_first })?;
+        self.open(Command::Migrate { peer, timing, machine, stop_first }, proofs)?;
         let mut limits = request.limits;
         let configured = self.context.config.copy_rate.map(|rate| rate.0).filter(|&rate| rate > 0);
         limits.rate_ceiling = limits.rate_ceiling.or(configured);

@@ -58,6 +58,15 @@ pub enum Request {
     CancelMigration(Sender<Result<(), ApiError>>),
 }
 
+/// What a session with a host begins with.
+struct Approach {
+    timing: Timing,
+    /// The VM's description.
+    machine: Vec<u8>,
+    /// For as long as the host looks for the shared disks.
+    proofs: Proofs,
+}
+
 /// The loop of one VM at its primary.
 pub struct Engine {
     context: Arc<Context>,
@@ -483,11 +492,11 @@ impl Engine {
             let message = format!("VM {} cannot be protected: {why}", self.handle.name());
             return Err(ApiError::new(ErrorCode::Refused, message));
         }
-        let (timing, machine) = self.approach(to, Some(plan), Some(&plan.request))?;
+        let Approach { timing, machine, proofs } = self.approach(to, Some(plan), Some(&plan.request))?;
         let request = &plan.request;
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
         self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
-        self.open(Command::Protect { peer: to.clone(), timing, machine })?;
+        self.open(Command::Protect { peer: to.clone(), timing, machine }, proofs)?;
         self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(timing.interval, request.follow);
         Ok(())
@@ -513,7 +522,7 @@ impl Engine {
         to: &protocol::HostName,
         plan: Option<&Plan>,
         request: Option<&ProtectRequest>,
-    ) -> Result<(Timing, Vec<u8>), ApiError> {
+    ) -> Result<Approach, ApiError> {
         self.check_peer(to)?;
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
         self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
@@ -532,20 +541,16 @@ impl Engine {
             self.protocol.recall(to, gaps);
         }
         match timing.check() {
-            Ok(()) => {
-                self.proofs = proofs;
-                Ok((timing, machine))
-            }
+            Ok(()) => Ok(Approach { timing, machine, proofs }),
             Err(error) => Err(ApiError::new(ErrorCode::Invalid, error.to_string())),
         }
     }
 
     /// Begins a session with the host that was approached.
-    fn open(&mut self, command: Command) -> Result<(), ApiError> {
-        self.command(command).map_err(|error| {
-            self.proofs = Proofs::default();
-            self.refused(&error)
-        })
+    fn open(&mut self, command: Command, proofs: Proofs) -> Result<(), ApiError> {
+        self.command(command).map_err(|error| self.refused(&error))?;
+        self.proofs = proofs;
+        Ok(())
     }
 
     fn command(&mut self, command: Command) -> Result<(), CommandError> {

@@ -13,7 +13,7 @@
 //! naming it.
 
 use super::state::State;
-use super::{Snapshot, is_zero};
+use super::{Built, Snapshot, is_zero};
 use crate::dirty::PAGE;
 use alloc::vec::Vec;
 use core::convert::Infallible;
@@ -78,15 +78,6 @@ struct Header {
     pages: u32,
 }
 
-/// What a snapshot is built on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Built {
-    OnNothing,
-    On(u64),
-    /// On nothing any more.
-    OnceOn(u64),
-}
-
 impl Snapshot {
     /// The snapshot as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -105,12 +96,7 @@ impl Snapshot {
     pub fn write<E>(&self, mut put: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         put(&MAGIC)?;
         put(&VERSION.to_le_bytes())?;
-        let built = match (self.base, self.merged) {
-            (Some(base), _) => Built::On(base),
-            (None, Some(base)) => Built::OnceOn(base),
-            (None, None) => Built::OnNothing,
-        };
-        let header = Header { built, ram: self.ram, pages: self.pages.len() as u32 };
+        let header = Header { built: self.built, ram: self.ram, pages: self.pages.len() as u32 };
         let mut number = 0;
         let mut block = |bytes: &[u8]| {
             put(&(bytes.len() as u32).to_le_bytes())?;
@@ -167,13 +153,8 @@ impl Snapshot {
         if !blocks.rest.is_empty() {
             return Err(SnapshotError::Damaged("there is more behind its end"));
         }
-        let (base, merged) = match header.built {
-            Built::OnNothing => (None, None),
-            Built::On(base) => (Some(base), None),
-            Built::OnceOn(base) => (None, Some(base)),
-        };
-        let id = xxh3_64_with_seed(&state, base.or(merged).unwrap_or(0));
-        Ok(Snapshot { id, base, merged, ram: header.ram, state, instructions, pages, data })
+        let Header { built, ram, .. } = header;
+        Ok(Snapshot { id: built.name(&state), built, ram, state, instructions, pages, data })
     }
 }
 

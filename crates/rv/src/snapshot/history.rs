@@ -67,7 +67,7 @@ impl History {
         let (from, to) = (self.at.min(number), self.at.max(number));
         let between = &self.snapshots[from + 1..=to];
         let known = machine.saved == Some(self.snapshots[self.at].id);
-        let whole = !known || between.iter().any(|snapshot| snapshot.base.is_none());
+        let whole = !known || between.iter().any(|snapshot| snapshot.base().is_none());
         // A machine that began anew, and was not kept yet, has nothing in common with any of them.
         if (!known && machine.saved.is_some()) || machine.ram.len() as u64 != target.ram {
             return Err(SnapshotError::NotNext);
@@ -99,7 +99,7 @@ impl History {
         }
         match self.snapshots.get_mut(number) {
             // What changed up to the one that is gone changed up to the next.
-            Some(next) if next.base.is_some() => *next = gone.overlaid(next),
+            Some(next) if next.base().is_some() => *next = gone.overlaid(next),
             _ => {}
         }
         true
@@ -116,7 +116,7 @@ impl History {
             if let Some(bytes) = snapshot.page(page) {
                 return bytes;
             }
-            if snapshot.base.is_none() {
+            if snapshot.base().is_none() {
                 break;
             }
         }
@@ -139,15 +139,14 @@ impl Snapshot {
             }
             old.next_if(|(before, _)| *before == page);
             // A whole one leaves out what is zero.
-            if self.base.is_some() || !is_zero(bytes) {
+            if self.base().is_some() || !is_zero(bytes) {
                 add(page, bytes);
             }
         }
         old.for_each(|(page, bytes)| add(page, bytes));
         Snapshot {
             id: next.id,
-            base: self.base,
-            merged: next.base.filter(|_| self.base.is_none()),
+            built: if self.base().is_some() { self.built } else { next.built.whole() },
             state: next.state.clone(),
             instructions: next.instructions,
             ram: self.ram,

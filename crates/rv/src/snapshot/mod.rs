@@ -17,6 +17,7 @@ pub use history::History;
 use crate::dirty::PAGE;
 use crate::machine::Machine;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 pub(crate) use state::State;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -24,9 +25,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     id: u64,
-    base: Option<u64>,
-    /// What it was built on before it was made whole; it is still called by that.
-    merged: Option<u64>,
+    built: Built,
     /// Bytes of RAM.
     ram: u64,
     /// Everything but RAM.
@@ -38,6 +37,34 @@ pub struct Snapshot {
     data: Vec<u8>,
 }
 
+/// What a snapshot is built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Built {
+    OnNothing,
+    On(u64),
+    /// On nothing any more, since it was made whole; it is still called by that.
+    OnceOn(u64),
+}
+
+impl Built {
+    /// What a snapshot of this state is called.
+    fn name(self, state: &[u8]) -> u64 {
+        let base = match self {
+            Built::OnNothing => 0,
+            Built::On(base) | Built::OnceOn(base) => base,
+        };
+        xxh3_64_with_seed(state, base)
+    }
+
+    /// Of the same snapshot made whole.
+    fn whole(self) -> Built {
+        match self {
+            Built::On(base) => Built::OnceOn(base),
+            whole => whole,
+        }
+    }
+}
+
 impl Snapshot {
     /// What it is called: made of all registers and devices, and of its base.
     pub fn id(&self) -> u64 {
@@ -46,7 +73,10 @@ impl Snapshot {
 
     /// The snapshot to which this one tells the changes; none if it is whole.
     pub fn base(&self) -> Option<u64> {
-        self.base
+        match self.built {
+            Built::On(base) => Some(base),
+            Built::OnNothing | Built::OnceOn(_) => None,
+        }
     }
 
     /// Instructions since reset.
@@ -69,7 +99,7 @@ impl Snapshot {
     /// # Errors
     /// It tells changes only, or there is not enough memory.
     pub fn machine(&self) -> Result<Machine, SnapshotError> {
-        if self.base.is_some() {
+        if self.base().is_some() {
             return Err(SnapshotError::NotNext);
         }
         let ram = usize::try_from(self.ram).map_err(|_| SnapshotError::Memory)?;
@@ -94,7 +124,7 @@ impl Snapshot {
         }
         let (pages, state) = (machine.full_pages(), self.state.clone());
         let data = machine.pages_of_ram(&pages);
-        Ok(Snapshot { base: None, merged: self.base.or(self.merged), state, pages, data, ..*self })
+        Ok(Snapshot { built: self.built.whole(), state, pages, data, ..*self })
     }
 
     /// Each page with its number.
@@ -127,7 +157,7 @@ impl Machine {
     /// # Errors
     /// It does not follow that one, or the machine wrote to RAM since.
     pub fn follow(&mut self, next: &Snapshot) -> Result<(), SnapshotError> {
-        if !self.stands() || next.base != self.saved || next.ram != self.ram.len() as u64 {
+        if !self.stands() || next.base() != self.saved || next.ram != self.ram.len() as u64 {
             return Err(SnapshotError::NotNext);
         }
         self.take_state(State::decode(&next.state)?, next.id);
@@ -159,11 +189,12 @@ impl Machine {
 
     fn snapshot(&mut self, base: Option<u64>, pages: Vec<u32>) -> Snapshot {
         let state = State::of(self).encode();
-        let id = xxh3_64_with_seed(&state, base.unwrap_or(0));
+        let built = base.map_or(Built::OnNothing, Built::On);
+        let id = built.name(&state);
         let data = self.pages_of_ram(&pages);
         self.stand_at(id);
         let (ram, instructions) = (self.ram.len() as u64, self.instructions);
-        Snapshot { id, base, merged: None, ram, state, instructions, pages, data }
+        Snapshot { id, built, ram, state, instructions, pages, data }
     }
 
     /// Whether nothing was written to RAM since a snapshot.

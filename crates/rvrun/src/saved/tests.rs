@@ -6,7 +6,7 @@ use crate::setup::FileId;
 use proptest::prelude::*;
 use rv::{Machine, RAM};
 
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     Setup {
         memory: 1 << 14,
         command_line: "quiet".into(),

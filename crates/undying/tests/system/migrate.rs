@@ -23,6 +23,13 @@ pub fn arrived(loaded: &Loaded, from: &str, to: &str) -> VmStatus {
     status
 }
 
+/// Brings a VM with a disk there, within two seconds of standing still, and waits until it serves.
+pub fn migrates(loaded: &Loaded, from: &str, to: &str) -> u64 {
+    let mark = ask(loaded, from, to, |request| request.limits.max_downtime = protocol::Micros(2_000_000));
+    arrived(loaded, from, to);
+    mark
+}
+
 /// Waits until a migration, as its host shows it, is so.
 pub fn wait_status(guest: &Guest, at: &str, what: &str, so: impl Fn(&MigrationStatus) -> bool) -> VmStatus {
     let found = || {
@@ -147,8 +154,7 @@ fn a_disk_goes_along() {
     let guest = disks::boot("migdisk");
     let loaded = guest.load("there");
     loaded.progress();
-    ask(&loaded, "alpha", "beta", |request| request.limits.max_downtime = protocol::Micros(2_000_000));
-    arrived(&loaded, "alpha", "beta");
+    migrates(&loaded, "alpha", "beta");
     let (guest, there) = loaded.verdict_and_reports();
     // The guest's memory is gone after this: Redis has what its disk has.
     guest.reboot("beta");
@@ -156,9 +162,7 @@ fn a_disk_goes_along() {
 
     let loaded = guest.load("back");
     loaded.progress();
-    let mark = look::mark(&loaded.cluster, "beta");
-    ask(&loaded, "beta", "alpha", |request| request.limits.max_downtime = protocol::Micros(2_000_000));
-    arrived(&loaded, "beta", "alpha");
+    let mark = migrates(&loaded, "beta", "alpha");
     let copied = look::event(&loaded.cluster, "beta", "disks_copied", mark);
     assert_eq!(copied.what["kind"], "difference", "alpha's old disk was of use: {}", copied.text);
     let (guest, back) = loaded.verdict_and_reports();

@@ -2,10 +2,11 @@
 //! is lost that would not have been lost without the migration.
 
 use crate::kit::proxy::{Fault, Proxy};
-use crate::kit::{Loaded, Setup, look, possible, possible_in_qemu, wait_for};
+use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use crate::migrate::{arrived, ask, busy, wait_status};
 use crate::repair::THREE;
 use host::api::migration::{MigrateRequest, Stage};
+use lab::cluster::Cluster;
 use protocol::wire::Kind;
 use std::time::Duration;
 
@@ -68,15 +69,11 @@ fn the_destination_dies_in_the_middle_of_a_round() {
     loaded.verdict();
 }
 
-#[test]
-fn the_destination_dies_with_half_of_the_last_state() {
-    if !possible() {
-        return;
-    }
-    let setup = Setup::new("mighalf");
+/// The destination of a VM that `boot` starts at alpha dies with half of its last state, and the VM goes on at alpha.
+pub fn destination_dies(setup: Setup, boot: impl FnOnce(Setup, Cluster) -> Guest) -> Loaded {
     let cluster = setup.cluster();
     let proxy = Proxy::between(&cluster, "alpha", "beta");
-    let loaded = setup.boot_on(cluster).load("log");
+    let loaded = boot(setup, cluster).load("log");
     proxy.damage(Kind::Commit, Fault::TruncateInTheDark);
     let mark = ask(&loaded, "alpha", "beta", |_| ());
     look::event(&loaded.cluster, "alpha", "departing", mark);
@@ -84,18 +81,22 @@ fn the_destination_dies_with_half_of_the_last_state() {
     stays(&loaded, mark, "nothing was heard");
     // It may have been entitled: only the next term lets the VM run on.
     assert_eq!(loaded.status("alpha").term, 2);
-    loaded.verdict();
+    loaded
 }
 
 #[test]
-fn the_source_dies_once_the_destination_has_everything() {
+fn the_destination_dies_with_half_of_the_last_state() {
     if !possible() {
         return;
     }
-    let setup = Setup::new("migyield");
+    destination_dies(Setup::new("mighalf"), Setup::boot_on).verdict();
+}
+
+/// The source of a VM that `boot` starts at alpha dies when the destination has everything, and the VM goes on at beta.
+pub fn source_dies(setup: Setup, boot: impl FnOnce(Setup, Cluster) -> Guest) -> Loaded {
     let cluster = setup.cluster();
     let proxy = Proxy::between(&cluster, "alpha", "beta");
-    let loaded = setup.boot_on(cluster).load("log");
+    let loaded = boot(setup, cluster).load("log");
     // The word that gives the VM up does not arrive.
     proxy.damage(Kind::Yield, Fault::TruncateInTheDark);
     ask(&loaded, "alpha", "beta", |_| ());
@@ -104,7 +105,15 @@ fn the_source_dies_once_the_destination_has_everything() {
     loaded.cluster.lab.kill_host("alpha").expect("the source dies");
     let status = loaded.runs_at("beta");
     assert_eq!(status.term, 2);
-    loaded.verdict();
+    loaded
+}
+
+#[test]
+fn the_source_dies_once_the_destination_has_everything() {
+    if !possible() {
+        return;
+    }
+    source_dies(Setup::new("migyield"), Setup::boot_on).verdict();
 }
 
 #[test]

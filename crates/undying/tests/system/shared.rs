@@ -1,12 +1,12 @@
 //! Disks on storage that the hosts share: handed over when the VM migrates, by one to the other and never both.
 
 use crate::disks::{MIB, assert_sound};
-use crate::kit::proxy::{Fault, Proxy};
-use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu, wait_for};
-use crate::migrate::{arrived, ask};
+use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu};
+use crate::migrate::{ask, migrates};
+use crate::migrate_ends::{destination_dies, source_dies};
+use crate::qcow2::assert_whole;
 use lab::client::WriterReport;
 use lab::cluster::{Cluster, VmFile};
-use protocol::wire::Kind;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -46,12 +46,6 @@ fn boot_on(setup: Setup, cluster: Cluster) -> Guest {
     setup.boot_file_on(cluster, file)
 }
 
-fn migrate(loaded: &Loaded, from: &str, to: &str) -> u64 {
-    let mark = ask(loaded, from, to, |request| request.limits.max_downtime = protocol::Micros(2_000_000));
-    arrived(loaded, from, to);
-    mark
-}
-
 /// What clients were told is on the disk with which the VM goes on at `host`: its memory is gone after this.
 fn is_on_the_disk(guest: &Guest, host: &str, reports: &[&[WriterReport]]) {
     guest.reboot(host);
@@ -83,7 +77,7 @@ fn a_shared_disk_changes_hands_there_and_back() {
 
     let loaded = guest.load("there");
     loaded.progress();
-    let mark = migrate(&loaded, "alpha", "beta");
+    let mark = migrates(&loaded, "alpha", "beta");
     assert!(!look::has_event(&loaded.cluster, "alpha", "disks_copied", mark), "nothing of it was copied");
     let (guest, there) = loaded.verdict_and_reports();
     assert!(locked(&guest.cluster).is_none(), "beta has it");
@@ -92,7 +86,7 @@ fn a_shared_disk_changes_hands_there_and_back() {
 
     let loaded = guest.load("back");
     loaded.progress();
-    migrate(&loaded, "beta", "alpha");
+    migrates(&loaded, "beta", "alpha");
     let (guest, back) = loaded.verdict_and_reports();
     is_on_the_disk(&guest, "alpha", &[&there, &back]);
     guest.stop("alpha");
@@ -114,19 +108,14 @@ fn a_shared_qcow2_disk_changes_hands_beside_a_disk_that_is_copied() {
     file.toml.push_str("[[disk]]\nimage = \"own.img\"\n");
     let loaded = setup.boot_file_on(cluster, file).load("log");
     loaded.progress();
-    let mark = migrate(&loaded, "alpha", "beta");
+    let mark = migrates(&loaded, "alpha", "beta");
     look::event(&loaded.cluster, "alpha", "disks_copied", mark);
     let (guest, reports) = loaded.verdict_and_reports();
     is_on_the_disk(&guest, "beta", &[&reports]);
     assert!(guest.cluster.disk("beta", "own.img").exists());
     assert_eq!(guest.status("beta").disks.iter().map(|disk| disk.shared).collect::<Vec<_>>(), [true, false]);
     guest.stop("beta");
-    let check = std::process::Command::new("qemu-img")
-        .args(["check", "-f", "qcow2"])
-        .arg(image(&guest.cluster))
-        .output();
-    let check = check.expect("it runs");
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    assert_whole(&image(&guest.cluster), guest.cluster.lab.directory());
 }
 
 #[test]
@@ -165,15 +154,7 @@ fn a_source_that_goes_on_has_its_shared_disk_again() {
     if !possible() {
         return;
     }
-    let setup = Setup::new("shareback");
-    let cluster = setup.cluster();
-    let proxy = Proxy::between(&cluster, "alpha", "beta");
-    let loaded = boot_on(setup, cluster).load("log");
-    proxy.damage(Kind::Commit, Fault::TruncateInTheDark);
-    let mark = ask(&loaded, "alpha", "beta", |_| ());
-    look::event(&loaded.cluster, "alpha", "departing", mark);
-    loaded.cluster.lab.kill_host("beta").expect("the destination dies");
-    look::event(&loaded.cluster, "alpha", "stays", mark);
+    let loaded = destination_dies(Setup::new("shareback"), boot_on);
     has_it_again(&loaded, 2);
     let (guest, reports) = loaded.verdict_and_reports();
     is_on_the_disk(&guest, "alpha", &[&reports]);
@@ -203,15 +184,6 @@ fn the_source_dies_once_the_disk_was_handed_over() {
     if !possible() {
         return;
     }
-    let setup = Setup::new("sharedies");
-    let cluster = setup.cluster();
-    let proxy = Proxy::between(&cluster, "alpha", "beta");
-    let loaded = boot_on(setup, cluster).load("log");
-    proxy.damage(Kind::Yield, Fault::TruncateInTheDark);
-    ask(&loaded, "alpha", "beta", |_| ());
-    wait_for("the Yield that is lost", || (!proxy.is_armed()).then_some(()), || look::logs(&loaded.cluster));
-    loaded.cluster.lab.kill_host("alpha").expect("the source dies");
-    assert_eq!(loaded.runs_at("beta").term, 2);
-    let (guest, reports) = loaded.verdict_and_reports();
+    let (guest, reports) = source_dies(Setup::new("sharedies"), boot_on).verdict_and_reports();
     is_on_the_disk(&guest, "beta", &[&reports]);
 }

@@ -1,8 +1,9 @@
 use super::*;
 use crate::digest::Digest;
 use crate::saved::taker::{Taker, Where};
+use crate::saved::tests::setup;
 use crate::saved::{Saved, reader};
-use crate::setup::{FileId, Setup};
+use crate::setup::Setup;
 use crate::world::{Outside, World};
 use crate::{Screen, saved::BLOCK};
 use rv::{Machine, Output, RAM, Request};
@@ -41,7 +42,7 @@ impl Run {
         fs::write(&image, &first).unwrap();
         let mut world = World::open(&[(image.clone(), false)], &[], Screen::new(io::sink()), None).unwrap();
         let mut run = Run { directory, first, last: Vec::new(), wanted: BTreeMap::new() };
-        let mut setup = setup();
+        let mut setup = Setup { memory: 1 << 16, ..setup() };
         world.describe(&mut setup).unwrap();
         let mut taker = Taker::begin(&run.saved(), None, None, Arc::default()).unwrap();
         world.track();
@@ -120,21 +121,6 @@ impl Run {
 
     fn steps(&self, keep: usize) -> Vec<Step> {
         steps(&self.saved(), keep.try_into().unwrap()).unwrap()
-    }
-}
-
-fn setup() -> Setup {
-    Setup {
-        memory: 1 << 16,
-        command_line: String::new(),
-        kernel: FileId { path: "/k".into(), length: 5, digest: 6 },
-        initrd: None,
-        firmware: None,
-        terminal: false,
-        disks: Vec::new(),
-        cards: Vec::new(),
-        seed: Vec::new(),
-        from: None,
     }
 }
 
