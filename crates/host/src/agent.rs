@@ -1,13 +1,8 @@
 //! Owns the agent: its configuration, its VMs, its listener, and what operators ask of it.
 
-use crate::api::Control;
-use crate::api::migration::MigrateRequest;
-use crate::api::types::{
-    ApiError, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, HostStatus, LinkStatus,
-    ProtectRequest, Role, StartRequest, VmStatus,
-};
 use crate::config::HostConfig;
 use crate::context::Context;
+use crate::control::Control;
 use crate::door::Door;
 use crate::drain::Drain;
 use crate::events::EventLog;
@@ -16,6 +11,11 @@ use crate::room::Room;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use crate::watch::ArbiterWatch;
+use api::migration::MigrateRequest;
+use api::types::{
+    ApiError, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, HostStatus, LinkStatus,
+    ProtectRequest, Role, StartRequest, VmStatus,
+};
 use arbiter::Arbiter;
 use arbiter::memory::Remembering;
 use crossbeam_channel::{Sender, bounded};

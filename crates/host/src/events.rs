@@ -1,6 +1,6 @@
 //! Owns the agent's event log: in memory for the API, in a file for later.
 
-use crate::api::types::{EventRecord, Happened};
+use api::types::{EventRecord, Happened};
 use protocol::{HostName, VmName};
 use serde::Serialize;
 use std::collections::VecDeque;

@@ -7,7 +7,6 @@
 mod joins;
 mod places;
 
-use crate::api::types::Role;
 use crate::backup::{self, BackupInput};
 use crate::context::Context;
 use crate::doctor;
@@ -16,6 +15,7 @@ use crate::link::{self, LinkError, Outbox, Wire};
 use crate::loops::Haste;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
+use api::types::Role;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use joins::Joins;
 use places::{Place, Places};

@@ -1,7 +1,7 @@
 //! Owns what a primary measures: one record a checkpoint, and their distributions.
 
-use crate::api::types::{EpochRecord, Measured, Summary};
 use crate::link::Written;
+use api::types::{EpochRecord, Measured, Summary};
 use std::collections::VecDeque;
 
 /// Checkpoints kept: more than ten minutes at 40 a second.

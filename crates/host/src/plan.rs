@@ -1,7 +1,7 @@
 //! Owns what an operator asked for a VM: it travels to the backup in the machine's description, so that a promoted VM is
 //! protected as it was.
 
-use crate::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use protocol::repair::{Arrival, Pauses, Repair, Wish};
 use protocol::{HostName, Instant, Micros};
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ impl Inheritance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::RepairRequest;
+    use api::types::RepairRequest;
 
     fn host(name: &str) -> HostName {
         HostName::new(name).expect("a name")

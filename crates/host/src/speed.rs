@@ -1,6 +1,6 @@
 //! Owns how fast a first copy goes: over its last seconds, so that an operator sees what is, not what was.
 
-use crate::api::types::CopyProgress;
+use api::types::CopyProgress;
 use std::collections::VecDeque;
 
 /// How far back is looked, µs.

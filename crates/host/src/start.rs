@@ -1,12 +1,12 @@
 //! Owns the start of a VM: its description, its first term, its loop.
 
-use crate::api::types::{ApiError, ErrorCode, Role, StartRequest, VmStatus};
 use crate::context::Context;
 use crate::disks::{self, DiskError, Label};
 use crate::machine::Machine;
 use crate::primary::Engine;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
+use api::types::{ApiError, ErrorCode, Role, StartRequest, VmStatus};
 use arbiter::Standing;
 use crossbeam_channel::{bounded, unbounded};
 use protocol::asking::Claimant;

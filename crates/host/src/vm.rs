@@ -1,16 +1,16 @@
 //! Owns what the agent knows of a VM from outside its loop: the handle, its snapshot, its status.
 
-use crate::api::migration::MigrationStatus;
-use crate::api::types::{
-    CopyProgress, DetectionStatus, FollowOutput, GateStatus, LinkStatus, Measured, PacingStatus, PathStatus,
-    RepairStatus, Role, Summary, VmStatus,
-};
 use crate::computer::Decided;
 use crate::disks::Disks;
 use crate::doctor::Asked;
 use crate::link::paths::Bundle;
 use crate::measure::Measurements;
 use crate::speed::CopySpeed;
+use api::migration::MigrationStatus;
+use api::types::{
+    CopyProgress, DetectionStatus, FollowOutput, GateStatus, LinkStatus, Measured, PacingStatus, PathStatus,
+    RepairStatus, Role, Summary, VmStatus,
+};
 use protocol::detector::Listening;
 use protocol::pacing::PacingView;
 use protocol::{HostName, Micros, Term, VmId, VmName};

@@ -3,15 +3,15 @@
 //! A host that ran VMs and decided on them would take both with it when it dies. So a witness refuses them.
 
 use crate::agent::{AgentError, open_door};
-use crate::api::Control;
-use crate::api::migration::MigrateRequest;
-use crate::api::types::{
+use crate::config::WitnessConfig;
+use crate::control::Control;
+use crate::door::Door;
+use crate::events::EventLog;
+use api::migration::MigrateRequest;
+use api::types::{
     ApiError, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, HostStatus, ProtectRequest,
     StartRequest, VmStatus,
 };
-use crate::config::WitnessConfig;
-use crate::door::Door;
-use crate::events::EventLog;
 use arbiter::Arbiter;
 use arbiter::directory::{self, DirectoryArbiter};
 use arbiter::witness::server::{Doorkeeper, Server};

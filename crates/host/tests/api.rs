@@ -4,10 +4,10 @@
 
 mod support;
 
-use host::api::client::{Client, ClientError};
-use host::api::migration::MigrateRequest;
-use host::api::server::{ServeError, ServerHandle, serve};
-use host::api::types::{ErrorCode, ProtectRequest, RepairRequest, StartRequest};
+use api::client::{Client, ClientError};
+use api::migration::MigrateRequest;
+use api::types::{ErrorCode, ProtectRequest, RepairRequest, StartRequest};
+use host::control::server::{ServeError, ServerHandle, serve};
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -9,8 +9,8 @@ use crate::guest::redis::RedisGuest;
 use crate::guest::riscv::RiscvGuest;
 use crate::plain::Machine;
 use crate::topology::{GuestAddress, Lab, LabError};
-use host::api::client::{Client, ClientError};
-use host::api::types::{EventRecord, ProtectRequest, Role, StartRequest, VmStatus};
+use api::client::{Client, ClientError};
+use api::types::{EventRecord, ProtectRequest, Role, StartRequest, VmStatus};
 use protocol::{HostName, VmName};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -39,9 +39,6 @@ pub enum ClusterError {
     /// The arbiter.
     #[error(transparent)]
     Arbiter(#[from] arbiter::ArbiterError),
-    /// The agent, or a witness, could not be made.
-    #[error(transparent)]
-    Agent(#[from] host::AgentError),
     /// An identity, or trust in one.
     #[error(transparent)]
     Trust(#[from] trust::TrustError),

@@ -1,7 +1,7 @@
 //! Owns the grammar of `undying doctor` on the command line.
 
+use api::types;
 use clap::{Args, ValueEnum};
-use host::api::types;
 use protocol::HostName;
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! Owns how a command ends badly: its exit code and what is said.
 
 use crate::cli::Output;
-use host::api::client::ClientError;
-use host::api::types::{ApiError, ErrorCode};
+use api::client::ClientError;
+use api::types::{ApiError, ErrorCode};
 use std::io;
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! Owns how the distance of checkpoints is written on the command line.
 
 use crate::duration::parse_micros;
-use host::api::types::FollowOutput;
+use api::types::FollowOutput;
 use protocol::Micros;
 
 /// From one checkpoint to the next.

@@ -1,6 +1,6 @@
 //! The one binary of Undying: the agent of a host, and the command line that asks it.
 //!
-//! Holds no logic of replication: it reads arguments, asks the agent through `host::api::client`, and shows what
+//! Holds no logic of replication: it reads arguments, asks the agent through `api::client`, and shows what
 //! came back.
 
 #![forbid(unsafe_code)]

@@ -2,8 +2,8 @@
 
 use crate::duration::parse_micros;
 use crate::interval::parse_slowdown;
+use api::migration::{MigrateRequest, Strategy};
 use clap::{Args, ValueEnum};
-use host::api::migration::{MigrateRequest, Strategy};
 use protocol::migration::Limits;
 use protocol::{HostName, Micros, VmName};
 use qemu::spec::MemorySize;

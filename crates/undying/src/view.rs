@@ -1,7 +1,7 @@
 //! Owns how VMs, checkpoints and events look to people.
 
-use host::api::migration::{MigrationStatus, Stage};
-use host::api::types::{
+use api::migration::{MigrationStatus, Stage};
+use api::types::{
     CandidateStatus, CopyKind, DetectionStatus, DiskStatus, EpochRecord, EventRecord, HostStatus, LinkStatus,
     PathStatus, Role, RoomStatus, Summary, VmStatus,
 };

@@ -6,8 +6,8 @@
 use crate::failure::{Failure, Kind};
 use crate::out::Progress;
 use crate::view;
-use host::api::client::{Client, ClientError};
-use host::api::types::{ErrorCode, EventRecord, Role, VmStatus};
+use api::client::{Client, ClientError};
+use api::types::{ErrorCode, EventRecord, Role, VmStatus};
 use protocol::VmName;
 use std::thread::sleep;
 use std::time::Duration;
@@ -213,7 +213,7 @@ mod tests {
         let judge = |vm: Option<&VmStatus>, events: &[EventRecord]| judge(Goal::Migrated, vm, events);
         let mut here = vm("primary", "unprotected");
         assert_eq!(judge(Some(&here), &[]), Verdict::Idle);
-        here.migration = Some(host::api::migration::MigrationStatus::default());
+        here.migration = Some(api::migration::MigrationStatus::default());
         assert_eq!(judge(Some(&here), &[]), Verdict::Going, "its backup was let go");
         assert_eq!(
             judge(Some(&here), &[event("backup_lost", "lost")]),

@@ -5,8 +5,8 @@
 #[path = "../../host/tests/support/mod.rs"]
 mod support;
 
-use host::api::server::{ServerHandle, serve};
-use host::api::types::ErrorCode;
+use api::types::ErrorCode;
+use host::control::server::{ServerHandle, serve};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -80,10 +80,10 @@ fn vms_are_listed_and_shown_to_people_and_to_programs() {
     let (_, text, _) = room.run("vm status web");
     assert!(text.contains("pc-q35-7.2, 2 cpus, 512 MiB") && text.contains("no vmx or svm"), "{text}");
     let (_, json, _) = room.run("vm status web --output json");
-    let one: host::api::types::VmStatus = serde_json::from_str(&json).unwrap();
+    let one: api::types::VmStatus = serde_json::from_str(&json).unwrap();
     assert_eq!((one.name, one.term), (vm_name("web"), 7));
     let (_, json, _) = room.run("vm status --output json");
-    assert_eq!(serde_json::from_str::<Vec<host::api::types::VmStatus>>(&json).unwrap().len(), 1);
+    assert_eq!(serde_json::from_str::<Vec<api::types::VmStatus>>(&json).unwrap().len(), 1);
 }
 
 #[test]
@@ -345,8 +345,8 @@ fn the_doctor_asks_the_agent_and_fails_if_something_stands_in_the_way() {
     );
     let (code, json, error) = room.run("doctor --peer nobody --output json");
     assert!(code == 4 && error.contains("1 thing stands in the way"), "exit {code}, {error}");
-    let report: host::api::types::DoctorReport = serde_json::from_str(&json).unwrap();
-    assert_eq!(report.findings[0].verdict, host::doctor::Verdict::Failure);
+    let report: api::types::DoctorReport = serde_json::from_str(&json).unwrap();
+    assert_eq!(report.findings[0].verdict, api::doctor::Verdict::Failure);
     assert_eq!(room.fake.calls()[1], "doctor peer=Some(HostName(\"beta\")) bandwidth=Never");
 }
 
@@ -361,11 +361,11 @@ fn the_doctor_looks_at_a_host_without_an_agent() {
     let line = format!("--socket /nonexistent.sock doctor --config {alpha} --vm {}", file.display());
     let (code, json, error) = run_line(&format!("{line} --output json"));
     assert!(code == 4 && error.contains("in the way"), "exit {code}, {error}");
-    let report: host::api::types::DoctorReport = serde_json::from_str(&json).unwrap();
+    let report: api::types::DoctorReport = serde_json::from_str(&json).unwrap();
     let failures: Vec<_> = report
         .findings
         .iter()
-        .filter(|finding| finding.verdict == host::doctor::Verdict::Failure)
+        .filter(|finding| finding.verdict == api::doctor::Verdict::Failure)
         .map(|finding| format!("{}: {}", finding.check, finding.found))
         .collect();
     let failures = failures.join("\n");

@@ -11,7 +11,6 @@ mod promote;
 mod staged;
 mod story;
 
-use crate::api::types::{FollowOutput, Role};
 use crate::context::Context;
 use crate::disks::{self, DiskError, Label};
 use crate::incident::Incident;
@@ -22,6 +21,7 @@ use crate::plan::{Inheritance, Plan};
 use crate::primary::{Engine, Request};
 use crate::room::{self, Reservation};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
+use api::types::{FollowOutput, Role};
 use applier::Applier;
 use comparer::{Compared, Comparer};
 use crossbeam_channel::{Receiver, never, unbounded};

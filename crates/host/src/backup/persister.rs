@@ -3,9 +3,9 @@
 //! Epochs that wait together are made durable together (group commit). The journal begins with the first epoch of a
 //! session, when the disks' first copy is on the media: before that the replicas are no disk at all.
 
-use crate::api::types::JournalStatus;
 use crate::config::HostConfig;
 use crate::disks::{self, DiskError, Label, Meter};
+use api::types::JournalStatus;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use disk::journal::{FileStorage, Journal, JournalError, Layout};

@@ -1,6 +1,6 @@
 //! Owns what is counted of a VM's disks while they are copied and replicated, for displays.
 
-use crate::api::types::{CopyKind, DiskCopy, JournalStatus};
+use api::types::{CopyKind, DiskCopy, JournalStatus};
 use protocol::Epoch;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -27,8 +27,8 @@ pub use replica::{Described, Replicas, apply};
 pub use shared::{Proofs, SharedImage, release, take, why_unprotectable};
 pub use tap::{Kept, KeptChange, Tap};
 
-use crate::api::types::{BaseStatus, DiskStatus};
 use crate::config::HostConfig;
+use api::types::{BaseStatus, DiskStatus};
 use disk::qcow2::Header;
 use disk::{Access, Export, Image, Observer, Unobserved};
 use format::Formatted;

@@ -7,9 +7,9 @@
 use super::burst;
 use super::facts::{HostFacts, Look, installed};
 use super::vm::{Asked, VmFacts};
-use crate::api::types::Role;
 use crate::context::Context;
 use crate::table::Table;
+use api::types::Role;
 use protocol::doctor::{Answer, Burst, MAX_JSON, MAX_TEXT, Question, SMALL_BURST};
 use protocol::envelope::cut;
 use protocol::{HostName, VmName};

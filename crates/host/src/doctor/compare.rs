@@ -1,8 +1,9 @@
 //! Owns the comparison of two hosts by what they know of themselves: pure.
 
 use super::facts::HostFacts;
-use super::finding::{Check, Finding};
+use super::finding::Check;
 use super::vm;
+use api::doctor::Finding;
 
 /// Flags of processors that are named; the rest are counted.
 const NAMED: usize = 8;
@@ -190,9 +191,9 @@ pub fn same_arbiter(of: &str, here: &HostFacts, there: &HostFacts, tokens: &Toke
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Verdict;
     use super::super::judge::tests::{amiss, sound};
     use super::*;
+    use api::doctor::Verdict;
 
     #[test]
     fn alike_hosts_are_alike() {

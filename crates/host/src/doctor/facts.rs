@@ -3,9 +3,9 @@
 
 use super::finding::Probe;
 use super::vm::{Asked, VmFacts};
-use crate::api::types::PlaceStatus;
 use crate::config::HostConfig;
 use crate::room::{self, Room};
+use api::types::PlaceStatus;
 use arbiter::Arbiter;
 use os::tracker::SelfTestReport;
 use os::{facts, tap};

@@ -1,41 +1,11 @@
-//! Owns what a check says: how it stands, what was found, why that matters and what to do.
+//! Owns how a check says what was found, why that matters and what to do.
 
+use api::doctor::{Finding, Verdict};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 
 /// Longest text in a finding, in characters: some of it comes from another host.
 const LONGEST: usize = 2_000;
-
-/// How something stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// As it should be.
-    Ok,
-    /// Could not be looked at, or was not asked for.
-    Skipped,
-    /// Protection works, worse than it could.
-    Warning,
-    /// Stands in the way of protection, or of a failover.
-    Failure,
-}
-
-/// What a check says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// The host that it is about, or the two: `alpha`, `alpha, beta`.
-    pub of: String,
-    /// What was looked at.
-    pub check: String,
-    /// How it stands.
-    pub verdict: Verdict,
-    /// What was found.
-    pub found: String,
-    /// Why it matters.
-    pub why: String,
-    /// What to do; empty if there is nothing to be done.
-    pub remedy: String,
-}
 
 /// Something that is looked at.
 #[derive(Debug, Clone, Copy)]

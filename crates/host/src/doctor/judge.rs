@@ -1,9 +1,10 @@
 //! Owns the judgement of one host by what it knows of itself: pure, and the same for this host and for another one.
 
 use super::facts::{ArbiterFacts, HostFacts};
-use super::finding::{Check, Finding};
+use super::finding::Check;
 use super::vm;
-use crate::api::types::PlaceStatus;
+use api::doctor::Finding;
+use api::types::PlaceStatus;
 
 /// The oldest kernel with the tracker's system calls.
 const OLDEST_KERNEL: (u32, u32) = (6, 7);
@@ -176,8 +177,9 @@ fn arbiter(of: &str, arbiter: Option<&ArbiterFacts>) -> Finding {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::facts::{CpuFacts, IdentityFacts, QemuFacts};
-    use super::super::finding::{Probe, Verdict};
+    use super::super::finding::Probe;
     use super::*;
+    use api::doctor::Verdict;
 
     fn good() -> Probe {
         Probe { ok: true, says: "good".into() }

@@ -1,9 +1,10 @@
 //! Owns what was measured of a path between two hosts, and its judgement: pure.
 
 use super::facts::InterfaceFacts;
-use super::finding::{Check, Finding};
+use super::finding::Check;
 use crate::config::HostConfig;
 use crate::measure::summary;
+use api::doctor::Finding;
 use os::tcp::TcpPath;
 use protocol::Micros;
 use std::net::SocketAddr;
@@ -247,8 +248,8 @@ pub fn clocks(of: &str, peer: &str, samples: &[Sample]) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Verdict;
     use super::*;
+    use api::doctor::Verdict;
     use std::path::Path;
 
     fn config() -> HostConfig {

@@ -23,16 +23,17 @@ mod link;
 mod vm;
 
 pub use answer::attend;
-pub use finding::{Check, Finding, Verdict};
+pub use finding::Check;
 pub use vm::Asked;
 
-use crate::api::types::{ApiError, DoctorReport, DoctorRequest, DoctorVm, ErrorCode};
 use crate::computer::MachineError;
 use crate::config::{Config, HostConfig};
 use crate::context::Context;
 use crate::disks::why_unprotectable;
 use crate::room::Room;
 use crate::table::Table;
+use api::doctor::Finding;
+use api::types::{ApiError, DoctorReport, DoctorRequest, DoctorVm, ErrorCode};
 use facts::{Installed, Look, installed};
 use protocol::VmName;
 use qemu::VmSpec;

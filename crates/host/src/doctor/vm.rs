@@ -2,10 +2,11 @@
 
 use super::facts::Installed;
 use super::facts::{HostFacts, Look};
-use super::finding::{Check, Finding, Probe};
+use super::finding::{Check, Probe};
 use crate::computer::{Decided, MachineError, Print};
 use crate::config::HostConfig;
 use crate::room;
+use api::doctor::Finding;
 use os::tap;
 use protocol::VmName;
 use qemu::{Installation, VmSpec};

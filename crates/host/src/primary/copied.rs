@@ -1,8 +1,8 @@
 //! Owns what is told of the disks' part of a first copy, once it is committed.
 
-use crate::api::types::CopyKind;
 use crate::disks::Meter;
 use crate::link::CopyWire;
+use api::types::CopyKind;
 use protocol::{HostName, VmName};
 use serde::Serialize;
 use std::sync::Arc;

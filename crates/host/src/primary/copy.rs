@@ -3,12 +3,12 @@
 
 use super::orders::{Done, Job};
 use super::pace::Pace;
-use crate::api::types::CopyProgress;
 use crate::computer::PageTracker;
 use crate::disks::Tap;
 use crate::link::{Outbox, Pack, Part};
 use crate::ram::GuestRam;
 use crate::staging::{Pool, PooledBuffer};
+use api::types::CopyProgress;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk::Image;
 use os::range::{PAGE_SIZE, Range, page_count};

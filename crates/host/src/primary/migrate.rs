@@ -11,9 +11,9 @@
 
 use super::precopy::RoundTold;
 use super::{Approach, Engine, RoundsEnd};
-use crate::api::migration::{MigrateRequest, MigrationStatus, Stage, Strategy};
-use crate::api::types::{ApiError, ErrorCode};
 use crate::plan::Plan;
+use api::migration::{MigrateRequest, MigrationStatus, Stage, Strategy};
+use api::types::{ApiError, ErrorCode};
 use protocol::HostName;
 use protocol::migration::Migration;
 use protocol::notice::Notice;

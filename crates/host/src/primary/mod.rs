@@ -17,8 +17,6 @@ mod settling;
 
 pub use checkpointer::Checkpointer;
 
-use crate::api::migration::{MigrateRequest, RoundsEnd};
-use crate::api::types::{ApiError, ErrorCode, ProtectRequest};
 use crate::context::Context;
 use crate::disks::{self, Label, Proofs};
 use crate::incident::Incident;
@@ -27,6 +25,8 @@ use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::plan::{Inheritance, Plan};
 use crate::vm::{Ended, Snapshot, VmHandle};
+use api::migration::{MigrateRequest, RoundsEnd};
+use api::types::{ApiError, ErrorCode, ProtectRequest};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use orders::{Done, Job, Staged};
 use protocol::asking::{ClaimAnswer, Claimant};

@@ -1,9 +1,9 @@
 //! Owns the words between a VM's loop and the thread that stops its guest: orders, answers, and a checkpoint that was taken.
 
 use super::precopy::RoundTold;
-use crate::api::types::{CopyProgress, EpochRecord};
 use crate::disks::KeptChange;
 use crate::link::{Outbox, Part};
+use api::types::{CopyProgress, EpochRecord};
 use net::CutReport;
 use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};

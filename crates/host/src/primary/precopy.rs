@@ -6,11 +6,11 @@
 use super::brake::Brake;
 use super::copy::{Copy, Outcome};
 use super::orders::Done;
-use crate::api::migration::{RoundStatus, RoundsEnd};
-use crate::api::types::CopyProgress;
 use crate::link::Part;
 use crate::loops::micros;
 use crate::staging::PooledBuffer;
+use api::migration::{RoundStatus, RoundsEnd};
+use api::types::CopyProgress;
 use crossbeam_channel::RecvTimeoutError;
 use os::range::PAGE_SIZE;
 use protocol::migration::{Migration, Round, Step, View, WorkingSet};

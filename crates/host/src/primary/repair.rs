@@ -2,9 +2,9 @@
 //! as an operator would give them.
 
 use super::{Engine, Request};
-use crate::api::types::{ApiError, ErrorCode, ProtectRequest, RepairStatus};
 use crate::loops::now;
 use crate::plan::Plan;
+use api::types::{ApiError, ErrorCode, ProtectRequest, RepairStatus};
 use protocol::HostName;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Command, CommandError};

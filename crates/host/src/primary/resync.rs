@@ -7,8 +7,8 @@
 
 use super::copy::Copy;
 use super::orders::Done;
-use crate::api::types::{CopyKind, CopyProgress};
 use crate::disks::{Kept, KeptChange};
+use api::types::{CopyKind, CopyProgress};
 use crossbeam_channel::RecvTimeoutError;
 use disk::Image;
 use protocol::Epoch;

@@ -8,11 +8,11 @@ mod media;
 
 pub use account::{Needs, Tenant};
 
-use crate::api::types::{PlaceStatus, RoomStatus, RoomTenant};
 use crate::backup::{BUFFERS, JOURNAL_LIMIT};
 use crate::config::HostConfig;
 use crate::disks::journal_directory;
 use account::{Account, Limits, Media, Shortage, Ticket};
+use api::types::{PlaceStatus, RoomStatus, RoomTenant};
 use media::FileSystems;
 use protocol::wire::Refusal;
 use protocol::{HostName, VmName};

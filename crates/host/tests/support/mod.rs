@@ -1,11 +1,11 @@
 //! An engine without machines: what the API and the command line are tested against.
 
-use host::api::Control;
-use host::api::migration::MigrateRequest;
-use host::api::types::{
+use api::migration::MigrateRequest;
+use api::types::{
     ApiError, CopyProgress, DoctorReport, DoctorRequest, EpochRecord, ErrorCode, EventRecord, GateStatus,
     HostStatus, Measured, ProtectRequest, RepairStatus, Role, StartRequest, VmStatus,
 };
+use host::control::Control;
 use host::doctor::Check;
 use protocol::{HostName, VmName};
 use std::sync::{Condvar, Mutex};

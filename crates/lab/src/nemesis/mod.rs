@@ -7,8 +7,8 @@ pub use chance::Chance;
 
 use crate::cluster::{Cluster, ClusterError, PATIENCE, wait_for};
 use crate::topology::Link;
-use host::api::client::ClientError;
-use host::api::types::{ErrorCode, Role};
+use api::client::ClientError;
+use api::types::{ErrorCode, Role};
 use protocol::VmName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;

@@ -25,7 +25,7 @@ use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a page.
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 /// What a handover takes beside the pages: stopping, devices, the arbiter, loading them; `cargo xtask bench migrate`
 /// shows where it goes.
 pub const HANDOVER: Micros = Micros::from_millis(15);

@@ -2,8 +2,8 @@
 
 use crate::failure::{Failure, Kind};
 use host::agent::Agent;
-use host::api::server;
 use host::config::Config;
+use host::control::server;
 use host::witness::Witness;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

@@ -3,8 +3,8 @@
 use crate::cli::{Cli, DiskCommand, Output};
 use crate::failure::Failure;
 use crate::{out, view};
-use host::api::client::Client;
-use host::api::types::DiskStatus;
+use api::client::Client;
+use api::types::DiskStatus;
 use protocol::VmName;
 use serde::Serialize;
 

@@ -4,9 +4,10 @@ use crate::cli::{Cli, Output};
 use crate::doctor::DoctorArgs;
 use crate::failure::{Failure, Kind};
 use crate::out;
-use host::api::client::{Client, ClientError};
-use host::api::types::{DoctorReport, DoctorRequest, DoctorVm};
-use host::doctor::{self, Check, Finding, Verdict};
+use api::client::{Client, ClientError};
+use api::doctor::{Finding, Verdict};
+use api::types::{DoctorReport, DoctorRequest, DoctorVm};
+use host::doctor::{self, Check};
 use protocol::VmName;
 use std::path::Path;
 

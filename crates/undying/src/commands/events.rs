@@ -3,8 +3,8 @@
 use crate::cli::{Cli, Output};
 use crate::failure::Failure;
 use crate::{out, view};
-use host::api::client::Client;
-use host::api::types::EventRecord;
+use api::client::Client;
+use api::types::EventRecord;
 
 /// Shows events, and with `follow` those to come. JSON is one object a line, as the agent's log has it.
 pub fn run(cli: &Cli, follow: bool, after: u64) -> Result<(), Failure> {

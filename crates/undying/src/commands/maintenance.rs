@@ -5,8 +5,8 @@ use crate::failure::{Failure, Kind};
 use crate::maintenance::MaintenanceCommand;
 use crate::out::{self, Progress};
 use crate::view;
-use host::api::client::Client;
-use host::api::types::{HostStatus, Role, VmStatus};
+use api::client::Client;
+use api::types::{HostStatus, Role, VmStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@ use crate::failure::{Failure, Kind};
 use crate::migration::MigrateArgs;
 use crate::out;
 use crate::wait::{self, Goal};
-use host::api::client::Client;
+use api::client::Client;
 
 /// Carries it out.
 pub fn run(cli: &Cli, client: &Client, args: &MigrateArgs) -> Result<(), Failure> {

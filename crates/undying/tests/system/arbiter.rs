@@ -2,7 +2,7 @@
 //! itself when it is back. With each kind of arbiter, really killed.
 
 use crate::kit::{Guest, Loaded, Setup, look, possible};
-use host::api::types::Role;
+use api::types::Role;
 use lab::arbiters::ArbiterKind;
 use lab::topology::Link;
 use std::path::Path;

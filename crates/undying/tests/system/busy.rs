@@ -1,7 +1,7 @@
 //! A busy host is not a dead one: with the times of an operator who says nothing of them, and every processor loaded.
 
 use crate::kit::{Setup, look, possible};
-use host::api::types::{ProtectRequest, RepairRequest};
+use api::types::{ProtectRequest, RepairRequest};
 use lab::cluster::Cluster;
 use protocol::HostName;
 use std::hint::black_box;

@@ -1,8 +1,8 @@
 //! `undying doctor` on real pairs of hosts: what is sound is found sound, and each thing that is not is named, with what to do.
 
 use crate::kit::{Setup, binary, look, possible};
-use host::api::types::DoctorReport;
-use host::doctor::{Finding, Verdict};
+use api::doctor::{Finding, Verdict};
+use api::types::DoctorReport;
 use lab::cluster::Cluster;
 use lab::topology::AGENT;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Failovers of a Redis under load: whoever dies, the clients keep their connections and lose no acknowledged write.
 
 use crate::kit::{Guest, Setup, look, possible, possible_in_qemu, wait_for};
-use host::api::types::{ProtectRequest, RepairRequest};
+use api::types::{ProtectRequest, RepairRequest};
 use lab::topology::AGENT;
 use protocol::HostName;
 

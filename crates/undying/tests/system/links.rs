@@ -1,7 +1,7 @@
 //! Bad links while both hosts live - cut, one-way, too narrow, flapping: exactly one of them goes on.
 
 use crate::kit::{Setup, look, possible, wait_for};
-use host::api::types::{EventRecord, ProtectRequest, RepairRequest};
+use api::types::{EventRecord, ProtectRequest, RepairRequest};
 use lab::topology::Link;
 use protocol::HostName;
 use std::time::Duration;

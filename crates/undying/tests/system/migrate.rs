@@ -3,8 +3,8 @@
 use crate::disks::{self, IMAGE, assert_sound};
 use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use crate::repair::{THREE, guarded, host, undying};
-use host::api::migration::{MigrateRequest, MigrationStatus};
-use host::api::types::VmStatus;
+use api::migration::{MigrateRequest, MigrationStatus};
+use api::types::VmStatus;
 use lab::guest::pulse::PulseClient;
 
 /// Asks for a migration within the usual limits, or those that `change` makes of them.

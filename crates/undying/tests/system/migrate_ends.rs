@@ -5,7 +5,7 @@ use crate::kit::proxy::{Fault, Proxy};
 use crate::kit::{Guest, Loaded, Setup, look, possible, possible_in_qemu, wait_for};
 use crate::migrate::{arrived, ask, busy, wait_status};
 use crate::repair::THREE;
-use host::api::migration::{MigrateRequest, Stage};
+use api::migration::{MigrateRequest, Stage};
 use lab::cluster::Cluster;
 use protocol::wire::Kind;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::kit::{Guest, Loaded};
 use crate::kit::{Setup, look, possible, wait_for};
-use host::api::types::PathStatus;
+use api::types::PathStatus;
 use lab::topology::Link;
 
 const BOTH: [&str; 2] = ["alpha", "beta"];

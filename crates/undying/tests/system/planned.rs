@@ -1,7 +1,7 @@
 //! Planned failovers: there and back again, with the same open connections.
 
 use crate::kit::{Setup, look, possible};
-use host::api::client::Client;
+use api::client::Client;
 
 #[test]
 fn a_vm_is_moved_there_and_back_under_load() {

@@ -2,7 +2,7 @@
 
 use crate::disks::{assert_sound, both_hosts_die, starts_from_the_newest_and_from_the_older, there_and_back};
 use crate::kit::{Guest, Setup, look, possible_in_qemu};
-use host::api::types::DiskStatus;
+use api::types::DiskStatus;
 use lab::cluster::VmFile;
 use qemu::spec::DiskFormat;
 use std::path::Path;

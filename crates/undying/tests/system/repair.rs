@@ -3,7 +3,7 @@
 
 use crate::disks::{IMAGE, MIB};
 use crate::kit::{Guest, INTERVAL, Loaded, Setup, binary, look, possible, wait_for};
-use host::api::types::{CopyKind, ProtectRequest, RepairRequest, VmStatus};
+use api::types::{CopyKind, ProtectRequest, RepairRequest, VmStatus};
 use protocol::HostName;
 use std::process::{Command, Output};
 

@@ -2,7 +2,7 @@
 
 use crate::disks::{IMAGE, MIB, assert_sound};
 use crate::kit::{Guest, Setup, look, possible, wait_for};
-use host::api::types::{CopyKind, DiskStatus};
+use api::types::{CopyKind, DiskStatus};
 use lab::cluster::Cluster;
 use protocol::resync::record::{self, Layout, Row, SECTOR};
 use protocol::resync::{Differences, Grain};

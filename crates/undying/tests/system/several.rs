@@ -2,7 +2,7 @@
 
 use crate::kit::load::Load;
 use crate::kit::{INTERVAL, Setup, look, possible, possible_in_qemu};
-use host::api::types::{ProtectRequest, RoomStatus};
+use api::types::{ProtectRequest, RoomStatus};
 use lab::client::Server;
 use lab::cluster::{Cluster, VmFile};
 use lab::guest::redis::REDIS_PORT;

@@ -2,7 +2,7 @@
 
 use crate::kit::proxy::Proxy;
 use crate::kit::{Loaded, Setup, look, possible, possible_in_qemu, wait_for};
-use host::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use protocol::HostName;
 use std::time::Duration;
 
@@ -138,8 +138,7 @@ fn an_epoch_larger_than_the_staging_buffers_is_whole() {
     loaded.pulse(|mut pulse| pulse.dirty(PAGES, "full", "seq+page")).expect("an order");
     let large = || {
         let epochs = loaded.cluster.ask("alpha", |api| api.epochs(&loaded.vm, 0)).expect("epochs");
-        let whole =
-            |epoch: &&host::api::types::EpochRecord| epoch.dirty_pages > STAGING_PAGES && epoch.ack_us > 0;
+        let whole = |epoch: &&api::types::EpochRecord| epoch.dirty_pages > STAGING_PAGES && epoch.ack_us > 0;
         (epochs.iter().filter(whole).count() >= 3).then_some(())
     };
     wait_for("three large epochs", large, || look::logs(&loaded.cluster));

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::stage::{HOSTS, Props};
 use anyhow::{Context, Result};
-use host::api::types::{EpochRecord, ProtectRequest, VmStatus};
+use api::types::{EpochRecord, ProtectRequest, VmStatus};
 use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, PATIENCE, VmFile, VmShape, wait_for};
 use lab::guest::pulse::{PULSE_PORT, PulseClient};

@@ -3,7 +3,7 @@
 use super::Run;
 use super::bed::Reach;
 use anyhow::{Context, Result, ensure};
-use host::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use lab::cluster::{Cluster, PATIENCE, VmFile, wait_for};
 use protocol::{HostName, VmName};
 use std::time::{Duration, Instant};

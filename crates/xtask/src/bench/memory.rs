@@ -6,7 +6,7 @@ use super::figures::{Cell, Findings, Table};
 use super::pause::dirty_pages;
 use crate::stage::HOSTS;
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::stats::Summary;
 use lab::topology::AGENT;
 use std::fs;

@@ -6,7 +6,7 @@ use super::bed::Bed;
 use super::figures::{Findings, Line, Table, Target};
 use super::page::number;
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::cluster::{VmFile, VmShape};
 use lab::stats::Summary;
 use std::time::Duration;

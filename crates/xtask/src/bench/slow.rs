@@ -5,7 +5,7 @@ use super::bed::Bed;
 use super::figures::{Cell, Findings, Table};
 use crate::stage::HOSTS;
 use anyhow::Result;
-use host::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use lab::stats::Summary;
 use protocol::HostName;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use super::story::Told;
 use crate::stage::watch::boot_time;
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::client::timeline::buckets;
 use lab::report::{DemoReport, EpochPoint, Kill, Phase, added_latency_ms};
 use lab::stats::Summary;

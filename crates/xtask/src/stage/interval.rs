@@ -1,7 +1,7 @@
 //! Owns when checkpoints are taken, as it is asked for on the command line of a demonstration or a torture.
 
 use anyhow::Result;
-use host::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use protocol::HostName;
 use std::str::FromStr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Owns reading a failover out of the events of the host that took over: who noticed when, and what took how long.
 
 use super::watch::boot_time;
-use host::api::types::EventRecord;
+use api::types::EventRecord;
 use lab::client::Gap;
 use lab::report::OutageSplit;
 

@@ -5,7 +5,7 @@
 use super::Stage;
 use super::screen::{Screen, count};
 use anyhow::{Result, bail};
-use host::api::types::{EpochRecord, EventRecord, Role, Summary as ApiSummary, VmStatus};
+use api::types::{EpochRecord, EventRecord, Role, Summary as ApiSummary, VmStatus};
 use lab::client::{Clients, Gap, Sample, Standing};
 use lab::stats::Summary;
 use std::collections::{BTreeMap, VecDeque};

@@ -36,10 +36,11 @@ const ROOMS: &[Room] = &[
     room("rvrun", &["rv", "rvjit", "net", "os"], &[]),
     room("trust", &["protocol"], &[]),
     room("arbiter", &["protocol", "trust"], &[]),
-    room("host", &["protocol", "os", "qemu", "net", "disk", "trust", "arbiter", "rvrun"], &[]),
-    room("undying", &["host", "protocol", "qemu", "rvrun", "trust", "arbiter", "os"], &["lab"]),
-    room("lab", &["os", "protocol", "trust", "arbiter", "host"], &[]),
-    room("xtask", &["lab", "sim", "host", "protocol", "qemu", "arbiter", "os"], &[]),
+    room("api", &["protocol", "qemu", "disk"], &[]),
+    room("host", &["api", "protocol", "os", "qemu", "net", "disk", "trust", "arbiter", "rvrun"], &[]),
+    room("undying", &["api", "host", "protocol", "qemu", "rvrun", "trust", "arbiter", "os"], &["lab"]),
+    room("lab", &["os", "protocol", "trust", "arbiter", "api"], &[]),
+    room("xtask", &["lab", "sim", "api", "protocol", "qemu", "arbiter", "os"], &[]),
 ];
 
 /// The one crate that may say `unsafe` anywhere.

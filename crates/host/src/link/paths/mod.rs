@@ -15,8 +15,8 @@ pub use lane::run;
 pub use tell::Teller;
 
 use super::{Frame, LinkError};
-use crate::api::types::PathStatus;
 use crate::loops::now;
+use api::types::PathStatus;
 use protocol::paths::{Limits, News, Paths, Slot};
 use protocol::wire::path::PathHello;
 use protocol::wire::{HEADER_LEN, Header, Inbound, Outbound};

@@ -3,7 +3,7 @@
 use super::load::{self, Load};
 use super::process::{Process, VmProcess};
 use super::{INTERVAL, binary, look, wait_for};
-use host::api::types::{ProtectRequest, StartRequest, VmStatus};
+use api::types::{ProtectRequest, StartRequest, VmStatus};
 use lab::arbiters::ArbiterKind;
 use lab::client::{Server, WriterReport};
 use lab::cluster::{Cluster, ClusterError, VmFile, VmShape};

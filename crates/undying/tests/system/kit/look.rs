@@ -1,7 +1,7 @@
 //! Owns looking at agents: who owns a VM, which process it is, what was logged.
 
 use super::process::{Process, VmProcess};
-use host::api::types::{EventRecord, Role, VmStatus};
+use api::types::{EventRecord, Role, VmStatus};
 use lab::cluster::Cluster;
 use lab::topology::AGENT;
 use protocol::VmName;

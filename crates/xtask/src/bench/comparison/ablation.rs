@@ -6,7 +6,7 @@ use crate::bench::pause::{ack_ms, dirty_pages, pause_ms};
 use crate::bench::{Run, idle};
 use crate::stage::{HOSTS, build};
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::guest::pulse::PulseClient;
 use std::path::Path;

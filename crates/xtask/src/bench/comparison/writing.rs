@@ -5,7 +5,7 @@ use crate::bench::bed::Bed;
 use crate::bench::figures::{Cell, Findings, Table};
 use crate::bench::pause::{dirty_pages, pause_ms};
 use anyhow::Result;
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use std::time::{Duration, Instant};
 
 const INTERVALS_MS: [u64; 5] = [5, 10, 25, 50, 100];

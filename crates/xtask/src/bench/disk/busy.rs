@@ -7,7 +7,7 @@ use super::super::figures::{Findings, Line, Table, Target};
 use super::super::pause::{dirty_pages, pause_ms};
 use super::guest;
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::stats::Summary;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use super::kill::Failover;
 use super::kinds::Kind;
 use crate::stage::watch::boot_time;
 use anyhow::{Context, Result, ensure};
-use host::api::types::Role;
+use api::types::Role;
 use lab::client::{Asked, Askers, Writers};
 use protocol::HostName;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Owns how the VM is protected when its host is killed, and in which order the kills follow each other.
 
-use host::api::types::{ProtectRequest, RepairRequest};
+use api::types::{ProtectRequest, RepairRequest};
 use protocol::HostName;
 
 /// A way of being protected.

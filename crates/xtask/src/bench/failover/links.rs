@@ -8,7 +8,7 @@ use super::super::figures::{Cell, Findings, Table, Target};
 use super::super::pause::ack_ms;
 use crate::stage::HOSTS;
 use anyhow::{Context, Result, ensure};
-use host::api::types::PathStatus;
+use api::types::PathStatus;
 use lab::arbiters::ArbiterKind;
 use lab::client::Writers;
 use lab::cluster::Cluster;

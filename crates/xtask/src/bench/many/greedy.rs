@@ -6,7 +6,7 @@ use crate::bench::bed::{ACK_PATIENCE, LATE_SUSPICION, Reach};
 use crate::bench::copies::Full;
 use crate::bench::figures::{Findings, Table};
 use anyhow::{Context, Result};
-use host::api::types::EpochRecord;
+use api::types::EpochRecord;
 use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, VmFile, VmShape};
 use lab::stats::Summary;

@@ -4,7 +4,7 @@ use super::fleet::{BACKUP, Fleet, INTERVAL, PRIMARIES};
 use crate::bench::Run;
 use crate::bench::figures::{Findings, Table};
 use anyhow::{Context, Result, ensure};
-use host::api::types::ProtectRequest;
+use api::types::ProtectRequest;
 use protocol::HostName;
 use std::time::Instant;
 

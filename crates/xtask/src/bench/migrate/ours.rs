@@ -5,7 +5,7 @@ use super::super::bed::{Bed, start_cluster};
 use super::{Migrated, clock};
 use crate::stage::{HOSTS, other};
 use anyhow::{Context, Result, bail};
-use host::api::migration::{MigrateRequest, Strategy};
+use api::migration::{MigrateRequest, Strategy};
 use lab::client::Pinger;
 use lab::cluster::VmFile;
 use protocol::HostName;

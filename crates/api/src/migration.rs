@@ -118,7 +118,7 @@ impl MigrationStatus {
     pub fn add(&mut self, round: RoundStatus, view: protocol::migration::View, slowed: Micros) {
         self.rounds.push(round);
         (self.carried, self.written, self.slowdown) = (view.carried, view.written, view.slowdown);
-        self.remaining_bytes = Some(round.round.left * os::range::PAGE_SIZE);
+        self.remaining_bytes = Some(round.round.left * protocol::migration::PAGE);
         self.expected_downtime_us = view.downtime.map(|Micros(us)| us);
         self.slowed_us = slowed.0;
     }

@@ -1,42 +1,19 @@
-//! Owns the agent's local API: HTTP and JSON over a unix socket that only root may open.
+//! Owns the agent's side of its local API, whose requests and answers `api` describes.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `GET /v1/host` | [`types::HostStatus`] |
-//! | `POST /v1/host/drain`, `/undrain` | `{}` |
-//! | `POST /v1/host/doctor` with a [`types::DoctorRequest`] | [`types::DoctorReport`], after some seconds |
-//! | `GET /v1/vms` | list of [`types::VmStatus`] |
-//! | `POST /v1/vms` with a [`types::StartRequest`] | [`types::VmStatus`] |
-//! | `GET /v1/vms/NAME` | [`types::VmStatus`] |
-//! | `POST /v1/vms/NAME/protect` with a [`types::ProtectRequest`] | `{}` once the request is accepted |
-//! | `POST /v1/vms/NAME/migrate` with a [`migration::MigrateRequest`] | `{}` once the request is accepted |
-//! | `POST /v1/vms/NAME/migrate/cancel` | `{}` |
-//! | `POST /v1/vms/NAME/unprotect`, `/stop`, `/failover` | `{}` |
-//! | `GET /v1/vms/NAME/epochs?since_at_us=T` | list of [`types::EpochRecord`] |
-//! | `GET /v1/events?after=N&follow=true` | [`types::EventRecord`]s: a list, or with `follow` one JSON line each, without end |
-//! | `GET /metrics` | Prometheus text |
-//!
-//! Whatever fails is answered by a [`types::ApiError`] as JSON, with the HTTP status of its code.
-//!
-//! [`server`] speaks it, [`client`] asks it; the engine stands behind [`Control`].
+//! [`server`] speaks it, on a unix socket that only root may open (`socket`, `peer`); the engine stands behind [`Control`].
 
-pub mod client;
-pub mod doctor;
 mod metrics;
-pub mod migration;
 mod peer;
-pub mod repair;
 pub mod server;
 mod socket;
-pub mod types;
 
-use migration::MigrateRequest;
-use protocol::VmName;
-use std::time::Duration;
-use types::{
+use api::migration::MigrateRequest;
+use api::types::{
     ApiError, DoctorReport, DoctorRequest, EpochRecord, EventRecord, HostStatus, ProtectRequest,
     StartRequest, VmStatus,
 };
+use protocol::VmName;
+use std::time::Duration;
 
 /// What the API asks of the engine. Every call may block; the server runs each on a thread that may wait.
 pub trait Control: Send + Sync + 'static {

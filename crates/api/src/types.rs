@@ -1,7 +1,7 @@
 //! Owns what the API says: the JSON of requests, answers, statuses and events.
 
-pub use super::doctor::{Bandwidth, DoctorReport, DoctorRequest, DoctorVm};
-pub use super::repair::{CandidateStatus, RepairRequest, RepairStatus};
+pub use crate::doctor::{Bandwidth, DoctorReport, DoctorRequest, DoctorVm};
+pub use crate::repair::{CandidateStatus, RepairRequest, RepairStatus};
 use protocol::detector::Listening;
 use protocol::pacing::{Follow, Pacing, PacingView};
 use protocol::{HostName, Micros, VmName};
@@ -320,7 +320,7 @@ pub struct VmStatus {
     pub repair: RepairStatus,
     /// How it is being brought to another host (primary).
     #[serde(default)]
-    pub migration: Option<super::migration::MigrationStatus>,
+    pub migration: Option<crate::migration::MigrationStatus>,
     /// What happened to it here, the newest last.
     #[serde(default)]
     pub lately: Vec<Happened>,

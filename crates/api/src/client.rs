@@ -1,15 +1,14 @@
 //! Owns the client side of the API: one blocking call per request, over the agent's unix socket.
 
-use super::migration::MigrateRequest;
-use super::types::{
+use crate::migration::MigrateRequest;
+use crate::types::{
     ApiError, DoctorReport, DoctorRequest, EpochRecord, EventRecord, HostStatus, ProtectRequest,
     StartRequest, VmStatus,
 };
-use axum::body::Bytes;
-use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use protocol::VmName;
 use serde::Serialize;

@@ -1,6 +1,5 @@
 //! Owns what the API says of `undying doctor`: what is to be looked at, and what was found.
 
-use crate::doctor::Finding;
 use protocol::{HostName, VmName};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -52,4 +51,35 @@ pub enum Bandwidth {
 pub struct DoctorReport {
     /// Each check.
     pub findings: Vec<Finding>,
+}
+
+/// How something stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Could not be looked at, or was not asked for.
+    Skipped,
+    /// Protection works, worse than it could.
+    Warning,
+    /// Stands in the way of protection, or of a failover.
+    Failure,
+}
+
+/// What a check says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The host that it is about, or the two: `alpha`, `alpha, beta`.
+    pub of: String,
+    /// What was looked at.
+    pub check: String,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// Why it matters.
+    pub why: String,
+    /// What to do; empty if there is nothing to be done.
+    pub remedy: String,
 }

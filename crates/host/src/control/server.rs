@@ -3,13 +3,13 @@
 //! The server runs on a thread of its own with a small runtime; every call into the engine goes to a thread that
 //! may block. Followers of events are bounded, each keeps one such thread.
 
-use super::migration::MigrateRequest;
 use super::peer::PeerUser;
 use super::socket::Socket;
-use super::types::{
+use super::{Control, metrics};
+use api::migration::MigrateRequest;
+use api::types::{
     ApiError, DoctorReport, DoctorRequest, ErrorCode, EventRecord, ProtectRequest, StartRequest,
 };
-use super::{Control, metrics};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{ConnectInfo, Path, Query, Request, State};
@@ -271,7 +271,7 @@ fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     query.map(|Query(query)| query).map_err(|error| failure(ErrorCode::Invalid, error.body_text()))
 }
 
-async fn host(State(api): State<Api>) -> Answer<super::types::HostStatus> {
+async fn host(State(api): State<Api>) -> Answer<api::types::HostStatus> {
     Ok(Json(api.call(|control| control.host_status()).await?))
 }
 
@@ -293,11 +293,11 @@ async fn doctor(
     Ok(Json(api.call(move |control| control.doctor(&request)).await??))
 }
 
-async fn vms(State(api): State<Api>) -> Answer<Vec<super::types::VmStatus>> {
+async fn vms(State(api): State<Api>) -> Answer<Vec<api::types::VmStatus>> {
     Ok(Json(api.call(|control| control.vms()).await?))
 }
 
-async fn vm(State(api): State<Api>, Path(name): Path<String>) -> Answer<super::types::VmStatus> {
+async fn vm(State(api): State<Api>, Path(name): Path<String>) -> Answer<api::types::VmStatus> {
     let name = vm_name(&name)?;
     Ok(Json(api.call(move |control| control.vm(&name)).await??))
 }
@@ -305,7 +305,7 @@ async fn vm(State(api): State<Api>, Path(name): Path<String>) -> Answer<super::t
 async fn start(
     State(api): State<Api>,
     request: Result<Json<StartRequest>, JsonRejection>,
-) -> Answer<super::types::VmStatus> {
+) -> Answer<api::types::VmStatus> {
     let request = body(request)?;
     Ok(Json(api.call(move |control| control.start(request)).await??))
 }
@@ -365,7 +365,7 @@ async fn epochs(
     State(api): State<Api>,
     Path(name): Path<String>,
     asked: Result<Query<EpochsQuery>, QueryRejection>,
-) -> Answer<Vec<super::types::EpochRecord>> {
+) -> Answer<Vec<api::types::EpochRecord>> {
     let (name, asked) = (vm_name(&name)?, query(asked)?);
     Ok(Json(api.call(move |control| control.epochs(&name, asked.since_at_us)).await??))
 }

@@ -1,6 +1,6 @@
 //! Owns the Prometheus text of `/metrics`: one table of metrics, each made from a VM's status.
 
-use super::types::{HostStatus, Role, VmStatus};
+use api::types::{HostStatus, Role, VmStatus};
 use std::fmt::Write;
 
 /// One metric of a VM.
