@@ -58,7 +58,8 @@ impl Machine {
 
     fn start(lab: &Lab, guest: &RiscvGuest, disk: &Path) -> Machine {
         let mut command = Machine::boots(lab, guest, "");
-        command.arg("--snapshots").arg(lab.directory().join("snapshots")).args(["--snapshot-every", "500ms"]);
+        command.arg("--snapshots").arg(lab.directory().join("snapshots"));
+        command.args(["--snapshot-every", "500ms", "--keep-snapshots", "2"]);
         Machine::launch(lab, command, disk, "session")
     }
 
@@ -240,6 +241,11 @@ fn same_end(summary: &serde_json::Value, told: &serde_json::Value) {
     }
 }
 
+/// Which of a run's snapshots it is, from 1 on.
+fn number_of(snapshot: &Path) -> usize {
+    snapshot.file_stem().and_then(OsStr::to_str).and_then(|name| name.parse().ok()).expect("a number")
+}
+
 /// The snapshots in a directory, in order.
 fn snapshots(directory: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(directory).expect("a directory").map(|file| file.expect("a file").path());
@@ -254,12 +260,13 @@ fn a_machine_that_died_goes_on_from_its_last_snapshot_and_its_recording_from_any
     let (guest, lab, [disk, _]) = place("rvsnap");
     let mut machine = Machine::start(&lab, &guest, &disk);
     machine.await_text("READY", 1);
-    // Redis writes to the disk while snapshots are taken.
-    let wanted = set_until_snapshots(&lab, 3);
+    // Redis writes to the disk while snapshots are taken, and the older ones are merged and removed.
+    let wanted = set_until_snapshots(&lab, 6);
     machine.child.kill().expect("it dies");
     machine.child.wait().expect("it died");
 
     let files = snapshots(&lab.directory().join("snapshots"));
+    assert!(number_of(&files[0]) > 1, "none was removed: {files:?}");
     let last = files.last().expect("a snapshot");
     let mut second = Machine::go_on(&lab, last, &disk);
     redis(&lab, |connection| {
@@ -294,7 +301,9 @@ fn a_machine_that_died_goes_on_from_its_last_snapshot_and_its_recording_from_any
 /// Sets keys until so many more snapshots were taken, and gives how many were set before the last of them began.
 fn set_until_snapshots(lab: &Lab, more: usize) -> usize {
     let directory = lab.directory().join("snapshots");
-    let first = snapshots(&directory).len();
+    // Older ones are removed meanwhile.
+    let taken = || snapshots(&directory).last().map_or(0, |last| number_of(last));
+    let first = taken();
     let mut set = 0;
     let mut before = Vec::new();
     redis(lab, |connection| {
@@ -302,7 +311,7 @@ fn set_until_snapshots(lab: &Lab, more: usize) -> usize {
             let reply = connection.ask(&["SET", &format!("key{set}"), &format!("value{set}")]);
             assert_eq!(reply.expect("a reply"), Reply::Simple("OK".into()));
             set += 1;
-            if snapshots(&directory).len() > first + before.len() {
+            if taken() > first + before.len() {
                 before.push(set);
             }
         }
