@@ -3,7 +3,7 @@
 //! The heart is the [`tracker`]: it finds the pages that another, unmodified process has written, with
 //! userfaultfd and `PAGEMAP_SCAN`, without that process's help. Around it: memory that is shared with a child
 //! ([`memfd`]), memory of another process ([`process_memory`]), children that die with us ([`process`]), system
-//! calls run inside another process ([`inject`]), and network devices and namespaces ([`tap`], [`netns`]).
+//! calls run inside another process ([`inject`], [`heap`]), and network devices and namespaces ([`tap`], [`netns`]).
 //!
 //! All other crates forbid `unsafe`; here every block states why it is sound.
 
@@ -15,6 +15,7 @@ compile_error!(
 pub mod block;
 pub mod clock;
 pub mod facts;
+pub mod heap;
 pub mod inject;
 pub mod kvm_clock;
 pub mod memfd;

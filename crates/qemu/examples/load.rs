@@ -19,7 +19,7 @@ const CASES: [(&str, &str, &str); 4] = [
 /// By then the guest has booted under TCG.
 const BOOT: Duration = Duration::from_secs(15);
 /// A standby waits for longer than this.
-const REST: Duration = Duration::from_millis(300);
+const REST: Duration = Duration::from_millis(400);
 const PAGE: usize = 4096;
 
 fn main() {

@@ -1,7 +1,8 @@
 //! How fast the machine is beside `qemu-system-riscv64`, whose deterministic mode is `-icount shift=auto`:
 //! `speed [KERNEL INITRD]`. Both run the same programs; with a kernel and an initial file system that switches itself off,
-//! they boot too. Processor time is compared, since others may use the machine; QEMU's own start is taken off. In the end it
-//! tells how long the machine stands still for a snapshot.
+//! they boot too, each way once in each round. Two times are compared: that of all processors in user mode, and that on the
+//! wall, which others who use the machine make longer; of bare programs QEMU's own start is taken off. In the end it tells how
+//! long the machine stands still for a snapshot.
 
 #![forbid(unsafe_code)]
 
@@ -19,26 +20,62 @@ const MEMORY: usize = 64 << 20;
 const QEMU: &str = "qemu-system-riscv64";
 /// The words of the lab's guest: it shall switch itself off as soon as it is ready.
 const LINE: &str = "console=ttyS0 earlycon=sbi ud.redis=no ud.off=yes";
+/// Each way runs so often.
+const ROUNDS: usize = 3;
 type Failure = Box<dyn std::error::Error>;
+
+/// How long something took, in seconds.
+#[derive(Clone, Copy, Default)]
+struct Took {
+    /// In user mode, of all threads.
+    processor: f64,
+    /// From its beginning to its end.
+    wall: f64,
+}
+
+impl Took {
+    fn less(self, other: Took) -> Took {
+        Took { processor: self.processor - other.processor, wall: self.wall - other.wall }
+    }
+}
+
+/// One way to do a job in one round.
+type Way<'a> = &'a mut dyn FnMut() -> Result<Took, Failure>;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    println!("| job | million instructions | rv, s | QEMU icount, s | QEMU, s | rv / icount |");
-    println!("|---|---|---|---|---|---|");
-    let idle = [true, false].map(|icount| bare_on_qemu(&[], icount));
-    let [idle, idle_free] =
-        [idle[0].as_ref().copied(), idle[1].as_ref().copied()].map(|time| time.unwrap_or(0.0));
+    println!(
+        "| job | million instructions | rv, s | QEMU icount, s | QEMU, s | rv / icount | rv, wall s | QEMU icount, wall s | QEMU, wall s | rv / icount, wall |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, program) in [("integers", integers(40_000_000)), ("memory", memory(40))] {
-        let (ours, count) = bare(&program)?;
-        let with = bare_on_qemu(&program, true)? - idle;
-        let without = bare_on_qemu(&program, false)? - idle_free;
-        row(name, count, ours, with, without);
+        let mut count = 0;
+        let mut ours = || bare(&program, &mut count);
+        let mut with = || Ok(bare_on_qemu(&program, true)?.less(bare_on_qemu(&[], true)?));
+        let mut without = || Ok(bare_on_qemu(&program, false)?.less(bare_on_qemu(&[], false)?));
+        let rounds = rounds([&mut ours, &mut with, &mut without])?;
+        row(name, count, &rounds);
     }
     if let [kernel, initrd] = arguments.as_slice() {
-        let (ours, count) = boot(kernel, initrd)?;
-        row("boot", count, ours, boot_on_qemu(kernel, initrd, true)?, boot_on_qemu(kernel, initrd, false)?);
+        let mut count = 0;
+        let mut ours = || boot(kernel, initrd, &mut count);
+        let mut with = || boot_on_qemu(kernel, initrd, true);
+        let mut without = || boot_on_qemu(kernel, initrd, false);
+        let rounds = rounds([&mut ours, &mut with, &mut without])?;
+        row("boot", count, &rounds);
     }
     snapshots()
+}
+
+/// Each way once in each round.
+fn rounds(mut ways: [Way<'_>; 3]) -> Result<Vec<[Took; 3]>, Failure> {
+    let mut rounds = vec![[Took::default(); 3]; ROUNDS];
+    for round in &mut rounds {
+        for (took, way) in round.iter_mut().zip(&mut ways) {
+            *took = way()?;
+        }
+    }
+    Ok(rounds)
 }
 
 /// How long it takes to save what changed, for 1,000 dirty pages of 256 MiB, and the whole machine.
@@ -89,9 +126,20 @@ fn touching(pages: i32) -> Vec<u32> {
     program
 }
 
-fn row(name: &str, count: u64, ours: f64, icount: f64, free: f64) {
+/// Medians, also of the ratios of rounds.
+fn row(name: &str, count: u64, rounds: &[[Took; 3]]) {
     let millions = count / 1_000_000;
-    println!("| {name} | {millions} | {ours:.2} | {icount:.2} | {free:.2} | {:.2} |", ours / icount);
+    let times = |of: fn(&Took) -> f64| {
+        let median = |value: &dyn Fn(&[Took; 3]) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let [ours, icount, free] = [0, 1, 2].map(|way| median(&|round| of(&round[way])));
+        let ratio = median(&|round| of(&round[0]) / of(&round[1]));
+        format!("{ours:.2} | {icount:.2} | {free:.2} | {ratio:.2}")
+    };
+    println!("| {name} | {millions} | {} | {} |", times(|took| took.processor), times(|took| took.wall));
 }
 
 /// A word is stirred so many times: shifts, sums, a product, a branch by chance, a call.
@@ -160,21 +208,22 @@ fn compile(machine: &mut Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bare(program: &[u32]) -> Result<(f64, u64), Failure> {
+fn bare(program: &[u32], count: &mut u64) -> Result<Took, Failure> {
     let (bytes, end) = with_ending(program);
     let mut machine = Machine::new(MEMORY);
     compile(&mut machine)?;
     if !machine.put(RAM, &bytes) {
         return Err("the program does not fit".into());
     }
-    let before = used(OWN)?;
+    let clock = Clock::begin(OWN)?;
     while machine.x(32) != end {
         machine.run(machine.instructions() + 1_000_000);
     }
-    Ok((used(OWN)? - before, machine.instructions()))
+    *count = machine.instructions();
+    clock.took()
 }
 
-fn bare_on_qemu(program: &[u32], icount: bool) -> Result<f64, Failure> {
+fn bare_on_qemu(program: &[u32], icount: bool) -> Result<Took, Failure> {
     let file = std::env::temp_dir().join(format!("rv-speed-{}", std::process::id()));
     std::fs::write(&file, with_ending(program).0)?;
     let loader = format!("loader,addr={RAM:#x},force-raw=on,file={}", file.display());
@@ -183,27 +232,29 @@ fn bare_on_qemu(program: &[u32], icount: bool) -> Result<f64, Failure> {
     time
 }
 
-fn boot(kernel: &str, initrd: &str) -> Result<(f64, u64), Failure> {
+fn boot(kernel: &str, initrd: &str, count: &mut u64) -> Result<Took, Failure> {
     let (kernel, initrd) = (std::fs::read(kernel)?, std::fs::read(initrd)?);
-    let before = used(OWN)?;
+    let clock = Clock::begin(OWN)?;
     let mut machine = Machine::with_kernel(256 << 20, &kernel, &initrd, LINE)?;
     compile(&mut machine)?;
     loop {
         match machine.run(machine.instructions() + 1_000_000) {
             Stop::Reached => machine.outputs(),
-            Stop::PowerOff => return Ok((used(OWN)? - before, machine.instructions())),
+            Stop::PowerOff => break,
             stop => return Err(format!("the guest did not switch itself off: {stop:?}").into()),
         };
     }
+    *count = machine.instructions();
+    clock.took()
 }
 
-fn boot_on_qemu(kernel: &str, initrd: &str, icount: bool) -> Result<f64, Failure> {
+fn boot_on_qemu(kernel: &str, initrd: &str, icount: bool) -> Result<Took, Failure> {
     qemu(icount, &["-m", "256M", "-kernel", kernel, "-initrd", initrd, "-append", LINE])
 }
 
-/// Processor time that QEMU takes until the guest switches itself off.
-fn qemu(icount: bool, arguments: &[&str]) -> Result<f64, Failure> {
-    let before = used(CHILDREN)?;
+/// What QEMU takes until the guest switches itself off.
+fn qemu(icount: bool, arguments: &[&str]) -> Result<Took, Failure> {
+    let clock = Clock::begin(CHILDREN)?;
     let mut command = Command::new(QEMU);
     command.args(["-machine", "virt", "-nographic", "-no-reboot"]).args(arguments);
     if icount {
@@ -213,7 +264,25 @@ fn qemu(icount: bool, arguments: &[&str]) -> Result<f64, Failure> {
     if !status.success() {
         return Err(format!("{QEMU} ended with {status}").into());
     }
-    Ok(used(CHILDREN)? - before)
+    clock.took()
+}
+
+/// When something began, and what its processor time was then.
+struct Clock {
+    place: usize,
+    used: f64,
+    began: Instant,
+}
+
+impl Clock {
+    fn begin(place: usize) -> Result<Clock, Failure> {
+        Ok(Clock { place, used: used(place)?, began: Instant::now() })
+    }
+
+    fn took(&self) -> Result<Took, Failure> {
+        let wall = self.began.elapsed().as_secs_f64();
+        Ok(Took { processor: used(self.place)? - self.used, wall })
+    }
 }
 
 /// Processor time of this process.

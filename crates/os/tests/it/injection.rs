@@ -24,6 +24,29 @@ fn a_target_that_waits_in_ppoll_does_not_notice() {
     assert_eq!(target.finish(), Exit::Status(0));
 }
 
+/// Bytes of the target's heap, and how many of them are in memory.
+fn heap(target: &Target) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps", target.pid())).unwrap();
+    let (_, heap) = text.split_once("[heap]\n").expect("a heap");
+    let kib = |name: &str| {
+        let line = heap.lines().find_map(|line| line.strip_prefix(name)).expect("in each mapping");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    (kib("Size:"), kib("Rss:"))
+}
+
+#[test]
+fn what_of_a_heap_was_never_touched_is_mapped_and_the_rest_stays() {
+    let mut target = Target::start("poll");
+    let (size, before) = heap(&target);
+    assert!(before < size, "all of the heap is in memory already");
+    assert_eq!(os::heap::populate(target.child.pidfd()).unwrap(), size);
+    assert_eq!(heap(&target), (size, size));
+    assert_eq!(target.ask("hello"), "hello");
+    assert_eq!(target.counter(INTERRUPTED), 0);
+    assert_eq!(target.finish(), Exit::Status(0));
+}
+
 #[test]
 fn a_target_that_computes_does_not_notice() {
     let target = Target::start("busy");
