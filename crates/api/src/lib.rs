@@ -1,7 +1,7 @@
 //! What an agent is asked and what it answers: HTTP and JSON over a unix socket that only root may open.
 //!
-//! Owns the words of that API and its client side; who serves it is the agent (`host::control`). Whoever only asks, as the command line,
-//! the lab and the tools do, needs nothing of the engine.
+//! Owns the words of that API and its client side; who serves it is the agent (`host::control`). Whoever only asks, as the lab
+//! and the tools do, needs nothing of the engine.
 //!
 //! | request | answer |
 //! |---|---|
@@ -28,6 +28,7 @@
 //! | [`migration`] | live migration |
 //! | [`repair`] | protecting a VM again after a loss |
 //! | [`doctor`] | looking at hosts before they are needed |
+//! | [`summary`] | the distribution of what was measured |
 
 #![forbid(unsafe_code)]
 
@@ -35,4 +36,5 @@ pub mod client;
 pub mod doctor;
 pub mod migration;
 pub mod repair;
+pub mod summary;
 pub mod types;

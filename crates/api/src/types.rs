@@ -2,6 +2,7 @@
 
 pub use crate::doctor::{Bandwidth, DoctorReport, DoctorRequest, DoctorVm};
 pub use crate::repair::{CandidateStatus, RepairRequest, RepairStatus};
+pub use crate::summary::Summary;
 use protocol::detector::Listening;
 use protocol::pacing::{Follow, Pacing, PacingView};
 use protocol::{HostName, Micros, VmName};
@@ -170,21 +171,6 @@ impl From<Listening> for DetectionStatus {
         });
         Self { timeout_us: listening.timeout.0, learnt }
     }
-}
-
-/// A distribution, in the unit its field name says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
-pub struct Summary {
-    /// Smallest.
-    pub min: f64,
-    /// Median.
-    pub median: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// Largest.
-    pub max: f64,
-    /// How many values.
-    pub count: u64,
 }
 
 /// What a host does for a VM.

@@ -13,7 +13,6 @@
 //! | [`history`] | what clients asked of registers and were told, and whether it is linearizable |
 //! | [`nemesis`] | what is done to the host of a VM, and how it is made well again; chance by seed |
 //! | [`report`] | `result.json` and `report.html` |
-//! | [`stats`] | minimum, median, 99th percentile |
 //! | [`command`] | running other programs |
 #![forbid(unsafe_code)]
 
@@ -27,7 +26,6 @@ pub mod nemesis;
 pub mod packages;
 pub mod plain;
 pub mod report;
-pub mod stats;
 pub mod topology;
 
 pub use topology::Lab;

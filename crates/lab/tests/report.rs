@@ -2,9 +2,9 @@
 
 mod common;
 
+use api::summary::Summary;
 use lab::client::{Bucket, Sample};
 use lab::report::{DemoReport, added_latency_ms};
-use lab::stats::Summary;
 
 #[test]
 fn the_result_has_the_promised_fields() {

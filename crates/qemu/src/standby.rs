@@ -139,7 +139,9 @@ impl Standby {
     /// If the state is none, or QEMU does not accept it.
     pub fn load(self, state: &DeviceState) -> Result<Qemu, StandbyError> {
         let Self { mut qemu, heap } = self;
-        heap.into_iter().for_each(HeapMapping::end);
+        if let Some(heap) = heap {
+            heap.end();
+        }
         match feed(&qemu, state) {
             Ok(()) => Ok(qemu),
             // A QEMU that cannot load a state says so on its standard error and ends.

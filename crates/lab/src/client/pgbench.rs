@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{ClientError, sql};
 use crate::command::tail;
 use crate::guest::postgres::{POSTGRES, PostgresGuest};
-use crate::stats::Summary;
 use crate::topology::Namespace;
+use api::summary::Summary;
 
 /// A run that was to end by itself is given up after so long beyond the time that it was given.
 const PATIENCE: Duration = Duration::from_secs(180);

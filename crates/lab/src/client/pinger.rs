@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::ClientError;
 use super::resp::{Connection, Reply};
 use super::timeline::Sample;
-use crate::stats::Summary;
 use crate::topology::Namespace;
+use api::summary::Summary;
 
 /// A pinger that is running.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::Summary;
+use api::summary::Summary;
 
 /// One reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

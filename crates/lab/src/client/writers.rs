@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::live::{Board, Clients, Progress, Recent, Standing};
 use super::timeline::{self, Bucket, Gap, Sample};
 use super::{ClientError, Server};
-use crate::stats::Summary;
 use crate::topology::Namespace;
+use api::summary::Summary;
 
 /// What the writers shall do.
 #[derive(Clone, Debug)]

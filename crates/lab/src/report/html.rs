@@ -1,6 +1,6 @@
 //! Owns small pieces of HTML: escaping, numbers for people, tables.
 
-use crate::stats::Summary;
+use api::summary::Summary;
 
 /// Text that is safe between tags and in attributes.
 pub fn escape(text: &str) -> String {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{BenchmarkRow, Bucket, Sample, Verification};
-use crate::stats::Summary;
+use api::summary::Summary;
 
 /// A report could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -130,7 +130,7 @@ fn throughput(report: &DemoReport) -> String {
 }
 
 fn latency(report: &DemoReport) -> String {
-    let pick = |value: fn(&crate::stats::Summary) -> f64| -> Vec<(f64, Option<f64>)> {
+    let pick = |value: fn(&api::summary::Summary) -> f64| -> Vec<(f64, Option<f64>)> {
         report
             .timeline
             .iter()

@@ -1,8 +1,8 @@
 //! Made-up numbers for the report: they look like a run and are none.
 
+use api::summary::Summary;
 use lab::client::{BenchmarkRow, Bucket, Verification};
 use lab::report::{Benchmark, DemoReport, EpochPoint, Kill, OutageSplit, Phase};
-use lab::stats::Summary;
 
 /// Noise between 0 and 1 that is the same every time.
 fn noise(seed: u64) -> f64 {

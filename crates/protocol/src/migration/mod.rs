@@ -22,10 +22,11 @@ pub use working_set::WorkingSet;
 
 use crate::slowing;
 use crate::time::Micros;
+use crate::wire::pages;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a page.
-pub const PAGE: u64 = 4096;
+pub const PAGE: u64 = pages::PAGE as u64;
 /// What a handover takes beside the pages: stopping, devices, the arbiter, loading them; `cargo xtask bench migrate`
 /// shows where it goes.
 pub const HANDOVER: Micros = Micros::from_millis(15);

@@ -4,7 +4,7 @@ use super::Run;
 use super::bed::Reach;
 use super::figures::{Cell, Table, Target};
 use anyhow::Result;
-use lab::stats::Summary;
+use api::summary::Summary;
 use lab::topology::Namespace;
 use std::thread;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Owns the form of what a benchmark finds: tables of figures, notes, and what was aimed at.
 
-use lab::stats::Summary;
+use api::summary::Summary;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};

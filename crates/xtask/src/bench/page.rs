@@ -3,7 +3,7 @@
 use super::Record;
 use super::figures::{Bound, Cell, Part, Table, Target};
 use super::site::LOADED_PERCENT;
-use lab::stats::Summary;
+use api::summary::Summary;
 use std::fmt::Write;
 
 /// The whole document.

@@ -6,9 +6,9 @@ use super::bed::Bed;
 use super::figures::{Findings, Line, Table, Target};
 use super::page::number;
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use api::types::EpochRecord;
 use lab::cluster::{VmFile, VmShape};
-use lab::stats::Summary;
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_millis(25);

@@ -5,8 +5,8 @@ use super::bed::Bed;
 use super::figures::{Cell, Findings, Table};
 use crate::stage::HOSTS;
 use anyhow::Result;
+use api::summary::Summary;
 use api::types::ProtectRequest;
-use lab::stats::Summary;
 use protocol::HostName;
 use std::time::Duration;
 

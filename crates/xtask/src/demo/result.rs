@@ -3,10 +3,10 @@
 use super::story::Told;
 use crate::stage::watch::boot_time;
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use api::types::EpochRecord;
 use lab::client::timeline::buckets;
 use lab::report::{DemoReport, EpochPoint, Kill, Phase, added_latency_ms};
-use lab::stats::Summary;
 
 /// Width of the timeline's buckets.
 const BUCKET_US: u64 = 100_000;

@@ -8,11 +8,11 @@ use crate::stage::screen::{Screen, count};
 use crate::stage::watch::{Seen, Watch};
 use crate::stage::{self, Load, Stage};
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::client::{
     PingReport, Pinger, Verification, WriterConfig, Writers, WritersReport, redis_benchmark, verify,
 };
 use lab::report::Benchmark;
-use lab::stats::Summary;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;

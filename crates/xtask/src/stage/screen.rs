@@ -2,7 +2,7 @@
 //!
 //! On a terminal the living line is redrawn in place; elsewhere (a log file, CI) it is printed now and then.
 
-use lab::stats::Summary;
+use api::summary::Summary;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 

@@ -5,9 +5,8 @@
 use super::Stage;
 use super::screen::{Screen, count};
 use anyhow::{Result, bail};
-use api::types::{EpochRecord, EventRecord, Role, Summary as ApiSummary, VmStatus};
+use api::types::{EpochRecord, EventRecord, Role, Summary, VmStatus};
 use lab::client::{Clients, Gap, Sample, Standing};
-use lab::stats::Summary;
 use std::collections::{BTreeMap, VecDeque};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -216,7 +215,7 @@ impl<'a> Watch<'a> {
             self.seen.epochs.extend(records.into_iter().map(|record| ((record.term, record.epoch), record)));
         }
         if status.phase == "protected" && status.measured.hold_ms.count > 0 {
-            self.seen.hold_ms = Some(summary(status.measured.hold_ms));
+            self.seen.hold_ms = Some(status.measured.hold_ms);
         }
         self.status = Some(status);
     }
@@ -281,8 +280,4 @@ fn protection(status: &VmStatus) -> String {
 pub fn boot_time(realtime_us: u64) -> u64 {
     let offset = os::clock::realtime_us().cast_signed() - os::clock::now_us().cast_signed();
     (realtime_us.cast_signed() - offset).max(0).cast_unsigned()
-}
-
-fn summary(found: ApiSummary) -> Summary {
-    Summary { min: found.min, median: found.median, p99: found.p99, max: found.max, count: found.count }
 }

@@ -5,8 +5,8 @@ use super::bank::Ledger;
 use super::round::Round;
 use crate::stage::machine::Machine;
 use crate::stage::screen::{Screen, count, spread};
+use api::summary::Summary;
 use lab::client::{Server, Verification, WritersReport};
-use lab::stats::Summary;
 use serde::Serialize;
 
 /// What came of it.

@@ -394,7 +394,7 @@ fn by_group(table: &Table, key: &str) -> (Vec<String>, Vec<Series>) {
 mod tests {
     use super::*;
     use crate::bench::figures::{Findings, Part};
-    use lab::stats::Summary;
+    use api::summary::Summary;
 
     const NOTHING_ELSE: Reader<'static> = &|_, _| Ok(None);
 

@@ -7,8 +7,8 @@ use super::super::figures::{Findings, Line, Table, Target};
 use super::super::pause::{dirty_pages, pause_ms};
 use super::guest;
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use api::types::EpochRecord;
-use lab::stats::Summary;
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_millis(25);

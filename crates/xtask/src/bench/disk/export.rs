@@ -8,8 +8,8 @@ use super::fill;
 use super::guest::{LOADS, Load};
 use crate::{process, workspace};
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::command;
-use lab::stats::Summary;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 

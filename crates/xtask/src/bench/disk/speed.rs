@@ -7,7 +7,7 @@ use super::super::figures::{Cell, Findings, Table, Target};
 use super::fill;
 use super::guest::{self, LOADS, Load};
 use anyhow::Result;
-use lab::stats::Summary;
+use api::summary::Summary;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;

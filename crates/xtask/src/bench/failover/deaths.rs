@@ -7,9 +7,9 @@ use super::journey::{HOSTS, Journey, Killed};
 use super::kill::{FIRST_PACKET, Failover, LEFT, PARTS, READ_PARTS, WHOLE, spread};
 use super::kinds::Kind;
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::client::{Askers, Writers, verify};
 use lab::cluster::Cluster;
-use lab::stats::Summary;
 use std::time::Duration;
 
 /// UDP clients, each with one request at a time.

@@ -3,9 +3,9 @@
 use super::super::bed::{Bed, until};
 use crate::stage::moments::Moments;
 use anyhow::{Context, Result, bail};
+use api::summary::Summary;
 use lab::client::{Clients, Writers};
 use lab::report::OutageSplit;
-use lab::stats::Summary;
 
 /// A host died and the VM went on at another. Times are milliseconds, moments are on `os::clock`.
 pub struct Failover {

@@ -6,10 +6,10 @@ use crate::bench::bed::{ACK_PATIENCE, LATE_SUSPICION, Reach};
 use crate::bench::copies::Full;
 use crate::bench::figures::{Findings, Table};
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use api::types::EpochRecord;
 use lab::client::{WriterConfig, Writers};
 use lab::cluster::{Cluster, VmFile, VmShape};
-use lab::stats::Summary;
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_millis(25);

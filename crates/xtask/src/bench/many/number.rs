@@ -8,9 +8,9 @@ use crate::bench::figures::{Cell, Findings, Table};
 use crate::bench::memory::{Shares, ram_in_use};
 use crate::stage::moments::Moments;
 use anyhow::{Context, Result, ensure};
+use api::summary::Summary;
 use api::types::EpochRecord;
 use lab::client::{Clients, Writers, verify};
-use lab::stats::Summary;
 use lab::topology::AGENT;
 use std::time::Instant;
 

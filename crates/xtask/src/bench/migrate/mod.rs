@@ -8,8 +8,8 @@ use super::Run;
 use super::figures::{Findings, Table, Target};
 use super::page::number;
 use anyhow::Result;
+use api::summary::Summary;
 use lab::cluster::{VmFile, VmShape};
-use lab::stats::Summary;
 
 /// Pages that the guest writes to: 64 MiB.
 const PAGES: u64 = 16_384;

@@ -4,11 +4,11 @@ use super::super::Run;
 use super::super::figures::{Cell, Findings, Table, Target};
 use super::guest::{HOST, How, Place};
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::client::redis_benchmark;
 use lab::guest::cache::Cache;
 use lab::guest::redis::REDIS_PORT;
 use lab::guest::riscv::RiscvGuest;
-use lab::stats::Summary;
 use lab::topology::{GuestAddress, Lab};
 use std::net::{IpAddr, SocketAddr};
 

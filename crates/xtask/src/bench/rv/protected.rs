@@ -5,11 +5,11 @@ use super::super::bed::{Bed, start_cluster};
 use super::super::figures::{Cell, Findings, Table};
 use crate::stage::HOSTS;
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::client::Pinger;
 use lab::cluster::{VmFile, VmShape};
 use lab::guest::cache::Cache;
 use lab::guest::riscv::RiscvGuest;
-use lab::stats::Summary;
 
 /// A host is killed once in each round.
 const ROUNDS: usize = 3;

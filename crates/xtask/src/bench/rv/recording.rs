@@ -4,9 +4,9 @@ use super::super::Run;
 use super::super::figures::{Cell, Findings, Table, Target};
 use super::guest::{HOST, How, Place};
 use anyhow::{Context, Result};
+use api::summary::Summary;
 use lab::guest::cache::Cache;
 use lab::guest::riscv::RiscvGuest;
-use lab::stats::Summary;
 use lab::topology::Lab;
 
 const ROUNDS: usize = 5;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Minimum, median, 99th percentile, maximum and number of a set of samples, in the unit of the samples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The smallest sample.
     pub min: f64,
