@@ -5,6 +5,7 @@ mod common;
 use common::{Bench, KVM, PATIENCE, Replica, Setting, TCG, check_counting, lines, read_until};
 use qemu::standby::announce;
 use qemu::{Channels, Fingerprint, Qemu, Standby};
+use std::time::{Duration, Instant};
 
 /// Runs `epochs` checkpoints, kills the primary, and gives the VM running in a standby. `released` ends where the
 /// last checkpoint cut.
@@ -121,6 +122,35 @@ fn a_standby_has_no_roms_of_its_own() {
     };
     assert!(bios(&qemu).iter().any(|b| *b != 0));
     assert!(bios(standby.qemu()).iter().all(|b| *b == 0));
+}
+
+/// KiB of a process's heap, and how much of it is in memory.
+fn heap(pid: u32) -> (u64, u64) {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (_, heap) = maps.split_once("[heap]\n").expect("a heap");
+    let kib = |name: &str| -> u64 {
+        let line = heap.lines().find_map(|line| line.strip_prefix(name)).expect("in each mapping");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (kib("Size:"), kib("Rss:"))
+}
+
+/// A load would meet a fault for each page of it that is not: it was given back when QEMU had started.
+#[test]
+fn the_heap_of_a_standby_at_rest_is_in_memory() {
+    let Some(bench) = Bench::new(TCG) else { return };
+    let (standby, _channels) =
+        Standby::start(&bench.installation, &bench.resolved, bench.memory(), Vec::new()).unwrap();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (size, there) = heap(standby.qemu().pid());
+        // A little may be allocated behind that.
+        if size - there <= 64 {
+            break;
+        }
+        assert!(Instant::now() < until, "{there} of {size} KiB are in memory");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
