@@ -4,7 +4,7 @@
 //! `cargo run --release -p qemu --example load KERNEL INITRD [TIMES]`
 
 use os::Memory;
-use qemu::{DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, Standby, VmSpec};
+use qemu::{DeviceSaver, Installation, Qemu, ResolvedSpec, Role, Standby, Then, VmSpec};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,9 +52,8 @@ fn measure(installation: &Installation, resolved: &ResolvedSpec, times: usize) -
     std::thread::spawn(move || while let Ok(1..) = console.read(&mut [0; PAGE]) {});
     qemu.cont().unwrap();
     std::thread::sleep(BOOT);
-    let mut state = DeviceState::default();
-    let mut saver = DeviceSaver::new(qemu.qmp()).unwrap();
-    saver.begin().unwrap().wait_saved(&mut state).unwrap();
+    let mut saver = DeviceSaver::new(&qemu).unwrap();
+    let state = saver.begin(Then::Stay).unwrap().take().unwrap();
     let mut content = vec![0; resolved.spec.memory.0 as usize];
     qemu.memory().read_at(0, &mut content);
     let one = || {

@@ -1,18 +1,10 @@
-//! Owns the taking of a checkpoint of the devices, and the form of what comes out.
-//!
-//! A checkpoint is three commands: `stop`, which makes a clean cut; `xen-save-devices-state`, which writes all
-//! state but memory to a file; `cont`. The first two go to QEMU in one write ([`DeviceSaver::begin`]), so that the
-//! caller copies memory while QEMU saves. The file is a memfd of ours, handed over once: no path, no disk.
+//! Owns the form of a device state: what QEMU saves of everything but memory, and what another QEMU loads.
 //!
 //! What QEMU writes is a migration stream without memory. Before another QEMU can load it, it needs the header and
 //! the configuration section that name the machine ([`DeviceState::to_stream`]).
 //! (QEMU migration/savevm.c `qemu_save_device_state`, `qemu_loadvm_state`)
 
-use crate::qmp::{Command, Qmp, QmpError, Ticket};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
-use rustix::io::Errno;
-use serde_json::json;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use crate::qmp::QmpError;
 
 /// `QEVM`, then version 3.
 const HEADER: [u8; 8] = *b"QEVM\0\0\0\x03";
@@ -31,9 +23,9 @@ pub enum DeviceStateError {
     /// QEMU refused, hangs or is gone.
     #[error(transparent)]
     Qmp(#[from] QmpError),
-    /// The file of ours failed.
-    #[error("cannot {action} the file for device states: {source}")]
-    File {
+    /// The pipe that it comes by failed.
+    #[error("cannot {action} the pipe for device states: {source}")]
+    Pipe {
         /// What was tried.
         action: &'static str,
         /// The reason.
@@ -43,136 +35,11 @@ pub enum DeviceStateError {
     /// The bytes are not a device state.
     #[error("this is not a device state of QEMU: {0}")]
     Malformed(&'static str),
-    /// QEMU sent no event for a stop or a start.
-    #[error("QEMU answered `{0}` without the event that goes with it")]
-    NoEvent(&'static str),
-}
-
-fn file_error(action: &'static str) -> impl FnOnce(Errno) -> DeviceStateError {
-    move |errno| DeviceStateError::File { action, source: errno.into() }
-}
-
-/// Takes device states of one VM, one after the other.
-#[derive(Debug)]
-pub struct DeviceSaver {
-    qmp: Qmp,
-    /// To read.
-    file: OwnedFd,
-    /// The description that QEMU has too: they share one position.
-    shared: OwnedFd,
-    filename: String,
-}
-
-impl DeviceSaver {
-    /// Gives QEMU a file to write to.
-    ///
-    /// # Errors
-    /// If the file cannot be made, or QEMU does not take it.
-    pub fn new(qmp: &Qmp) -> Result<Self, DeviceStateError> {
-        let file =
-            rustix::fs::memfd_create("device-state", MemfdFlags::CLOEXEC).map_err(file_error("make"))?;
-        // QEMU looks for a descriptor whose access mode is the one it wants to open with.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let shared = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(file_error("reopen"))?;
-        let answer = qmp.execute_with_fd(Command::new("add-fd"), shared.as_fd())?;
-        let set = answer["fdset-id"].as_u64().ok_or_else(|| QmpError::Unexpected {
-            command: "add-fd".to_string(),
-            answer: answer.to_string(),
-        })?;
-        Ok(Self { qmp: qmp.clone(), file, shared, filename: format!("/dev/fdset/{set}") })
-    }
-
-    /// Stops the guest and has its device state saved. The guest stays stopped until [`Pending::cont`], whatever
-    /// fails.
-    ///
-    /// # Errors
-    /// If the file cannot be rewound; then nothing was sent and the guest runs on.
-    pub fn begin(&mut self) -> Result<Pending<'_>, DeviceStateError> {
-        rustix::fs::seek(&self.shared, SeekFrom::Start(0)).map_err(file_error("rewind"))?;
-        // `live: false` keeps QEMU from giving up the disks of a stopped VM.
-        let save = json!({ "filename": self.filename, "live": false });
-        let commands = [Command::new("stop"), Command::with("xen-save-devices-state", save)];
-        let [stop, save] = self.qmp.send_all(commands);
-        Ok(Pending { saver: self, stop: Some(stop), save: Some(save) })
-    }
-}
-
-/// A checkpoint under way. The guest is stopped, or is being stopped.
-///
-/// Dropping it leaves the guest stopped: [`crate::Qemu::cont`] starts it again, also after an error.
-#[derive(Debug)]
-pub struct Pending<'a> {
-    saver: &'a mut DeviceSaver,
-    stop: Option<Ticket>,
-    save: Option<Ticket>,
-}
-
-impl Pending<'_> {
-    /// Waits until the guest is stopped: from here on its memory is still, and all it sent and wrote before has left
-    /// QEMU. Returns when it stopped, by QEMU's clock in microseconds since 1970.
-    ///
-    /// # Errors
-    /// If QEMU refuses, hangs or is gone.
-    pub fn wait_stopped(&mut self) -> Result<u64, DeviceStateError> {
-        if let Some(stop) = self.stop.take() {
-            stop.wait()?;
-        }
-        self.saver.qmp.last_event_us("STOP").ok_or(DeviceStateError::NoEvent("stop"))
-    }
-
-    /// Waits until the device state is saved: the guest may go on.
-    ///
-    /// # Errors
-    /// If QEMU refuses, hangs or is gone.
-    pub fn wait_written(&mut self) -> Result<(), DeviceStateError> {
-        self.wait_stopped()?;
-        if let Some(save) = self.save.take() {
-            save.wait()?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the device state is saved, and puts it in `state`, whose room is used again.
-    ///
-    /// # Errors
-    /// If QEMU refuses, hangs or is gone; what was saved is not a device state.
-    pub fn wait_saved(&mut self, state: &mut DeviceState) -> Result<(), DeviceStateError> {
-        self.wait_written()?;
-        // QEMU writes from the start to the end, so the shared position is the length. What an earlier, longer
-        // state left behind it is not read; truncating would only make the next save fault its pages in again.
-        let end =
-            rustix::fs::seek(&self.saver.shared, SeekFrom::Current(0)).map_err(file_error("measure"))?;
-        let len = usize::try_from(end).expect("a 64-bit machine");
-        if len > LARGEST_STATE {
-            return Err(DeviceStateError::Malformed("it is far too large"));
-        }
-        state.0.resize(len, 0);
-        read_exactly(&self.saver.file, &mut state.0)?;
-        body(&state.0).map(drop)
-    }
-
-    /// Lets the guest run again. Returns when, by QEMU's clock: the time since [`Pending::wait_stopped`] is the pause.
-    ///
-    /// # Errors
-    /// If QEMU refuses, hangs or is gone.
-    pub fn cont(self) -> Result<u64, DeviceStateError> {
-        self.saver.qmp.execute(Command::new("cont"))?;
-        self.saver.qmp.last_event_us("RESUME").ok_or(DeviceStateError::NoEvent("cont"))
-    }
-}
-
-fn read_exactly(file: &OwnedFd, bytes: &mut [u8]) -> Result<(), DeviceStateError> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let got = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut bytes[done..], done as u64))
-            .map_err(file_error("read"))?;
-        if got == 0 {
-            return Err(DeviceStateError::Malformed("it ends early"));
-        }
-        done += got;
-    }
-    Ok(())
+    /// The state was so much shorter than those before that it went by as a whole: the guest may have run before all was copied.
+    #[error(
+        "the device state is much shorter than those before ({0} bytes): QEMU did not wait with it, and the next one will be waited for"
+    )]
+    NotHeld(usize),
 }
 
 /// The state of a VM's devices at one moment, as QEMU saved it.

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Bench, KVM, PATIENCE, Replica, Setting, TCG, check_counting, lines, read_until};
 use qemu::standby::announce;
-use qemu::{Channels, Fingerprint, Qemu, Standby};
+use qemu::{Channels, Fingerprint, Qemu, Standby, Then};
 use std::time::{Duration, Instant};
 
 /// Runs `epochs` checkpoints, kills the primary, and gives the VM running in a standby. `released` ends where the
@@ -185,21 +185,56 @@ fn a_state_of_another_machine_is_refused() {
 }
 
 #[test]
+fn a_guest_stands_still_until_its_state_is_taken() {
+    for machine in ["q35", "lean", "microvm"] {
+        let Some(bench) = Bench::new(Setting { machine, ..TCG }) else { return };
+        let (qemu, channels) = bench.primary();
+        qemu.cont().unwrap();
+        let mut saver = qemu::DeviceSaver::new(&qemu).unwrap();
+        let mut out = Vec::new();
+        for _ in 0..20 {
+            let mut pending = saver.begin(Then::GoOn).unwrap();
+            pending.wait_stopped().unwrap();
+            common::drain(&channels.console, &mut out);
+            let before = lines(&out);
+            std::thread::sleep(Duration::from_millis(20));
+            common::drain(&channels.console, &mut out);
+            assert_eq!(lines(&out), before, "{machine}: the guest speaks while it stands still");
+            pending.take().unwrap();
+            let (stopped, resumed) = qemu.last_pause().unwrap();
+            assert!(resumed - stopped >= 20_000, "{machine}: {stopped} to {resumed}");
+            assert_eq!(qemu.run_state().unwrap(), "running");
+        }
+        saver.begin(Then::GoOn).unwrap();
+        assert_eq!(qemu.run_state().unwrap(), "running", "nobody came for its state");
+        // What it has prepared is called off.
+        drop(saver);
+        let mut saver = qemu::DeviceSaver::new(&qemu).unwrap();
+        for _ in 0..2 {
+            saver.begin(Then::GoOn).unwrap().take().unwrap();
+            assert_eq!(qemu.run_state().unwrap(), "running");
+        }
+        saver.begin(Then::Stay).unwrap().take().unwrap();
+        assert_eq!(qemu.run_state().unwrap(), "paused");
+        saver.begin(Then::GoOn).unwrap().wait_stopped().unwrap();
+        assert_eq!(qemu.run_state().unwrap(), "paused", "it stood still before");
+    }
+}
+
+#[test]
 fn a_guest_goes_on_after_a_checkpoint_that_fails() {
     let Some(bench) = Bench::new(TCG) else { return };
     let (qemu, channels) = bench.primary();
     qemu.cont().unwrap();
-    let mut saver = qemu::DeviceSaver::new(qemu.qmp()).unwrap();
-    // The file is taken away under the saver: QEMU stops, and then has nowhere to save to.
+    let mut saver = qemu::DeviceSaver::new(&qemu).unwrap();
+    saver.begin(Then::GoOn).unwrap().take().unwrap();
+    // The pipe is taken away under the saver: QEMU stops, and then has nowhere to save to.
     let sets = qemu.qmp().execute(qemu::qmp::Command::new("query-fdsets")).unwrap();
     let remove = serde_json::json!({ "fdset-id": sets[0]["fdset-id"] });
     qemu.qmp().execute(qemu::qmp::Command::with("remove-fd", remove)).unwrap();
-    let mut pending = saver.begin().unwrap();
-    pending.wait_stopped().unwrap();
-    let error = pending.wait_saved(&mut qemu::DeviceState::default()).unwrap_err();
+    let error = saver.begin(Then::GoOn).and_then(qemu::saver::Pending::take).unwrap_err();
     assert!(error.to_string().contains("xen-save-devices-state"), "{error}");
-    assert_eq!(qemu.run_state().unwrap(), "paused");
-    qemu.cont().unwrap();
+    assert_eq!(qemu.run_state().unwrap(), "running");
     let mut out = Vec::new();
     common::drain(&channels.console, &mut out);
     let more = lines(&out) + 5;

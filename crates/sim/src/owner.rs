@@ -74,7 +74,9 @@ struct Cut {
 /// What a checkpoint gathered.
 #[derive(Debug)]
 struct Gathered {
+    /// Of them those that were not sent yet.
     pages: Vec<(u64, Page)>,
+    dirty: usize,
     disk: Vec<Tapped>,
     devices: Devices,
     console: Vec<(u64, u64)>,
@@ -98,6 +100,8 @@ pub(crate) struct Owner {
     cut: Option<Cut>,
     cuts: u64,
     gathered: BTreeMap<Epoch, Gathered>,
+    /// Frames and bytes of the open epoch that are sent already.
+    early: (u64, u64),
     /// What the session's backup was sent: room for some of the guest's pages.
     known: KnownPages,
     purpose_asked: bool,
@@ -122,6 +126,7 @@ impl Owner {
             cut: None,
             cuts: 0,
             gathered: BTreeMap::new(),
+            early: (0, 0),
             known: KnownPages::new(KNOWN),
             purpose_asked: false,
             yielded: false,
@@ -387,6 +392,7 @@ impl World {
             owner.link = Some((session, None));
             owner.gathered.clear();
             owner.known = KnownPages::new(KNOWN);
+            owner.early = (0, 0);
             let id = owner.id;
             let after = 2 * self.rng.between(self.plan.delay.0, self.plan.delay.1);
             self.job(host, after, Job::Connect(id, session, peer));

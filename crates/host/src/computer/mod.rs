@@ -18,6 +18,7 @@ pub use events::MachineEvent;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
 use ::qemu::Channels;
+pub use ::qemu::Then;
 use crossbeam_channel::Sender;
 use os::range::Range;
 use os::thread_time::ThreadTime;
@@ -140,14 +141,15 @@ pub trait PageTracker: Send {
 
 /// Takes states of a machine's devices, one after the other.
 pub trait StateSaver: Send {
-    /// Stops the guest and has the state of its devices saved. It stays stopped, whatever fails.
+    /// Stops the guest and has the state of its devices saved.
     ///
     /// # Errors
     /// If nothing was begun: the guest runs on.
-    fn begin(&mut self) -> Result<Box<dyn Saving + '_>, MachineError>;
+    fn begin(&mut self, then: Then) -> Result<Box<dyn Saving + '_>, MachineError>;
 }
 
-/// A state that is being saved. Dropping it leaves the guest stopped.
+/// A state that is being saved, while the guest stands still. If it is dropped, or fails, the guest may run again or not; if it
+/// does, all that was read of it is to be given up.
 pub trait Saving {
     /// Waits until the guest stands still.
     ///
@@ -155,15 +157,9 @@ pub trait Saving {
     /// If it does not.
     fn wait_stopped(&mut self) -> Result<(), MachineError>;
 
-    /// Waits until the guest may go on.
-    ///
-    /// # Errors
-    /// If the state cannot be saved.
-    fn wait_written(&mut self) -> Result<(), MachineError>;
-
-    /// The state; the guest may run already.
+    /// The state. The guest runs when this returns, if it was to, and not before this is called.
     ///
     /// # Errors
     /// If what was saved is none.
-    fn take(&mut self) -> Result<Vec<u8>, MachineError>;
+    fn take(self: Box<Self>) -> Result<Vec<u8>, MachineError>;
 }

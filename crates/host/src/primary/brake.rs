@@ -71,6 +71,12 @@ impl Brake {
         matches!(self.guest, Guest::Stands(_))
     }
 
+    /// Whether the guest runs, as far as is known here.
+    #[must_use]
+    pub fn lets_run(&self) -> bool {
+        self.guest == Guest::Runs
+    }
+
     /// When it must be looked after again.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

@@ -14,7 +14,7 @@ use super::orders::{Done, Job, Staged};
 use super::pace::Pace;
 use super::precopy::CHUNK;
 use super::settling::Settling;
-use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver};
+use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver, Then};
 use crate::disks::{self, KeptChange, Tap};
 use crate::link::{Outbox, Pack, Part};
 use crate::loops::Haste;
@@ -37,6 +37,8 @@ use std::time::Duration;
 
 /// Pages of a buffer: 16 MiB. Most checkpoints fit one.
 const BUFFER_PAGES: usize = 4_096;
+/// Up to so many pages a checkpoint sends them while the guest stands still.
+const SMALL: usize = 512;
 /// Pages that go ahead on the link together.
 const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
@@ -454,13 +456,14 @@ impl Worker {
     ) -> Result<Staged, Failure> {
         let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
         let began_us = os::clock::realtime_us();
+        let then = if last || !self.brake.lets_run() { Then::Stay } else { Then::GoOn };
         if last {
             // Nobody but an order lets the guest go on from here.
             self.brake.is_held();
         }
         let waited = lock(&self.busy).waits();
         self.tap.stop_begins();
-        let mut pending = saver.begin().map_err(|error| fail(&error))?;
+        let mut pending = saver.begin(then).map_err(|error| fail(&error))?;
         pending.wait_stopped().map_err(|error| fail(&error))?;
         let (cut_at, at_us) = (crate::loops::now(), os::clock::realtime_us());
         if epoch == Epoch(1) {
@@ -477,14 +480,21 @@ impl Worker {
         self.computer.ram().number(&active.dirty, &mut active.pages);
         let (ahead, again) = active.ahead.take(&active.dirty);
         // The only checkpoint of a migration has one try: nothing that is ready waits for the rest.
-        let parts = gather(self.computer.ram(), active, ahead, epoch, last && epoch == Epoch(1))?;
-        // While the machine is still busy with its devices, and the guest's processors surely stand still.
+        let sends = match active.pages.len() {
+            _ if last && epoch == Epoch(1) => Sends::Pieces,
+            ..=SMALL if ahead.is_empty() => Sends::Parts,
+            _ => Sends::Later,
+        };
+        let parts = gather(self.computer.ram(), active, ahead, epoch, sends)?;
+        // The guest's processors surely stand still.
         let busy = lock(&self.busy).since_last();
-        pending.wait_written().map_err(|error| fail(&error))?;
-        self.tap.stop_ends();
-        let pause_us = if last { 0 } else { self.end_pause(began_us).map_err(|error| fail(&error))? };
-        // The guest runs already: what the machine has written stays as it is until the next checkpoint.
+        if then == Then::GoOn {
+            // Its disks are flushed; the next flush is the guest's.
+            self.tap.stop_ends();
+        }
         let device = pending.take().map_err(|error| fail(&error))?;
+        self.tap.stop_ends();
+        let pause_us = if last { 0 } else { self.end_pause(then, began_us).map_err(|error| fail(&error))? };
         // A flush that the guest asked for may be among those that were answered at once, and the epoch's output may
         // tell of it.
         let lasting = |error: disk::ImageError| Failure { why: error.to_string(), resumable: false };
@@ -512,14 +522,16 @@ impl Worker {
         Ok(Staged { epoch, cut_at, record, busy, waited, parts, changes, device, cut, gate })
     }
 
-    /// Lets the guest go on, and says for how long it stood still for this checkpoint, which began at `began_us`: by the machine's own
-    /// time of both. It may have stood still before for other reasons.
-    fn end_pause(&mut self, began_us: u64) -> Result<u64, MachineError> {
+    /// Lets the guest go on if it does not yet, and says for how long it stood still for this checkpoint, which began at `began_us`: by
+    /// the machine's own time of both. It may have stood still before for other reasons.
+    fn end_pause(&mut self, then: Then, began_us: u64) -> Result<u64, MachineError> {
         if self.brake.stands() {
             // It would have done so all the same, and does until its brake lets it go.
             return Ok(os::clock::realtime_us().saturating_sub(began_us));
         }
-        self.go_on_unless_slowed()?;
+        if then == Then::Stay {
+            self.go_on_unless_slowed()?;
+        }
         let last = self.computer.last_pause();
         Ok(last.map_or(0, |(stop, resume)| resume.saturating_sub(stop.max(began_us))))
     }
@@ -542,22 +554,32 @@ impl Worker {
     }
 }
 
+/// When pages go on the link that are copied. What a checkpoint that fails has sent is sent again by the next one, in the same
+/// epoch and behind it: all its pages are owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// In small pieces as they are copied, packed if they are there sooner.
+    Pieces,
+    /// As soon as they are copied, while the machine saves its devices.
+    Parts,
+    /// When the guest runs again: many would take the processors from the machine.
+    Later,
+}
+
 /// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go
-/// ahead on the link; with `at_once` each does.
+/// ahead on the link.
 fn gather(
     ram: &GuestRam,
     active: &Active,
     mut parts: Vec<Part>,
     epoch: Epoch,
-    at_once: bool,
+    sends: Sends,
 ) -> Result<Vec<Part>, Failure> {
-    let mut streamed = at_once;
     let mut left = active.pages.as_slice();
     while !left.is_empty() {
         let buffer = match active.pool.try_take() {
             Some(buffer) => buffer,
             None => {
-                streamed = true;
                 for part in parts.drain(..) {
                     active.outbox.part(epoch, part);
                 }
@@ -567,15 +589,15 @@ fn gather(
                 active.pool.adopt(wait.map_err(gone)?)
             }
         };
-        let most = if at_once { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
+        let most = if sends == Sends::Pieces { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
         let (now, after) = left.split_at(left.len().min(most));
         left = after;
         let part = Part::copy(ram, now, buffer)
-            .map_err(|error| Failure { why: error.to_string(), resumable: !streamed })?;
-        if at_once {
-            active.outbox.part(epoch, part.packed(Pack::IfSooner));
-        } else {
-            parts.push(part);
+            .map_err(|error| Failure { why: error.to_string(), resumable: true })?;
+        match sends {
+            Sends::Pieces => active.outbox.part(epoch, part.packed(Pack::IfSooner)),
+            Sends::Parts => active.outbox.part(epoch, part),
+            Sends::Later => parts.push(part),
         }
     }
     Ok(parts)

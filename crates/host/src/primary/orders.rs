@@ -74,7 +74,7 @@ pub enum Done {
         session: Session,
         /// Why.
         why: String,
-        /// Nothing of it was sent: it may be tried again.
+        /// It may be tried again.
         resumable: bool,
     },
     /// The machine does not answer any more.

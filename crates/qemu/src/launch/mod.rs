@@ -104,6 +104,8 @@ pub struct Channels {
 #[derive(Debug)]
 pub struct Qemu {
     qmp: Qmp,
+    /// For checkpoints only: what shall begin at once is prepared here.
+    prepared: Qmp,
     process: Process,
     mem: ProcessMemory,
     memory: Arc<Memory>,
@@ -140,13 +142,13 @@ impl Qemu {
         let (fds, channels) = inherit_channels(&mut spawn, resolved, &memory, disks)
             .map_err(|source| LaunchError::Channel { source })?;
         spawn.args(args::build(resolved, role, &fds));
-        let (mut process, qmp) = Process::start(spawn, REQUIRED_COMMANDS)?;
+        let (mut process, [qmp, prepared]) = Process::start(spawn, REQUIRED_COMMANDS)?;
         let found = look_up(&process, &qmp, &memory);
         let (ram, mem) = found.map_err(|error| match error {
             LaunchError::Qmp(QmpError::Gone { .. }) => process.death(),
             other => other,
         })?;
-        let qemu = Self { qmp, process, mem, memory, ram, resolved: resolved.clone() };
+        let qemu = Self { qmp, prepared, process, mem, memory, ram, resolved: resolved.clone() };
         Ok((qemu, channels))
     }
 
@@ -160,6 +162,19 @@ impl Qemu {
     #[must_use]
     pub fn qmp(&self) -> &Qmp {
         &self.qmp
+    }
+
+    /// A second one, for who takes checkpoints.
+    pub(crate) fn prepared(&self) -> &Qmp {
+        &self.prepared
+    }
+
+    /// When the guest stopped last and when it went on last, in microseconds since 1970. Up to date with every answer returned.
+    #[must_use]
+    pub fn last_pause(&self) -> Option<(u64, u64)> {
+        let pause = |qmp: &Qmp| Some((qmp.last_event_us("RESUME")?, qmp.last_event_us("STOP")?));
+        let (resumed, stopped) = pause(&self.qmp).max(pause(&self.prepared))?;
+        Some((stopped, resumed))
     }
 
     /// The process's number.

@@ -44,15 +44,27 @@ pub struct Process {
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
+/// Our end of a monitor.
+fn monitor(spawn: &mut Spawn, name: &str) -> Result<UnixStream, LaunchError> {
+    let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Channel { source })?;
+    let fd = spawn.inherit(theirs.into());
+    spawn.args([
+        "-chardev",
+        &format!("socket,id={name},fd={fd}"),
+        "-mon",
+        &format!("chardev={name},mode=control"),
+    ]);
+    Ok(ours)
+}
+
 impl Process {
-    /// Starts QEMU with its arguments so far, and a monitor of ours; connects to it.
+    /// Starts QEMU with its arguments so far, and two monitors of ours; connects to them. The second is for what shall be
+    /// [prepared](Qmp::prepare).
     ///
     /// # Errors
     /// If it does not start, dies at once (with its own messages), or lacks a command of `required`.
-    pub fn start(mut spawn: Spawn, required: &[&str]) -> Result<(Self, Qmp), LaunchError> {
-        let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Channel { source })?;
-        let fd = spawn.inherit(theirs.into());
-        spawn.args(["-chardev", &format!("socket,id=qmp,fd={fd}"), "-mon", "chardev=qmp,mode=control"]);
+    pub fn start(mut spawn: Spawn, required: &[&str]) -> Result<(Self, [Qmp; 2]), LaunchError> {
+        let ours = [monitor(&mut spawn, "qmp")?, monitor(&mut spawn, "qmp-prepared")?];
         spawn.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn.spawn()?;
         let messages = Messages::default();
@@ -61,8 +73,11 @@ impl Process {
             std::thread::spawn(move || keep(stderr, &messages))
         });
         let mut process = Self { child, messages, reader };
-        match Qmp::connect(ours, required) {
-            Ok(qmp) => Ok((process, qmp)),
+        let [first, second] = ours;
+        let connected = Qmp::connect(first, required)
+            .and_then(|qmp| Qmp::connect(second, &[]).map(|prepared| [qmp, prepared]));
+        match connected {
+            Ok(monitors) => Ok((process, monitors)),
             Err(QmpError::Gone { .. }) => Err(process.death()),
             Err(other) => Err(other.into()),
         }

@@ -156,6 +156,9 @@ struct Waiting {
     answers: HashMap<u64, (&'static str, mpsc::SyncSender<Answer>)>,
     subscribers: Vec<Subscriber>,
     last_events: HashMap<String, u64>,
+    /// By the order of its events; QEMU is started with a guest that does not run.
+    guest_runs: bool,
+    stops: u64,
     ended: Option<String>,
 }
 
@@ -196,6 +199,11 @@ impl Pendings {
     fn announce(&self, event: Event) {
         let mut waiting = locked(&self.0);
         waiting.last_events.insert(event.name.clone(), event.at_us);
+        match &*event.name {
+            "RESUME" => waiting.guest_runs = true,
+            "STOP" => (waiting.guest_runs, waiting.stops) = (false, waiting.stops + 1),
+            _ => {}
+        }
         let wanted =
             |subscriber: &Subscriber| subscriber.names.is_none_or(|names| names.contains(&&*event.name));
         waiting.subscribers.retain(|s| !wanted(s) || s.events.send(event.clone()).is_ok());
@@ -221,6 +229,14 @@ impl Pendings {
 
     pub(super) fn last_event_us(&self, name: &str) -> Option<u64> {
         locked(&self.0).last_events.get(name).copied()
+    }
+
+    pub(super) fn guest_runs(&self) -> bool {
+        locked(&self.0).guest_runs
+    }
+
+    pub(super) fn stops(&self) -> u64 {
+        locked(&self.0).stops
     }
 
     pub(super) fn is_gone(&self) -> bool {

@@ -9,10 +9,12 @@
 
 mod link;
 mod message;
+mod prepared;
 
 use link::{Link, Pendings};
 pub use message::{Event, Version};
 use message::{Incoming, parse};
+pub use prepared::Prepared;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
@@ -140,6 +142,19 @@ impl Ticket {
         })
     }
 
+    /// The answer, if it comes within `patience`; to be asked again if not.
+    #[must_use]
+    pub fn answered(&self, patience: Duration) -> Option<Result<Value, QmpError>> {
+        match self.answer.recv_timeout(patience) {
+            Ok(answer) => Some(answer),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Some(Err(QmpError::Gone {
+                command: self.command.to_string(),
+                why: "it was answered before".into(),
+            })),
+        }
+    }
+
     /// Waits for the answer, at most [`ANSWER_TIMEOUT`].
     ///
     /// # Errors
@@ -209,10 +224,10 @@ impl Qmp {
         let mut bytes = String::new();
         let mut ids = [(0, ""); N];
         let tickets = std::array::from_fn(|i| {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let (id, ticket) = self.expect(&commands[i]);
             ids[i] = (id, commands[i].name);
             bytes += &commands[i].line(id);
-            Ticket { command: commands[i].name, answer: self.pendings.expect(id, commands[i].name) }
+            ticket
         });
         if let Err(error) = self.link.write(bytes.as_bytes(), fd) {
             for (id, command) in ids {
@@ -221,6 +236,12 @@ impl Qmp {
             }
         }
         tickets
+    }
+
+    /// A number for a command, and the right to its answer.
+    fn expect(&self, command: &Command) -> (u64, Ticket) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        (id, Ticket { command: command.name, answer: self.pendings.expect(id, command.name) })
     }
 
     /// Sends a command and waits for its answer.
@@ -271,6 +292,18 @@ impl Qmp {
     #[must_use]
     pub fn last_event_us(&self, name: &str) -> Option<u64> {
         self.pendings.last_event_us(name)
+    }
+
+    /// Whether the guest runs, by the events until now.
+    #[must_use]
+    pub fn guest_runs(&self) -> bool {
+        self.pendings.guest_runs()
+    }
+
+    /// How often the guest was stopped, by the events until now.
+    #[must_use]
+    pub fn stops(&self) -> u64 {
+        self.pendings.stops()
     }
 
     /// Whether the connection has ended.

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use os::{Memory, Range, Tracker};
-use qemu::{Channels, DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, VmSpec};
+use qemu::{Channels, DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, Then, VmSpec};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -177,15 +177,15 @@ impl Replica {
             state: DeviceState::default(),
             roms: qemu.read_roms().unwrap(),
             tracker: Tracker::attach(qemu.pid(), &qemu.ram().tracked_ranges()).unwrap(),
-            saver: DeviceSaver::new(qemu.qmp()).unwrap(),
+            saver: DeviceSaver::new(qemu).unwrap(),
             first: true,
         }
     }
 
     /// One checkpoint; the guest runs again after it. What it printed up to the cut is appended to `released`.
     pub fn checkpoint(&mut self, qemu: &Qemu, console: &UnixStream, released: &mut Vec<u8>) {
-        let mut pending = self.saver.begin().unwrap();
-        let stopped = pending.wait_stopped().unwrap();
+        let mut pending = self.saver.begin(Then::GoOn).unwrap();
+        pending.wait_stopped().unwrap();
         drain(console, released);
         let mut dirty = Vec::new();
         self.tracker.scan_paused(&mut dirty).unwrap();
@@ -193,9 +193,10 @@ impl Replica {
             dirty = self.tracker.present(&qemu.ram().tracked_ranges()).unwrap();
         }
         copy(qemu, &dirty, &self.memory);
-        pending.wait_saved(&mut self.state).unwrap();
-        let resumed = pending.cont().unwrap();
-        assert!(stopped <= resumed, "stopped at {stopped}, resumed at {resumed}");
+        let copied = os::clock::realtime_us();
+        self.state = pending.take().unwrap();
+        let (_, resumed) = qemu.last_pause().unwrap();
+        assert!(copied <= resumed, "copied at {copied}, the guest went on at {resumed}");
     }
 }
 

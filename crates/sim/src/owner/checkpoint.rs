@@ -42,6 +42,7 @@ impl World {
     pub(crate) fn cut(&mut self, host: HostId, id: MachineId, number: u64) {
         let (clock, now) = (self.clock(host), self.now);
         let fails = self.rng.chance(self.plan.checkpoint_failure);
+        let early = self.rng.chance(500);
         let stays_stopped = self.rng.chance(500);
         let after = self.rng.between(self.plan.pause.0, self.plan.pause.1);
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
@@ -53,10 +54,16 @@ impl World {
             return;
         };
         if fails {
-            let (session, why) = (cut.session, "QEMU said no".to_string());
+            let (session, epoch, why) = (cut.session, cut.epoch, "QEMU said no".to_string());
             owner.cut = None;
             if stays_stopped && vm.runs {
                 (vm.runs, vm.stopped_at) = (false, now);
+            }
+            let dirty = vm.guest.take_dirty();
+            vm.guest.give_back_dirty(dirty);
+            let pages = pages_of(&vm.guest, dirty);
+            if early {
+                self.send_early(host, session, epoch, &pages);
             }
             let event = PrimaryEvent::CheckpointFailed { session, why };
             return self.post(host, Posted::ToPrimary(id, event));
@@ -70,11 +77,14 @@ impl World {
         }
         let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
         let dirty = vm.guest.take_dirty();
-        let pages = pages_of(&vm.guest, dirty);
+        let mut pages = pages_of(&vm.guest, dirty);
         let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
         let snapshot = vm.guest.snapshot(&storage.disk);
         let (disk, devices) = (vm.tap.replace(Vec::new()).unwrap_or_default(), snapshot.devices);
-        owner.gathered.insert(epoch, Gathered { pages, disk, devices, console, cut_at: clock });
+        let dirty = pages.len();
+        let sent = if early { core::mem::take(&mut pages) } else { Vec::new() };
+        owner.gathered.insert(epoch, Gathered { pages, dirty, disk, devices, console, cut_at: clock });
+        self.send_early(host, session, epoch, &sent);
         self.checks.snapshots.insert((term, session, epoch), snapshot);
         self.emit(host, passed, Mode::Open);
         self.job(host, after, Job::CutDone(id, number));
@@ -91,8 +101,7 @@ impl World {
         // As busy as can be, or less than a guest of this kind ever is, or nothing can be known.
         let busy = self.rng.pick(&[None, Some(Micros(0)), Some(Micros(2_000)), Some(Micros(u64::MAX))]);
         // Pages of a guest so small stand for many.
-        let pages =
-            self.owner(host).and_then(|owner| owner.gathered.get(&epoch)).map_or(0, |g| g.pages.len());
+        let pages = self.owner(host).and_then(|owner| owner.gathered.get(&epoch)).map_or(0, |g| g.dirty);
         let waited = busy == Some(Micros(0));
         let taken = Taken { cut_at, pause, busy, waited, pages: 64 * pages as u64 };
         let taken = PrimaryEvent::CheckpointTaken { session, epoch, taken };
@@ -107,7 +116,10 @@ impl World {
         {
             map.propose();
         }
-        let (mut frames, mut bytes) = self.send_pages(host, conn, (epoch, false), &gathered.pages);
+        let (mut frames, mut bytes) =
+            self.owner(host).map_or((0, 0), |owner| core::mem::take(&mut owner.early));
+        let of_pages = self.send_pages(host, conn, (epoch, false), &gathered.pages);
+        (frames, bytes) = (frames + of_pages.0, bytes + of_pages.1);
         let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
         (frames, bytes) = (frames + of_disk.0, bytes + of_disk.1);
         let console: Vec<u8> = gathered
@@ -125,6 +137,15 @@ impl World {
         let commit = Commit { frames, bytes, sent_at: gathered.cut_at, gate };
         let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
         self.send_frame(host, conn, kind, epoch, &body);
+    }
+
+    /// Sends pages while the VM stands still. If the checkpoint fails they are sent again, behind it and in the same epoch.
+    fn send_early(&mut self, host: HostId, session: Session, epoch: Epoch, pages: &[(u64, Page)]) {
+        let Some(conn) = self.session_conn(host, session) else { return };
+        let (frames, bytes) = self.send_pages(host, conn, (epoch, false), pages);
+        if let Some(owner) = self.owner(host) {
+            owner.early = (owner.early.0 + frames, owner.early.1 + bytes);
+        }
     }
 
     /// Sends pages in small batches, so that an epoch is several frames; returns frames and bytes.

@@ -8,14 +8,14 @@ use super::blueprint::alike;
 use super::events::watch;
 use super::{
     Built, ClockKeeper, Computer, Described, Launched, MachineError, MachineEvent, PageTracker, Saving,
-    Standby, StateSaver,
+    Standby, StateSaver, Then,
 };
 use crate::disks::Disks;
 use crate::ram::GuestRam;
 use crate::vm::Facts;
 use ::qemu::fingerprint::Fingerprint;
 use ::qemu::{
-    Accel, Channels, DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, VmSpec, device_state,
+    Accel, Channels, DeviceSaver, DeviceState, Installation, Qemu, ResolvedSpec, Role, VmSpec, saver,
 };
 use crossbeam_channel::Sender;
 use os::Memory;
@@ -140,8 +140,7 @@ impl Computer for QemuComputer {
     }
 
     fn last_pause(&self) -> Option<(u64, u64)> {
-        let qmp = self.qemu.qmp();
-        qmp.last_event_us("STOP").zip(qmp.last_event_us("RESUME"))
+        self.qemu.last_pause()
     }
 
     fn track(&self) -> Result<Box<dyn PageTracker>, MachineError> {
@@ -149,7 +148,7 @@ impl Computer for QemuComputer {
     }
 
     fn saver(&self) -> Result<Box<dyn StateSaver>, MachineError> {
-        Ok(Box::new(DeviceSaver::new(self.qemu.qmp())?))
+        Ok(Box::new(DeviceSaver::new(&self.qemu)?))
     }
 
     fn clock(&self) -> Result<Option<ClockKeeper>, MachineError> {
@@ -192,25 +191,18 @@ impl Standby for QemuStandby {
 }
 
 impl StateSaver for DeviceSaver {
-    fn begin(&mut self) -> Result<Box<dyn Saving + '_>, MachineError> {
-        Ok(Box::new(DeviceSaver::begin(self)?))
+    fn begin(&mut self, then: Then) -> Result<Box<dyn Saving + '_>, MachineError> {
+        Ok(Box::new(DeviceSaver::begin(self, then)?))
     }
 }
 
-impl Saving for device_state::Pending<'_> {
+impl Saving for saver::Pending<'_> {
     fn wait_stopped(&mut self) -> Result<(), MachineError> {
-        device_state::Pending::wait_stopped(self)?;
-        Ok(())
+        Ok(saver::Pending::wait_stopped(self)?)
     }
 
-    fn wait_written(&mut self) -> Result<(), MachineError> {
-        Ok(device_state::Pending::wait_written(self)?)
-    }
-
-    fn take(&mut self) -> Result<Vec<u8>, MachineError> {
-        let mut state = DeviceState::default();
-        self.wait_saved(&mut state)?;
-        Ok(state.into_bytes())
+    fn take(self: Box<Self>) -> Result<Vec<u8>, MachineError> {
+        Ok(saver::Pending::take(*self)?.into_bytes())
     }
 }
 

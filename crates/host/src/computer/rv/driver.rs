@@ -1,6 +1,6 @@
 //! Owns stopping the deterministic machine and letting it go on, and what it says by itself.
 
-use crate::computer::{MachineError, MachineEvent, Saving, StateSaver};
+use crate::computer::{MachineError, MachineEvent, Saving, StateSaver, Then};
 use crossbeam_channel::Sender;
 use rvrun::hosted::{Hosted, HostedError, Listener, Told};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,11 @@ impl Driver {
         Ok(())
     }
 
+    /// One that has switched itself off meanwhile stays off.
+    pub fn go_on(&self) -> Result<(), MachineError> {
+        self.cont().or_else(|error| if self.hosted.is_off() { Ok(()) } else { Err(error) })
+    }
+
     pub fn last_pause(&self) -> Option<(u64, u64)> {
         let (stopped, resumed) = *self.pauses();
         stopped.zip(resumed)
@@ -72,15 +77,15 @@ fn tell(events: &Listeners, told: Told) {
 pub struct RvSaver(pub Arc<Driver>);
 
 impl StateSaver for RvSaver {
-    fn begin(&mut self) -> Result<Box<dyn Saving + '_>, MachineError> {
+    fn begin(&mut self, then: Then) -> Result<Box<dyn Saving + '_>, MachineError> {
         self.0.stop()?;
-        Ok(Box::new(RvSaving { driver: &self.0, state: None }))
+        Ok(Box::new(RvSaving { driver: &self.0, then }))
     }
 }
 
 struct RvSaving<'a> {
     driver: &'a Driver,
-    state: Option<Vec<u8>>,
+    then: Then,
 }
 
 impl Saving for RvSaving<'_> {
@@ -88,15 +93,11 @@ impl Saving for RvSaving<'_> {
         Ok(())
     }
 
-    fn wait_written(&mut self) -> Result<(), MachineError> {
-        if self.state.is_none() {
-            self.state = Some(self.driver.hosted.state()?);
+    fn take(self: Box<Self>) -> Result<Vec<u8>, MachineError> {
+        let state = self.driver.hosted.state()?;
+        if self.then == Then::GoOn {
+            self.driver.go_on()?;
         }
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<Vec<u8>, MachineError> {
-        self.wait_written()?;
-        Ok(self.state.take().unwrap_or_default())
+        Ok(state)
     }
 }

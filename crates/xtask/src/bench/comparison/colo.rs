@@ -124,7 +124,8 @@ impl Machine {
         if secondary {
             spawn.args(["-incoming", "defer"]);
         }
-        let (process, qmp) = Process::start(spawn, &["migrate", "migrate-incoming", "query-colo-status"])?;
+        let (process, [qmp, _]) =
+            Process::start(spawn, &["migrate", "migrate-incoming", "query-colo-status"])?;
         let console = listen(Channels { console: ours, nics: Vec::new() }, "START");
         Ok(Self { qmp, console, process })
     }
