@@ -5,14 +5,14 @@
 mod common;
 
 use common::{Bench, Replica, Setting, TCG, installation, lines, read_until, skipped};
-use qemu::Standby;
 use qemu::qmp::Command as Ask;
+use qemu::{Standby, Then};
 use serde_json::json;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A server of one image, for one client.
 struct Server {
@@ -134,5 +134,45 @@ fn a_standby_takes_up_the_contents_that_came_after_its_start() {
     for part in ["7 1M 1M", "0 2M 1M", "8 40M 64k", "9 50M 64k", "0 0 1M", "3 20M 8M"] {
         let part = format!("read -P {part}");
         assert!(run("qemu-io", &["-f", "qcow2", "-c", &part], &replica), "{part}");
+    }
+}
+
+/// Requests that are under way when the guest's processors stand still already end before a checkpoint takes it for still: what
+/// they write has reached the disk, and what they read is in memory.
+#[test]
+fn a_guest_is_not_taken_for_still_while_a_request_to_its_disk_is_under_way() {
+    if installation().is_none() || Command::new("qemu-nbd").arg("--version").output().is_err() {
+        return skipped("qemu-nbd does not run: install qemu-utils");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let disk = "[[disk]]\nimage = \"web.img\"\nformat = \"raw\"\n";
+    let Some(bench) = Bench::new(Setting { more: disk, ..TCG }) else { return };
+    let server = Server::start(&image);
+    let (qemu, _channels) = bench.primary_with(server.client());
+    qemu.cont().unwrap();
+    let mut saver = qemu::DeviceSaver::new(&qemu).unwrap();
+    for _ in 0..3 {
+        saver.begin(Then::GoOn).unwrap().take().unwrap();
+    }
+    let signal = |name: &str| {
+        let pid = server.process.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    for byte in 1..4_u8 {
+        signal("-STOP");
+        qemu_io(&qemu, &format!("aio_write -q -P {byte} 0 64k"));
+        let mut pending = saver.begin(Then::GoOn).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                assert!(std::fs::read(&image).unwrap()[0] < byte, "the server does not stand still");
+                signal("-CONT");
+            });
+            pending.wait_stopped().unwrap();
+            assert_eq!(std::fs::read(&image).unwrap()[..65_536], vec![byte; 65_536]);
+        });
+        pending.take().unwrap();
     }
 }
