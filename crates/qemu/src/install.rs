@@ -89,7 +89,7 @@ impl Installation {
     pub fn probe(binary: &Path) -> Result<Self, InstallError> {
         let mut spawn = Spawn::new(binary);
         spawn.args(["-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]);
-        let (_process, [qmp, _]) = Process::start(spawn, REQUIRED_COMMANDS)?;
+        let (_process, qmp) = Process::start(spawn, REQUIRED_COMMANDS)?;
         let answer = qmp.execute(Command::new("query-machines"))?;
         let text = |value: &serde_json::Value| value.as_str().map(str::to_string);
         let machines = answer

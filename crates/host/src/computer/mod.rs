@@ -62,17 +62,12 @@ pub trait Computer: Built {
     /// If it does not stop, or the machine is gone.
     fn stop(&self) -> Result<(), MachineError>;
 
-    /// Whether the guest has switched itself off.
-    fn is_off(&self) -> bool;
-
     /// Lets the guest go on after a stop. One that has switched itself off meanwhile stays off, which is no failure: its
     /// event tells the loop.
     ///
     /// # Errors
     /// As for [`Computer::cont`].
-    fn go_on(&self) -> Result<(), MachineError> {
-        self.cont().or_else(|error| if self.is_off() { Ok(()) } else { Err(error) })
-    }
+    fn go_on(&self) -> Result<(), MachineError>;
 
     /// When it stopped last and when it went on last, in microseconds since 1970.
     fn last_pause(&self) -> Option<(u64, u64)>;

@@ -142,9 +142,11 @@ impl Qemu {
         let (fds, channels) = inherit_channels(&mut spawn, resolved, &memory, disks)
             .map_err(|source| LaunchError::Channel { source })?;
         spawn.args(args::build(resolved, role, &fds));
-        let (mut process, [qmp, prepared]) = Process::start(spawn, REQUIRED_COMMANDS)?;
+        let second = process::monitor(&mut spawn, "qmp-prepared")?;
+        let (mut process, qmp) = Process::start(spawn, REQUIRED_COMMANDS)?;
         let found = look_up(&process, &qmp, &memory);
-        let (ram, mem) = found.map_err(|error| match error {
+        let found = found.and_then(|found| Ok((found, Qmp::connect(second, &[])?)));
+        let ((ram, mem), prepared) = found.map_err(|error| match error {
             LaunchError::Qmp(QmpError::Gone { .. }) => process.death(),
             other => other,
         })?;

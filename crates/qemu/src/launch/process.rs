@@ -44,8 +44,8 @@ pub struct Process {
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
-/// Our end of a monitor.
-fn monitor(spawn: &mut Spawn, name: &str) -> Result<UnixStream, LaunchError> {
+/// Gives QEMU a monitor; our end of it.
+pub(super) fn monitor(spawn: &mut Spawn, name: &str) -> Result<UnixStream, LaunchError> {
     let (ours, theirs) = UnixStream::pair().map_err(|source| LaunchError::Channel { source })?;
     let fd = spawn.inherit(theirs.into());
     spawn.args([
@@ -58,13 +58,12 @@ fn monitor(spawn: &mut Spawn, name: &str) -> Result<UnixStream, LaunchError> {
 }
 
 impl Process {
-    /// Starts QEMU with its arguments so far, and two monitors of ours; connects to them. The second is for what shall be
-    /// [prepared](Qmp::prepare).
+    /// Starts QEMU with its arguments so far, and a monitor of ours; connects to it.
     ///
     /// # Errors
     /// If it does not start, dies at once (with its own messages), or lacks a command of `required`.
-    pub fn start(mut spawn: Spawn, required: &[&str]) -> Result<(Self, [Qmp; 2]), LaunchError> {
-        let ours = [monitor(&mut spawn, "qmp")?, monitor(&mut spawn, "qmp-prepared")?];
+    pub fn start(mut spawn: Spawn, required: &[&str]) -> Result<(Self, Qmp), LaunchError> {
+        let ours = monitor(&mut spawn, "qmp")?;
         spawn.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn.spawn()?;
         let messages = Messages::default();
@@ -73,11 +72,8 @@ impl Process {
             std::thread::spawn(move || keep(stderr, &messages))
         });
         let mut process = Self { child, messages, reader };
-        let [first, second] = ours;
-        let connected = Qmp::connect(first, required)
-            .and_then(|qmp| Qmp::connect(second, &[]).map(|prepared| [qmp, prepared]));
-        match connected {
-            Ok(monitors) => Ok((process, monitors)),
+        match Qmp::connect(ours, required) {
+            Ok(qmp) => Ok((process, qmp)),
             Err(QmpError::Gone { .. }) => Err(process.death()),
             Err(other) => Err(other.into()),
         }

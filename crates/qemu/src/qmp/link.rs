@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 /// Longest line accepted from QEMU. `query-machines` and `query-qmp-schema` stay far below.
@@ -162,9 +162,9 @@ struct Waiting {
     ended: Option<String>,
 }
 
-/// Who waits for which answer, and who hears events.
+/// Who waits for which answer, and who hears events; told of each event, and of the end.
 #[derive(Debug, Default)]
-pub(super) struct Pendings(Mutex<Waiting>);
+pub(super) struct Pendings(Mutex<Waiting>, Condvar);
 
 impl Pendings {
     /// The channel on which the answer to command `id` will come.
@@ -207,12 +207,14 @@ impl Pendings {
         let wanted =
             |subscriber: &Subscriber| subscriber.names.is_none_or(|names| names.contains(&&*event.name));
         waiting.subscribers.retain(|s| !wanted(s) || s.events.send(event.clone()).is_ok());
+        self.1.notify_all();
     }
 
     fn end(&self, why: &str) {
         let mut waiting = locked(&self.0);
         waiting.ended = Some(why.to_string());
         waiting.subscribers.clear();
+        self.1.notify_all();
         for (_, (command, sender)) in waiting.answers.drain() {
             let _ = sender.send(Err(QmpError::Gone { command: command.to_string(), why: why.to_string() }));
         }
@@ -237,6 +239,12 @@ impl Pendings {
 
     pub(super) fn stops(&self) -> u64 {
         locked(&self.0).stops
+    }
+
+    pub(super) fn wait_stops(&self, before: u64, patience: Duration) -> bool {
+        let none = |waiting: &mut Waiting| waiting.stops <= before && waiting.ended.is_none();
+        let waited = self.1.wait_timeout_while(locked(&self.0), patience, none);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stops > before
     }
 
     pub(super) fn is_gone(&self) -> bool {

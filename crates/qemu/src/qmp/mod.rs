@@ -306,6 +306,12 @@ impl Qmp {
         self.pendings.stops()
     }
 
+    /// Waits until it was stopped more often than `before`, and says whether it was; not any longer once the connection has ended.
+    #[must_use]
+    pub fn wait_stops(&self, before: u64, patience: Duration) -> bool {
+        self.pendings.wait_stops(before, patience)
+    }
+
     /// Whether the connection has ended.
     #[must_use]
     pub fn is_gone(&self) -> bool {

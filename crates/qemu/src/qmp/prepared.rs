@@ -1,6 +1,6 @@
 //! Owns a command that QEMU has but for its last byte.
 //!
-//! QEMU reads its monitor byte by byte, some 5 us each, so a long command is begun the later. This one is read beforehand.
+//! QEMU reads its monitor byte by byte, some 6 us each, so a long command is begun the later. This one is read beforehand.
 //! (QEMU monitor/monitor.c `monitor_can_read`)
 
 use super::{Command, Qmp, QmpError, Ticket};
@@ -25,7 +25,7 @@ impl Qmp {
     pub fn prepare(&self, command: Command) -> Prepared {
         let (id, ticket) = self.expect(&command);
         let line = command.line(id);
-        let begun = line.trim_end().strip_suffix(LAST).unwrap_or(&line);
+        let begun = line.trim_end().strip_suffix(LAST).expect("a JSON object");
         let prepared = Prepared { qmp: self.clone(), id, ticket: Some(ticket) };
         prepared.say(command.name, begun);
         prepared

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const PAGE: usize = 4096;
-/// A pipe has at least one page.
+/// A page that nobody shall write to.
 const FILLING: [u8; PAGE] = [0; PAGE];
 /// Room behind which most states fit as a whole, if the system allows it.
 const WIDE: usize = 1 << 20;

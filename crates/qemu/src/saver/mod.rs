@@ -10,10 +10,9 @@ mod held;
 
 use crate::Qemu;
 use crate::device_state::{DeviceState, DeviceStateError};
-use crate::qmp::{ANSWER_TIMEOUT, Command, Event, Prepared, Qmp, QmpError, Ticket};
+use crate::qmp::{ANSWER_TIMEOUT, Command, Prepared, Qmp, QmpError, Ticket};
 use held::Held;
 use serde_json::json;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 /// Whether QEMU has refused, or is gone, is looked for that often.
@@ -41,7 +40,6 @@ pub struct DeviceSaver {
     next: Option<Prepared>,
     pipe: Held,
     filename: String,
-    stops: Receiver<Event>,
     /// Requests to them may be under way when the guest's processors stand still already.
     has_disks: bool,
 }
@@ -59,9 +57,8 @@ impl DeviceSaver {
             command: "add-fd".to_string(),
             answer: answer.to_string(),
         })?;
-        let stops = second.subscribe_to(&["STOP"]);
         let has_disks = !qemu.resolved().spec.disks.is_empty();
-        Ok(Self { qmp, second, next: None, pipe, filename: format!("/dev/fd/{fd}"), stops, has_disks })
+        Ok(Self { qmp, second, next: None, pipe, filename: format!("/dev/fd/{fd}"), has_disks })
     }
 
     fn save(&self) -> Command {
@@ -75,7 +72,6 @@ impl DeviceSaver {
     /// If the pipe fails; then nothing was sent and the guest runs on.
     pub fn begin(&mut self, then: Then) -> Result<Pending<'_>, DeviceStateError> {
         self.pipe.forget()?;
-        while self.stops.try_recv().is_ok() {}
         // Of both conversations one may not have read all events of what was answered in the other.
         let runs = self.qmp.guest_runs() || self.second.guest_runs();
         let stops = self.qmp.stops().max(self.second.stops());
@@ -144,8 +140,7 @@ impl Pending<'_> {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(FIRST_BYTES.1);
             } else {
-                let _ = self.saver.stops.recv_timeout(LOOK_AGAIN);
-                told = self.saver.second.stops() > self.stops;
+                told = self.saver.second.wait_stops(self.stops, LOOK_AGAIN);
             }
             let answer = self.save.as_ref().and_then(|save| save.answered(Duration::ZERO));
             if let Some(answer) = answer {

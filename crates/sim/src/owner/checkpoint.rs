@@ -59,10 +59,10 @@ impl World {
             if stays_stopped && vm.runs {
                 (vm.runs, vm.stopped_at) = (false, now);
             }
-            let dirty = vm.guest.take_dirty();
-            vm.guest.give_back_dirty(dirty);
-            let pages = pages_of(&vm.guest, dirty);
             if early {
+                let dirty = vm.guest.take_dirty();
+                vm.guest.give_back_dirty(dirty);
+                let pages = pages_of(&vm.guest, dirty);
                 self.send_early(host, session, epoch, &pages);
             }
             let event = PrimaryEvent::CheckpointFailed { session, why };

@@ -72,8 +72,8 @@ impl Bare {
         for _ in 0..times {
             thread::sleep(gap);
             pause()?;
-            let at = |event| self.qemu.qmp().last_event_us(event).context("QEMU sent no event");
-            found.push(at("RESUME")?.saturating_sub(at("STOP")?));
+            let (stopped, resumed) = self.qemu.last_pause().context("QEMU sent no event")?;
+            found.push(resumed.saturating_sub(stopped));
         }
         Ok(found)
     }

@@ -135,8 +135,9 @@ impl Computer for QemuComputer {
         Ok(self.qemu.stop()?)
     }
 
-    fn is_off(&self) -> bool {
-        self.qemu.run_state().is_ok_and(|state| state == "shutdown")
+    fn go_on(&self) -> Result<(), MachineError> {
+        let is_off = || self.qemu.run_state().is_ok_and(|state| state == "shutdown");
+        self.cont().or_else(|error| if is_off() { Ok(()) } else { Err(error) })
     }
 
     fn last_pause(&self) -> Option<(u64, u64)> {

@@ -68,8 +68,8 @@ impl Computer for RvComputer {
         self.driver.stop()
     }
 
-    fn is_off(&self) -> bool {
-        self.driver.hosted.is_off()
+    fn go_on(&self) -> Result<(), MachineError> {
+        self.driver.go_on()
     }
 
     fn last_pause(&self) -> Option<(u64, u64)> {

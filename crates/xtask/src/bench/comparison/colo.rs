@@ -124,8 +124,7 @@ impl Machine {
         if secondary {
             spawn.args(["-incoming", "defer"]);
         }
-        let (process, [qmp, _]) =
-            Process::start(spawn, &["migrate", "migrate-incoming", "query-colo-status"])?;
+        let (process, qmp) = Process::start(spawn, &["migrate", "migrate-incoming", "query-colo-status"])?;
         let console = listen(Channels { console: ours, nics: Vec::new() }, "START");
         Ok(Self { qmp, console, process })
     }
