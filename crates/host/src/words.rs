@@ -17,6 +17,14 @@ pub fn of(vm: &VmName, notice: &Notice, took: Option<Micros>) -> String {
             });
             format!("VM {vm}: PROTECTED by {peer} in term {term}{alone}")
         }
+        Notice::ChangeFailed { peer, why } => {
+            format!("VM {vm}: {peer} could not become its backup: {why}; it is protected as before")
+        }
+        Notice::Resigned { peer } => {
+            format!(
+                "VM {vm}: its backup {peer} resigned, having been relieved; the VM was protected all the while"
+            )
+        }
         Notice::Migrating { peer, session } => {
             format!("VM {vm}: is being migrated to {peer} (session {session})")
         }
@@ -114,6 +122,7 @@ fn discarded(why: &Discard) -> String {
         Discard::LostClaim { owner, term } => format!("the arbiter granted term {term} to {owner}"),
         Discard::Incomplete(why) => format!("the first copy did not finish: {}", why),
         Discard::Replaced { term } => format!("a newer session of term {term} takes its place"),
+        Discard::Resigned => "another host protects the VM now".into(),
         Discard::Operator => "the operator asked".into(),
     }
 }

@@ -146,8 +146,10 @@ impl World {
                 self.end_owner(host);
             }
             Action::Shutdown => self.end_owner(host),
-            Action::Notice(Notice::Unprotected { term }) => self.label(host, term.next()),
+            Action::Notice(Notice::Unprotected { term }) => self.label(host, (term.next(), Session(0))),
             // Which bytes of a disk are sent, and how fast the guest runs, is nothing that the ownership depends on.
+            // There is no third host.
+            Action::Succeed(_) => {}
             Action::Compared(..)
             | Action::Reached(_)
             | Action::Acknowledged(..)

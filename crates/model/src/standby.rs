@@ -12,7 +12,7 @@ use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::LinkLoss;
 use protocol::resync::Offer;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary};
-use protocol::{Epoch, Grant, Instant};
+use protocol::{Epoch, Grant, Instant, Session, Term};
 use std::collections::VecDeque;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -101,8 +101,8 @@ impl World {
             machine.plant(self.planted);
             self.host(host).role = Role::Standby(Box::new(Standby::new(machine)));
         }
-        let term = self.conns[conn].term;
-        self.drive_backup(host, Event::Hello(Conn(conn as u64), term, hello));
+        let of = (self.conns[conn].term, self.conns[conn].session);
+        self.drive_backup(host, Event::Hello(Conn(conn as u64), of, hello));
     }
 
     fn bulk(&mut self, host: HostId, conn: Conn, (kind, epoch, snapshot): (Kind, Epoch, Snapshot)) {
@@ -150,9 +150,13 @@ impl World {
             Action::Close(conn) => self.conn(conn).close(host),
             Action::Claim(claim) => self.ask(host, claim),
             Action::Prepare(..) | Action::Commit(..) => {
-                let of = self.standby(host).and_then(|standby| Some(standby.machine.standing_by()?.1));
+                let machine = self.standby(host).map(|standby| &standby.machine);
+                let of = machine.and_then(|machine| Some((machine.standing_by()?.1, machine.session()?)));
                 let whole = matches!(action, Action::Commit(..));
-                of.into_iter().for_each(|term| self.label(host, if whole { term.next() } else { term }));
+                let least = |(term, session): (Term, Session)| {
+                    (term, if whole { session.next() } else { Session(0) })
+                };
+                of.into_iter().for_each(|of| self.label(host, least(of)));
                 return self.standby(host)?.carry_out(action);
             }
             action => return self.standby(host)?.carry_out(action),

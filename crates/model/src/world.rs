@@ -11,7 +11,7 @@ use crate::steps::Step;
 use protocol::asking::Claimant;
 use protocol::primary::{Command, PhaseName, Primary};
 use protocol::wire::{Kind, ToBackup};
-use protocol::{Epoch, Grant, HostName, Instant, Term, TermRecord, VmName};
+use protocol::{Epoch, Grant, HostName, Instant, Session, Term, TermRecord, VmName};
 use std::sync::Arc;
 
 /// One of the two hosts.
@@ -58,7 +58,7 @@ pub(crate) struct Host {
     pub(crate) role: Role,
     pub(crate) question: Option<Question>,
     /// What the label of the disks says, which outlives a crash: who may overwrite them.
-    pub(crate) least: Term,
+    pub(crate) least: (Term, Session),
 }
 
 /// What a host reads on a connection that it accepted.
@@ -110,7 +110,8 @@ impl World {
     fn about_to(bounds: &Bounds, command: Command) -> Self {
         // Far from zero, so that no echo of a clock is one that was never read.
         let clock = Instant(1_000_000);
-        let idle = Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None, least: Term(0) });
+        let idle =
+            Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None, least: (Term(0), Session(0)) });
         let mut world = Self {
             hosts: [idle.clone(), idle],
             conns: Vec::new(),
@@ -157,7 +158,7 @@ impl World {
     pub(crate) fn become_owner(&mut self, host: HostId, grant: Grant, vm: Vm) {
         let term = grant.term();
         self.check_owner(host, term);
-        self.label(host, term.next());
+        self.label(host, (term.next(), Session(0)));
         #[allow(unused_mut, reason = "only with the feature `planted`")]
         let mut machine = Primary::new(self.claimant(host), grant);
         #[cfg(feature = "planted")]
@@ -166,7 +167,7 @@ impl World {
     }
 
     /// The label of the host's disks says from now on that only owners of this term or a later one may overwrite them.
-    pub(crate) fn label(&mut self, host: HostId, least: Term) {
+    pub(crate) fn label(&mut self, host: HostId, least: (Term, Session)) {
         let host = self.host(host);
         host.least = host.least.max(least);
     }

@@ -61,6 +61,10 @@ pub struct Planted {
     pub lease_from_learnt: bool,
     /// An owner whose link is lost behind the last checkpoint of a migration goes on in its term, as before that checkpoint.
     pub stay_after_departure: bool,
+    /// An owner changes to its new backup without the old one's word that it resigned.
+    pub succeed_unresigned: bool,
+    /// A backup says that it resigned, and stands by all the same.
+    pub resign_and_stay: bool,
     /// An owner forgets what is acknowledged although its own disk does not durably have it.
     pub forget_unsynced: bool,
 }

@@ -67,6 +67,18 @@ pub enum Notice {
         /// The term.
         term: Term,
     },
+    /// Another host could not become the backup; the present one stays it.
+    ChangeFailed {
+        /// The host.
+        peer: HostName,
+        /// Why.
+        why: LinkLoss,
+    },
+    /// The backup gave its place to another, which protects the VM now.
+    Resigned {
+        /// The old backup.
+        peer: HostName,
+    },
     /// The VM's memory and disks are being copied to the host where it shall run.
     Migrating {
         /// The destination.
@@ -243,6 +255,8 @@ pub enum Discard {
         /// The newer term.
         term: Term,
     },
+    /// The primary has another backup, and asked this one to resign.
+    Resigned,
     /// The operator asked.
     Operator,
 }

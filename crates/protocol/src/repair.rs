@@ -83,6 +83,8 @@ pub struct Situation<'a> {
     pub phase: PhaseName,
     /// Its backup.
     pub peer: Option<&'a HostName>,
+    /// Another backup is being brought up in its place.
+    pub changing: bool,
     /// This host is being drained: its VMs shall run elsewhere.
     pub draining: bool,
 }
@@ -94,9 +96,11 @@ pub enum Step {
     Protect(HostName),
     /// Hand it to its backup, planned.
     Move,
-    /// End this protection: the backup's host leaves, and another is there; or the VM shall run at a third.
+    /// Change to this backup: the present one's host leaves; or the VM shall run there.
+    Change(HostName),
+    /// End this protection: the VM shall run at a third host, and be stopped before anything is copied.
     Release,
-    /// Bring the VM, which nobody protects now, to this host.
+    /// Bring the VM, which nobody or this host protects now, to this host.
     Migrate(HostName),
 }
 
@@ -109,8 +113,10 @@ pub struct Repair {
     candidates: Vec<Candidate>,
     pauses: Pauses,
     head_start: Option<(HostName, Instant)>,
-    /// The VM shall run at this host, which is not its backup.
+    /// The VM shall run at this host, which was not its backup.
     goal: Option<HostName>,
+    /// Its backup is let go before.
+    alone: bool,
     /// No move and no release before.
     rest_until: Instant,
 }
@@ -129,6 +135,7 @@ impl Repair {
             pauses,
             head_start: None,
             goal: None,
+            alone: false,
             rest_until,
         }
     }
@@ -151,12 +158,16 @@ impl Repair {
         this
     }
 
-    /// The VM, which is protected by another host, shall run at this one and stay protected: its backup is let go, the VM
-    /// migrates, and is protected again from there. If that fails it is protected again from here, at least once.
-    pub fn relocate(&mut self, to: HostName) {
+    /// The VM, which is protected by another host, shall run at this one and stay protected: this one becomes its backup, and then
+    /// its owner. With `alone` its backup is let go, the VM migrates, and is protected again from there; if that fails it is
+    /// protected again from here, at least once.
+    pub fn relocate(&mut self, to: HostName, alone: bool) {
         self.goal = Some(to);
+        self.alone = alone;
         self.rest_until = Instant(0);
-        self.will = Will::On;
+        if alone {
+            self.will = Will::On;
+        }
     }
 
     /// The VM shall stay. What was let go for its sake is protected again.
@@ -229,6 +240,8 @@ impl Repair {
 
     /// A host could not become the backup. `busy`: it still lets go of an old copy.
     pub fn failed(&mut self, now: Instant, host: &HostName, why: &str, busy: bool) {
+        // One that the VM shall run at, and that cannot be its backup: the VM stays.
+        self.goal.take_if(|goal| goal == host && !self.alone);
         if !busy && self.head_start.as_ref().is_some_and(|(first, _)| first == host) {
             self.head_start = None;
         }
@@ -272,6 +285,7 @@ impl Repair {
     /// What to do now, if anything. What is returned counts as begun.
     pub fn next(&mut self, now: Instant, situation: Situation<'_>) -> Option<Step> {
         match (situation.phase, situation.peer) {
+            (PhaseName::Protected, Some(_)) if situation.changing => None,
             (PhaseName::Protected, Some(peer)) => self.next_protected(now, peer, situation.draining),
             (PhaseName::Unprotected, _) if self.goal.is_some() => self.goal.take().map(Step::Migrate),
             (PhaseName::Unprotected, _) if self.will != Will::Off => {
@@ -288,20 +302,23 @@ impl Repair {
     }
 
     fn next_protected(&mut self, now: Instant, peer: &HostName, draining: bool) -> Option<Step> {
+        if let Some(there) = self.goal.take_if(|goal| goal == peer) {
+            return Some(Step::Migrate(there));
+        }
         if now < self.rest_until {
             return None;
         }
-        if self.goal.is_some() {
+        if let Some(goal) = &self.goal {
             self.rest_until = now + AGAIN;
-            return Some(Step::Release);
+            return Some(if self.alone { Step::Release } else { Step::Change(goal.clone()) });
         }
         let leaving =
             self.candidates.iter().any(|candidate| candidate.host == *peer && candidate.leaves(now));
         let step = if leaving {
             // Not to a host that leaves; and not away from it without another.
-            let other =
-                self.candidates.iter().any(|other| other.host != *peer && other.promises(now, &self.pauses));
-            (self.will == Will::On && other).then_some(Step::Release)
+            let other = |other: &&Candidate| other.host != *peer && other.promises(now, &self.pauses);
+            let other = self.candidates.iter().find(other).filter(|_| self.will == Will::On);
+            other.map(|other| Step::Change(other.host.clone()))
         } else {
             (draining || self.may_return(now, peer)).then_some(Step::Move)
         };

@@ -7,7 +7,7 @@ use protocol::backup::{Action, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
 use protocol::resync::Offer;
 use protocol::wire::{EndReason, Hello, Refusal, ToBackup, ToPrimary, YieldReason};
-use protocol::{Epoch, Grant, Instant, Micros, Term, Timing};
+use protocol::{Epoch, Grant, Instant, Micros, Session, Term, Timing};
 
 fn lost() -> Event {
     Event::Disconnected(C1, LinkLoss::Disconnected("reset".into()))
@@ -23,7 +23,7 @@ fn promotes(actions: &[Action]) -> Option<(&Grant, Epoch)> {
 #[test]
 fn a_standby_takes_its_phases_and_acknowledges_whole_epochs() {
     let mut standby = Standby::empty();
-    let prepared = standby.feed(Event::Hello(C1, Term(1), hello()));
+    let prepared = standby.feed(Event::Hello(C1, (Term(1), S1), hello()));
     assert!(prepared.contains(&Action::Prepare(C1, hello())));
     assert_eq!(standby.phase(), PhaseName::Preparing);
     standby.feed(Event::StandbyReady(C1, Offer::NoDisks));
@@ -40,7 +40,7 @@ fn a_standby_takes_its_phases_and_acknowledges_whole_epochs() {
 #[test]
 fn no_deadline_lies_in_the_past_while_the_standby_starts() {
     let mut standby = Standby::empty();
-    standby.feed(Event::Hello(C1, Term(1), hello()));
+    standby.feed(Event::Hello(C1, (Term(1), S1), hello()));
     for _ in 0..5 {
         standby.pass(Micros::from_millis(50));
         assert!(standby.machine.deadline() > Some(standby.now));
@@ -72,8 +72,8 @@ fn a_hello_is_taken_as_it_was_said_to_be() {
     let cases = [(1, hello()), (0, hello()), (2, hello()), (2, Hello { primary: host("beta"), ..hello() })];
     for (term, hello) in cases {
         let mut standby = Standby::armed();
-        let takes = armed.machine.takes(Term(term), &hello);
-        let out = standby.feed(Event::Hello(Conn(2), Term(term), hello));
+        let takes = armed.machine.takes((Term(term), S1), &hello);
+        let out = standby.feed(Event::Hello(Conn(2), (Term(term), S1), hello));
         assert_eq!(out.iter().any(|action| matches!(action, Action::Prepare(..))), takes, "{out:?}");
         assert_eq!(takes, term == 2 && !out.contains(&Action::Close(Conn(2))));
     }
@@ -187,7 +187,7 @@ fn a_promotion_that_fails_is_told_and_never_tried_again_in_that_term() {
 #[test]
 fn hellos_that_cannot_be_right_are_refused() {
     let refused = |standby: &mut Standby, term: u64, hello: Hello| {
-        let out = standby.feed(Event::Hello(Conn(2), Term(term), hello));
+        let out = standby.feed(Event::Hello(Conn(2), (Term(term), S1), hello));
         assert!(out.contains(&Action::Close(Conn(2))), "{out:?}");
         let answer = out.into_iter().find_map(|action| match action {
             Action::Send(Conn(2), answer) => Some(answer),
@@ -219,13 +219,13 @@ fn hellos_that_cannot_be_right_are_refused() {
 fn in_one_term_no_other_host_replaces_the_standby() {
     let busy = ToPrimary::Refuse(Refusal::Busy { term: Term(1) });
     for mut standby in [Standby::empty(), Standby::copying()] {
-        standby.feed(Event::Hello(C1, Term(1), hello()));
+        standby.feed(Event::Hello(C1, (Term(1), S1), hello()));
         let gamma = Hello { primary: host("gamma"), ..hello() };
-        let answer = standby.feed(Event::Hello(Conn(2), Term(1), gamma));
+        let answer = standby.feed(Event::Hello(Conn(2), (Term(1), S1), gamma));
         assert_eq!(answer, [Action::Send(Conn(2), busy.clone()), Action::Close(Conn(2))]);
         assert_eq!(standby.machine.standing_by().unwrap().0, &host("alpha"));
         // The same host may begin again: its first attempt may be half open.
-        let again = standby.feed(Event::Hello(Conn(3), Term(1), hello()));
+        let again = standby.feed(Event::Hello(Conn(3), (Term(1), S1), hello()));
         assert!(again.contains(&Action::Prepare(Conn(3), hello())));
     }
 }
@@ -233,31 +233,35 @@ fn in_one_term_no_other_host_replaces_the_standby() {
 #[test]
 fn a_late_hello_of_an_older_term_does_not_overwrite_a_newer_copy() {
     // The host begins to listen, and its label says that a copy of term 6 is whole.
-    let mut standby = Standby::with_copy(Term(7));
+    let mut standby = Standby::with_copy((Term(7), Session(0)));
     let why = Refusal::NewerCopy { host: host("beta"), least: Term(7) };
     for term in [5, 6] {
-        assert!(!standby.machine.takes(Term(term), &hello()));
-        let refused = standby.feed(Event::Hello(C1, Term(term), hello()));
+        assert!(!standby.machine.takes((Term(term), S1), &hello()));
+        let refused = standby.feed(Event::Hello(C1, (Term(term), S1), hello()));
         let told = Notice::StandbyRefused { primary: host("alpha"), term: Term(term), why: why.clone() };
         let answer = Action::Send(C1, ToPrimary::Refuse(why.clone()));
         assert_eq!(refused, [Action::Notice(told), answer, Action::Close(C1)]);
     }
-    let taken = standby.feed(Event::Hello(Conn(2), Term(7), hello()));
+    let taken = standby.feed(Event::Hello(Conn(2), (Term(7), S1), hello()));
     assert!(taken.contains(&Action::Prepare(Conn(2), hello())), "{taken:?}");
     // What it began to overwrite is of that term; once it is whole it is the next one's to overwrite.
     let mut standby = Standby::copying();
     standby.feed(lost());
-    assert!(standby.machine.takes(Term(1), &hello()) && !standby.machine.takes(Term(0), &hello()));
+    assert!(
+        standby.machine.takes((Term(1), S1), &hello()) && !standby.machine.takes((Term(0), S1), &hello())
+    );
     let mut standby = Standby::armed();
     standby.feed(Event::Message(C1, ToBackup::End(EndReason::Stopped)));
     assert_eq!(standby.phase(), PhaseName::Done);
-    assert!(standby.machine.takes(Term(2), &hello()) && !standby.machine.takes(Term(1), &hello()));
+    assert!(
+        standby.machine.takes((Term(2), S1), &hello()) && !standby.machine.takes((Term(1), S1), &hello())
+    );
 }
 
 #[test]
 fn an_owner_of_a_higher_term_may_replace_the_standby() {
     let mut standby = Standby::armed();
-    let replaced = standby.feed(Event::Hello(Conn(2), Term(2), hello()));
+    let replaced = standby.feed(Event::Hello(Conn(2), (Term(2), S1), hello()));
     assert!(replaced.contains(&Action::Discard) && replaced.contains(&Action::Prepare(Conn(2), hello())));
     assert_eq!(standby.phase(), PhaseName::Preparing);
     assert_eq!(standby.hears(commit(2, 0, 0)), [], "the old connection is over");

@@ -193,7 +193,7 @@ fn a_link_is_known_to_the_next_session_on_it_whoever_listened_before() {
     for (from, patient) in [("alpha", true), ("gamma", false)] {
         let mut other = Standby::empty();
         other.machine.recall(&host(from), gaps.clone());
-        other.feed(BackupEvent::Hello(C1, Term(1), hello()));
+        other.feed(BackupEvent::Hello(C1, (Term(1), S1), hello()));
         other.feed(BackupEvent::StandbyReady(C1, Offer::NoDisks));
         assert_eq!(listening(&other).timeout >= MS(400), patient, "known of {from}");
     }

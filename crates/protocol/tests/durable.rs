@@ -210,7 +210,7 @@ fn a_planned_handover_names_a_durable_epoch() {
 fn an_answer_of_another_session_is_none() {
     let mut standby = Standby::copying();
     standby.receives_disk(1);
-    standby.feed(Event::Hello(Conn(2), Term(1), hello()));
+    standby.feed(Event::Hello(Conn(2), (Term(1), S1), hello()));
     standby.feed(Event::StandbyReady(Conn(2), Offer::NoDisks));
     assert_eq!(standby.phase(), PhaseName::Copying);
     let mut out = Vec::new();

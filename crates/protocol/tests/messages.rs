@@ -40,6 +40,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
         prop::collection::vec(run(), 0..5).prop_map(|runs| ToBackup::Ask(Ask { runs })),
         Just(ToBackup::Mark),
+        Just(ToBackup::Resign),
     ]
 }
 
@@ -73,6 +74,7 @@ fn to_primary() -> impl Strategy<Value = ToPrimary> {
         any::<u64>().prop_map(|term| ToPrimary::Fenced(Term(term))),
         Just(ToPrimary::Leaving),
         Just(ToPrimary::Reached),
+        Just(ToPrimary::Resigned),
     ]
 }
 

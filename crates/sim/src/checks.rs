@@ -9,7 +9,8 @@ use crate::report::Count;
 use crate::standby::Image;
 use crate::world::World;
 use protocol::{Epoch, Session, Term};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// What is known of one execution of the VM.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ struct Execution {
 pub(crate) struct Checks {
     executions: BTreeMap<Life, Execution>,
     pub(crate) snapshots: BTreeMap<(Term, Session, Epoch), Snapshot>,
+    /// Sessions whose backups had a whole checkpoint.
+    armed: BTreeSet<(Term, Session)>,
     /// Digest of every packet number seen.
     packets: BTreeMap<u64, u64>,
     console: Vec<u64>,
@@ -208,13 +211,17 @@ impl World {
         }
     }
 
-    /// A copy that could go on is thrown away only if a later term was granted.
-    pub(crate) fn check_discard(&mut self, host: HostId, of: Term) {
-        if self.arbiter.newest() <= of {
-            self.fail(
-                Class::CopyThrownAway,
-                format!("{host:?} throws its standby away, and term {of} is the newest"),
-            );
+    /// A standby has its first whole checkpoint.
+    pub(crate) fn note_armed(&mut self, of: (Term, Session)) {
+        self.checks.armed.insert(of);
+    }
+
+    /// A copy that could go on is thrown away only if a later term was granted, or another backup had all that it has.
+    pub(crate) fn check_discard(&mut self, host: HostId, of: (Term, Session)) {
+        let behind = (Bound::Excluded(of), Bound::Included((of.0, Session(u64::MAX))));
+        if self.arbiter.newest() <= of.0 && self.checks.armed.range(behind).next().is_none() {
+            let what = format!("{host:?} throws its standby away, and term {} is the newest", of.0);
+            self.fail(Class::CopyThrownAway, what);
         }
     }
 

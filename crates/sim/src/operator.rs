@@ -109,6 +109,7 @@ impl World {
         };
         // Every other operator moves VMs: what is rare without it stays where it was found.
         let migrates = self.report.seed % 2 == 1;
+        let changes = self.changes_backups();
         let wishes = |per_mille: u64, rng: &mut crate::rng::Rng| !calm && rng.chance(per_mille);
         match phase {
             PhaseName::Unprotected if wishes(5, &mut self.rng) => Some(Command::Stop),
@@ -119,6 +120,7 @@ impl World {
             }
             PhaseName::Protected if wishes(60, &mut self.rng) => Some(Command::Failover),
             PhaseName::Protected if migrates && wishes(20, &mut self.rng) => Some(Command::Move),
+            PhaseName::Protected if changes && wishes(250, &mut self.rng) => self.change(id),
             PhaseName::Protected if wishes(25, &mut self.rng) => Some(Command::Unprotect),
             PhaseName::Protected if wishes(6, &mut self.rng) => Some(Command::Stop),
             _ => None,
@@ -130,6 +132,23 @@ impl World {
         let to = HostId((id.0 + 1 + self.rng.index(2)) % 3);
         let (peer, timing) = (self.hosts[to.0].name.clone(), self.plan.timing);
         Command::Migrate { peer, timing, machine: vec![7; 20], stop_first: self.rng.chance(200) }
+    }
+
+    /// Every other pair of operators changes backups.
+    pub(crate) fn changes_backups(&self) -> bool {
+        self.report.seed / 2 % 2 == 1
+    }
+
+    /// To the host that is neither the owner nor its backup. Sometimes he changes his mind.
+    fn change(&mut self, id: HostId) -> Option<Command> {
+        let called_off = self.rng.chance(30);
+        let owner = self.owner(id)?;
+        if owner.machine.successor().is_some() {
+            return called_off.then_some(Command::KeepBackup);
+        }
+        let taken = owner.machine.peer()?.clone();
+        let other = self.hosts.iter().enumerate().find(|&(at, host)| at != id.0 && host.name != taken);
+        other.map(|(_, host)| Command::Change { peer: host.name.clone(), machine: vec![7; 20] })
     }
 
     /// The VM's policy protects it again, unless nobody asked yet or the operator ended it: then he asks, now or later.
@@ -146,7 +165,8 @@ impl World {
             owner.policy.ask(wish, &first);
             first
         } else {
-            let situation = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+            let situation =
+                Situation { phase: PhaseName::Unprotected, peer: None, changing: false, draining: false };
             let Some(Step::Protect(peer)) = owner.policy.next(now, situation) else { return None };
             self.report.add(Count::Repairs, 1);
             peer

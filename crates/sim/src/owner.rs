@@ -6,8 +6,10 @@
 //! at once: the engine keeps that promise, since a cut that ends after its session would leave the VM paused or
 //! the gate holding with nobody to undo it.
 
+mod change;
 mod checkpoint;
 
+use self::change::Second;
 use self::checkpoint::pages_of;
 use crate::event::{Event, HostId, Job, MachineId};
 use crate::failure::Class;
@@ -19,7 +21,7 @@ use crate::network::ConnId;
 use crate::report::Count;
 use crate::world::World;
 use protocol::notice::{LinkLoss, Notice};
-use protocol::primary::{Action, Command, Event as PrimaryEvent, PhaseName, Primary};
+use protocol::primary::{Action, ChangeStage, Command, Event as PrimaryEvent, PhaseName, Primary};
 use protocol::repair::Repair as Policy;
 use protocol::resync::{Offer, Repair};
 use protocol::wire::compare::Ask;
@@ -67,6 +69,10 @@ struct Cut {
     session: Session,
     epoch: Epoch,
     last: bool,
+    /// As the gate numbers it.
+    cut: Epoch,
+    /// It is the first one of the second session, too.
+    with: Option<Session>,
     /// Made at the cut, on the host's clock.
     cut_at: Option<Instant>,
 }
@@ -94,6 +100,8 @@ pub(crate) struct Owner {
     pub(crate) policy: Policy,
     pub(crate) vm: Option<Vm>,
     link: Option<(Session, Option<ConnId>)>,
+    /// The session with the host that shall be the backup.
+    pub(crate) second: Option<Second>,
     /// The copy of the disk that the session's backup has, and what is asked about it.
     pub(crate) offer: Offer,
     pub(crate) asked: Option<Ask>,
@@ -121,6 +129,7 @@ impl Owner {
             policy,
             vm: Some(vm),
             link: None,
+            second: None,
             offer: Offer::NoDisks,
             asked: None,
             cut: None,
@@ -141,6 +150,10 @@ impl Owner {
 
     pub(crate) fn in_session(&self, session: Session) -> bool {
         self.link.as_ref().is_some_and(|&(current, _)| current == session)
+    }
+
+    fn in_either(&self, session: Session) -> bool {
+        self.in_session(session) || self.second.as_ref().is_some_and(|second| second.session == session)
     }
 }
 
@@ -166,6 +179,7 @@ impl World {
         let (throttled, cutting) = (owner.machine.throttled().1, owner.takes_checkpoint());
         let leaves = matches!(command, Command::Unprotect | Command::Stop);
         let fails_over = command == Command::Failover;
+        let cancels = command == Command::KeepBackup;
         if let Command::Protect { peer, .. } | Command::Migrate { peer, .. } = &command
             && let Some(gaps) = self.hosts[host.0].links.of(peer)
             && let Some(owner) = self.owner(host)
@@ -177,6 +191,7 @@ impl World {
         if result.is_ok() {
             let cancelled = core::mem::take(&mut owner.migrates) && command == Command::Unprotect;
             owner.migrates = matches!(command, Command::Migrate { .. });
+            self.report.add(Count::ChangesCancelled, u64::from(cancels));
             self.report.add(Count::MigrationsCancelled, u64::from(cancelled));
         }
         let Some(owner) = self.owner(host) else { return };
@@ -196,16 +211,18 @@ impl World {
         if machine.is_some_and(|machine| machine != owner.id) {
             return;
         }
-        let stale = event.session().is_some_and(|session| !owner.in_session(session));
+        let stale = event.session().is_some_and(|session| !owner.in_either(session));
         let declined = matches!(event, PrimaryEvent::Message(_, ToPrimary::Declined(_)));
         let line = (self.trace.on() && !matches!(event, PrimaryEvent::Tick)).then(|| format!("{event:?}"));
         let Some(owner) = self.owner(host) else { return };
         let mut out = Vec::new();
         let before = owner.machine.phase();
+        let joint = owner.machine.successor().is_some_and(|(_, stage)| stage == ChangeStage::Joint);
         owner.machine.wake(now);
         owner.machine.handle(now, event, &mut out);
         let after = owner.machine.phase();
         self.report.add(Count::StaleEvents, u64::from(stale));
+        self.report.add(Count::ChangesLost, u64::from(joint && after == PhaseName::Claiming));
         self.report.add(Count::Declined, u64::from(declined && after == PhaseName::Claiming));
         if let Some(line) = line {
             self.trace.line(self.now, || format!("{host:?} primary <- {line:.150}"));
@@ -277,6 +294,9 @@ impl World {
             Action::Connect(session, peer) => self.connect(host, session, peer),
             Action::Send(session, message) => self.send_to_backup(host, session, &message),
             Action::StartCopy(session, offer) => {
+                if self.copy_second(host, session, &offer) {
+                    return;
+                }
                 self.begin_session(host, session);
                 if let Some(owner) = self.owner(host) {
                     let id = owner.id;
@@ -290,13 +310,14 @@ impl World {
             Action::Compared(session, hashes) => self.compared(host, session, &hashes),
             Action::Reached(session) => self.copied(host, session),
             Action::Acknowledged(session, epoch) => self.note_acknowledged(host, session, epoch),
-            Action::TakeCheckpoint { session, epoch, last, spare } => {
+            Action::TakeCheckpoint { session, epoch, cut, last, with, spare } => {
                 if spare.is_none() || !self.spares(host, session, epoch) {
-                    self.begin_cut(host, session, epoch, last);
+                    self.begin_cut(host, session, (epoch, cut), (last, with));
                 }
             }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(host, session, epoch),
             Action::EndSession(session) => self.end_session(host, session),
+            Action::Succeed(session) => self.succeed(host, session),
             Action::Release(epoch) => {
                 let released = self.owner_vm(host).map(|vm| vm.gate.release(epoch));
                 self.emit(host, released.unwrap_or_default(), Mode::Holding);
@@ -348,6 +369,7 @@ impl World {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 owner.policy.failed(now, peer, "refused", busy);
             }
+            Notice::ChangeFailed { peer, .. } => owner.policy.failed(now, peer, "not there", false),
             Notice::MigrationFailed { peer, .. } => {
                 owner.migrates = false;
                 owner.policy.failed(now, peer, "not there", false);
@@ -380,8 +402,9 @@ impl World {
     }
 
     fn end_owner(&mut self, host: HostId) {
-        let conn = self.owner(host).and_then(|owner| owner.link?.1);
-        if let Some(conn) = conn {
+        let first = self.owner(host).and_then(|owner| owner.link?.1);
+        let second = self.owner(host).and_then(|owner| owner.second.as_ref()?.conn);
+        for conn in first.into_iter().chain(second) {
             self.close_socket(host, conn, "the VM ended here");
         }
         self.host(host).role = Role::Idle;
@@ -389,10 +412,14 @@ impl World {
 
     fn connect(&mut self, host: HostId, session: Session, peer: HostName) {
         if let Some(owner) = self.owner(host) {
-            owner.link = Some((session, None));
-            owner.gathered.clear();
-            owner.known = KnownPages::new(KNOWN);
-            owner.early = (0, 0);
+            if owner.link.is_some() {
+                owner.second = Some(Second::new(session));
+            } else {
+                owner.link = Some((session, None));
+                owner.gathered.clear();
+                owner.known = KnownPages::new(KNOWN);
+                owner.early = (0, 0);
+            }
             let id = owner.id;
             let after = 2 * self.rng.between(self.plan.delay.0, self.plan.delay.1);
             self.job(host, after, Job::Connect(id, session, peer));
@@ -400,7 +427,7 @@ impl World {
     }
 
     pub(crate) fn connected(&mut self, host: HostId, id: MachineId, session: Session, peer: &HostName) {
-        let Some(owner) = self.owner(host).filter(|owner| owner.id == id && owner.in_session(session)) else {
+        let Some(owner) = self.owner(host).filter(|owner| owner.id == id && owner.in_either(session)) else {
             return;
         };
         let term = owner.machine.term();
@@ -410,7 +437,9 @@ impl World {
             return self.post(host, Posted::ToPrimary(id, PrimaryEvent::Disconnected(session, why)));
         };
         let conn = self.net.connect(host, to);
-        if let Some(owner) = self.owner(host) {
+        if let Some(second) = self.second(host, session) {
+            second.conn = Some(conn);
+        } else if let Some(owner) = self.owner(host) {
             owner.link = Some((session, Some(conn)));
         }
         let vm = self.vm_id;
@@ -421,7 +450,10 @@ impl World {
     }
 
     pub(crate) fn session_conn(&mut self, host: HostId, session: Session) -> Option<ConnId> {
-        self.owner(host)?.link.filter(|link| link.0 == session)?.1
+        match self.second(host, session) {
+            Some(second) => second.conn,
+            None => self.owner(host)?.link.filter(|link| link.0 == session)?.1,
+        }
     }
 
     pub(crate) fn send_to_backup(&mut self, host: HostId, session: Session, message: &ToBackup) {
@@ -436,6 +468,7 @@ impl World {
             self.close_socket(host, conn, "the session ended");
         }
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        owner.second.take_if(|second| second.session == session);
         if !owner.in_session(session) {
             return;
         }
@@ -457,6 +490,9 @@ impl World {
 
     /// A round of the first copy: what is dirty now.
     pub(crate) fn copy_round(&mut self, host: HostId, id: MachineId, session: Session, round: u32) {
+        if self.second(host, session).is_some() {
+            return self.second_round(host, id, session, round);
+        }
         let Some(conn) = self.session_conn(host, session) else { return };
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
         let Some(vm) = owner.vm.as_mut().filter(|_| owner.id == id) else { return };
@@ -489,7 +525,7 @@ impl World {
 
     /// What is dirty now is left to the first checkpoint.
     fn copied(&mut self, host: HostId, session: Session) {
-        if let Some(id) = self.owner(host).filter(|owner| owner.in_session(session)).map(|owner| owner.id) {
+        if let Some(id) = self.owner(host).filter(|owner| owner.in_either(session)).map(|owner| owner.id) {
             self.post(host, Posted::ToPrimary(id, PrimaryEvent::Copied(session)));
         }
     }
@@ -617,6 +653,7 @@ impl std::fmt::Debug for Brief<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Command::Protect { peer, .. } => write!(f, "Protect on {peer}"),
+            Command::Change { peer, .. } => write!(f, "Change to {peer}"),
             Command::Migrate { peer, stop_first, .. } => write!(f, "Migrate to {peer}, {stop_first}"),
             other => write!(f, "{other:?}"),
         }

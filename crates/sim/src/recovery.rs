@@ -12,7 +12,7 @@ use crate::guest::{Guest, Life};
 use crate::guest_disk::wrong_sector;
 use crate::report::Count;
 use crate::world::World;
-use protocol::Term;
+use protocol::{Session, Term};
 
 impl World {
     /// The host to start the VM on, and whether all hosts were asked. None if it may not be started yet.
@@ -22,7 +22,9 @@ impl World {
         let stamped = asked.iter().filter_map(|&id| Some((self.hosts[id.0].storage.stamp?, id)));
         let (stamp, host) = stamped.max()?;
         let all = asked.len() == HostId::ALL.len();
-        (all || stamp.term == self.arbiter.newest()).then_some((host, all))
+        // One of two backups of the newest term resigned, and only the other's disk is the newest.
+        let alone = stamp.owner || !self.changes_backups();
+        (all || (stamp.term == self.arbiter.newest() && alone)).then_some((host, all))
     }
 
     /// Whether the VM has a disk to start from, somewhere.
@@ -69,11 +71,11 @@ impl World {
         }
     }
 
-    /// A whole copy of the disk is about to be overwritten by one of this term: it must be of an older one. An owner that
-    /// made it must have won the next term before he makes another.
-    pub(crate) fn check_overwrite(&mut self, host: HostId, term: Term) {
+    /// A whole copy of the disk is about to be overwritten by one of this session: it must be of an older term, or of an
+    /// earlier session whose backup resigned. An owner's own is not his session's to overwrite.
+    pub(crate) fn check_overwrite(&mut self, host: HostId, (term, session): (Term, Session)) {
         if let Some(stamp) = self.hosts[host.0].storage.stamp
-            && stamp.term >= term
+            && (if stamp.owner { stamp.term >= term } else { (stamp.term, stamp.session) >= (term, session) })
         {
             let what = format!("{host:?} overwrites a disk of term {} for term {term}", stamp.term);
             self.fail(Class::CopyThrownAway, what);

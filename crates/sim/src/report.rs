@@ -94,6 +94,16 @@ counts! {
     Departures,
     /// Those that the owner took back behind it.
     DeparturesTakenBack,
+    /// Copies to a host that shall be the backup in another one's place.
+    ChangesBegun,
+    /// Checkpoints that were taken for both.
+    ChangesJoint,
+    /// Backups that were changed while the VM stayed protected.
+    Changes,
+    /// Owners that lost one of the two behind the checkpoint of both.
+    ChangesLost,
+    /// Changes called off.
+    ChangesCancelled,
     /// Promotions because the VM's process died under its owner.
     PromotionsAfterVmDeath,
     /// Planned failovers called off.

@@ -60,7 +60,9 @@ impl World {
         let sectors =
             |run: Run| (0..run.len / len).map(move |at| Run { offset: run.offset + at * len, len, ..run });
         let ask = Ask { runs: runs.into_iter().flat_map(sectors).collect() };
-        if let Some(owner) = self.owner(host) {
+        if let Some(second) = self.second(host, session) {
+            second.asked = Some(ask.clone());
+        } else if let Some(owner) = self.owner(host) {
             owner.asked = Some(ask.clone());
         }
         self.send_to_backup(host, session, &ToBackup::Ask(ask));
@@ -90,8 +92,15 @@ impl World {
     pub(crate) fn compared(&mut self, host: HostId, session: Session, hashes: &Hashes) {
         let Some(conn) = self.session_conn(host, session) else { return };
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
-        let (id, asked) = (owner.id, owner.asked.take());
-        let (Some(ask), Some(vm)) = (asked, &mut owner.vm) else { return };
+        let id = owner.id;
+        let (asked, tapped) = match owner.second.as_mut().filter(|second| second.session == session) {
+            Some(second) => (second.asked.take(), core::mem::take(&mut second.tapped)),
+            None => {
+                let tapped = owner.vm.as_mut().and_then(|vm| vm.tap.replace(Vec::new()));
+                (owner.asked.take(), tapped.unwrap_or_default())
+            }
+        };
+        let Some(ask) = asked.filter(|_| owner.vm.is_some()) else { return };
         assert_eq!(ask.pieces(), hashes.sums.len(), "a hash for each piece");
         let sectors = storage.disk.sectors();
         let runs = ask.runs.iter().zip(&hashes.sums);
@@ -99,7 +108,7 @@ impl World {
         let mut changes: Vec<_> =
             differs.map(|(run, _)| Tapped::Data(index(run), Rc::clone(&sectors[index(run)]))).collect();
         let (equal, sent) = (ask.runs.len() - changes.len(), changes.len());
-        changes.append(&mut vm.tap.replace(Vec::new()).unwrap_or_default());
+        changes.extend(tapped);
         self.report.add(Count::PiecesEqual, equal as u64);
         self.report.add(Count::PiecesSent, sent as u64);
         self.send_disk(host, conn, Epoch(0), &changes);

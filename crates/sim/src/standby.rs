@@ -154,7 +154,7 @@ impl World {
         if matches!(self.host(host).role, Role::Idle) {
             let id = self.new_machine();
             #[allow(unused_mut, reason = "only with the feature `planted`")]
-            let mut machine = Backup::new(self.claimant(host), self.hosts[host.0].storage.least_term());
+            let mut machine = Backup::new(self.claimant(host), self.hosts[host.0].storage.least());
             #[cfg(feature = "planted")]
             machine.plant(self.planted);
             self.host(host).role = Role::Standby(Box::new(Standby::new(id, machine)));
@@ -168,7 +168,7 @@ impl World {
         if let Some(standby) = self.standby(host) {
             standby.asked = (Conn(conn.0), term, session);
         }
-        self.drive_backup(host, machine, BackupEvent::Hello(Conn(conn.0), term, hello));
+        self.drive_backup(host, machine, BackupEvent::Hello(Conn(conn.0), (term, session), hello));
         let accepted = self.standby(host).is_some_and(|standby| standby.of == (term, session));
         self.report.add(Count::HellosRefused, u64::from(!accepted));
     }
@@ -228,7 +228,7 @@ impl World {
             self.trace.line(self.now, || format!("{host:?} backup {before:?} -> {after:?}"));
         }
         if armed && out.contains(&Action::Discard) {
-            self.check_discard(host, of.0);
+            self.check_discard(host, of);
         }
         self.carry_out_backup(host, out);
         self.check_deadline(host);
@@ -320,8 +320,8 @@ impl World {
         (standby.sync, standby.appended) = (None, Epoch(0));
         assert_eq!(conn, standby.asked.0, "only who asked can be stood by for");
         standby.of = (standby.asked.1, standby.asked.2);
-        let (id, term) = (standby.id, standby.of.0);
-        self.check_overwrite(host, term);
+        let (id, standby_of, term) = (standby.id, standby.of, standby.of.0);
+        self.check_overwrite(host, standby_of);
         let offer = self.offer(host, sectors, term);
         if let Some(standby) = self.standby(host) {
             standby.offer = offer;
@@ -358,6 +358,10 @@ impl World {
             Notice::TakingOver { reason: YieldReason::Planned, .. } => Cause::Planned,
             Notice::TakingOver { reason: YieldReason::Moved, .. } => Cause::Moved,
             Notice::TakingOver { reason: YieldReason::VmDied, .. } => Cause::VmDied,
+            Notice::StandbyArmed { .. } => {
+                let of = self.standby(host).map(|standby| standby.of);
+                return of.into_iter().for_each(|of| self.note_armed(of));
+            }
             Notice::PromotionFailed { .. } => return self.report.add(Count::PromotionsFailed, 1),
             Notice::ArbiterUnreachable { .. } => return self.report.add(Count::ArbiterSilent, 1),
             Notice::StandbyDiscarded { why: protocol::notice::Discard::LostClaim { .. } } => {

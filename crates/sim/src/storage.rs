@@ -99,7 +99,7 @@ pub(crate) struct Stamp {
     pub(crate) term: Term,
     /// The VM ran on it.
     pub(crate) owner: bool,
-    session: Session,
+    pub(crate) session: Session,
     epoch: Epoch,
 }
 
@@ -163,9 +163,13 @@ impl Storage {
         self.map = Some(map_of(sectors, &[]));
     }
 
-    /// The lowest term whose owner may overwrite the disk.
-    pub(crate) fn least_term(&self) -> Term {
-        self.stamp.map_or(self.filling, |stamp| stamp.term.next())
+    /// The lowest term and session that may overwrite the disk.
+    pub(crate) fn least(&self) -> (Term, Session) {
+        match self.stamp {
+            None => (self.filling, Session(0)),
+            Some(stamp) if stamp.owner => (stamp.term.next(), Session(0)),
+            Some(stamp) => (stamp.term, stamp.session.next()),
+        }
     }
 
     /// A session of this term begins at this backup: what it has of the VM's disk, which is no disk from now on.

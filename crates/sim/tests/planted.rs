@@ -51,6 +51,20 @@ fn a_part_of_an_epochs_disk_changes_applied_is_found() {
 }
 
 #[test]
+fn a_change_of_backup_that_does_not_wait_for_the_old_one_is_found() {
+    let (seed, class) = first_failure(Planted { succeed_unresigned: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::OutputLost);
+}
+
+#[test]
+fn a_backup_that_resigned_and_stands_by_all_the_same_is_found() {
+    let (seed, class) = first_failure(Planted { resign_and_stay: true, ..Planted::default() });
+    println!("found at seed {seed}");
+    assert_eq!(class, Class::OutputLost);
+}
+
+#[test]
 fn own_writes_of_an_old_owner_that_are_not_repaired_are_found() {
     let (seed, class) = first_failure(Planted { hide_own_writes: true, ..Planted::default() });
     println!("found at seed {seed}");

@@ -201,17 +201,25 @@ impl<S: Storage> DifferenceMap<S> {
         self.state().map.cut(epoch);
     }
 
-    /// The session's first epoch is about to be sent.
+    /// This session, begun beside the present one, takes its place: the newest cut was its first epoch.
+    pub fn succeed(&self, session: Base) {
+        self.state().map.succeed(session);
+    }
+
+    /// The first epoch of a session is about to be sent: the present one's, or of this one beside it.
     ///
     /// # Errors
     /// If the session's name cannot be written down; the epoch may be sent all the same, and the copies would be
     /// compared whole.
-    pub fn propose(&self) -> Result<(), MapError> {
+    pub fn propose(&self, beside: Option<Base>) -> Result<(), MapError> {
         let mut state = self.writer();
         if state.void.is_some() {
             return Ok(());
         }
-        state.map.propose();
+        match beside {
+            Some(base) => state.map.propose_as(base),
+            None => state.map.propose(),
+        }
         self.write_head(&mut state)
     }
 

@@ -145,7 +145,7 @@ pub fn run(
     let mut this = Loop {
         context,
         handle,
-        protocol: Backup::new(claimant.clone(), least_term(context, handle)),
+        protocol: Backup::new(claimant.clone(), least(context, handle)),
         current: None,
         candidate: None,
         standby: None,
@@ -176,9 +176,9 @@ pub fn run(
 
 /// What the label of this VM's disks here says of who may overwrite them. A label that cannot be read stops whoever would
 /// prepare a standby over it; here it decides nothing.
-fn least_term(context: &Context, handle: &VmHandle) -> Term {
+fn least(context: &Context, handle: &VmHandle) -> (Term, Session) {
     let stamp = Label::of(&context.config, handle.name()).read().ok().flatten();
-    stamp.map_or(Term(0), |stamp| stamp.least_term())
+    stamp.map_or((Term(0), Session(0)), |stamp| stamp.least())
 }
 
 impl Loop<'_> {
@@ -261,10 +261,10 @@ impl Loop<'_> {
             self.protocol.recall(&hello.primary, gaps);
         }
         self.candidate = Some(Connection { conn, session, outbox, frames, devices: DeviceStates::default() });
-        match self.admit(term, &hello) {
+        match self.admit((term, session), &hello) {
             Ok(admitted) => {
                 self.admitted = admitted;
-                self.feed(Event::Hello(conn, term, hello));
+                self.feed(Event::Hello(conn, (term, session), hello));
             }
             Err(why) => self.turn_away(conn, term, hello, why),
         }
@@ -276,8 +276,8 @@ impl Loop<'_> {
 
     /// Reserves what the standby takes that a Hello asks for, before anything is done for it. What the protocol will not
     /// take needs no room.
-    fn admit(&self, term: Term, hello: &Hello) -> Result<Option<Reservation>, Refusal> {
-        if !self.protocol.takes(term, hello) {
+    fn admit(&self, of: (Term, Session), hello: &Hello) -> Result<Option<Reservation>, Refusal> {
+        if !self.protocol.takes(of, hello) {
             return Ok(None);
         }
         let (memory, images) = crate::machine::asked_for(&hello.machine)

@@ -91,6 +91,13 @@ impl Meter {
         state.cuts.push_back((epoch, written));
     }
 
+    /// Another session takes the present one's place: the newest cut was its first epoch.
+    pub fn succeed(&self) {
+        let mut state = self.state();
+        let newest = state.cuts.pop_back().map(|(_, written)| (Epoch(1), written));
+        state.cuts = newest.into_iter().collect();
+    }
+
     /// It is acknowledged.
     pub fn acknowledged(&self, epoch: Epoch) {
         let mut state = self.state();

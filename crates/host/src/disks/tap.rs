@@ -61,6 +61,15 @@ struct Collected {
     wanted: bool,
     changes: Vec<KeptChange>,
     bytes: usize,
+    /// What was taken, kept for a second session.
+    second: Option<Vec<KeptChange>>,
+    second_bytes: usize,
+}
+
+impl Collected {
+    fn is_much(&self) -> bool {
+        self.bytes + self.second_bytes > MANY_BYTES
+    }
 }
 
 /// The changes of all disks of a VM, in an order that is right for each of them.
@@ -125,8 +134,44 @@ impl Tap {
     pub fn take(&self) -> Vec<KeptChange> {
         let mut collected = self.collected();
         collected.bytes = 0;
+        let taken = std::mem::take(&mut collected.changes);
+        if let Some(second) = &mut collected.second {
+            second.extend_from_slice(&taken);
+            collected.second_bytes += taken.iter().map(KeptChange::weight).sum::<usize>();
+        }
         self.taken.notify_all();
-        std::mem::take(&mut collected.changes)
+        taken
+    }
+
+    /// What is taken from now on is kept for a second session, too.
+    pub fn begin_second(&self) {
+        let mut collected = self.collected();
+        (collected.second, collected.second_bytes) = (Some(Vec::new()), 0);
+    }
+
+    /// Not any more.
+    pub fn end_second(&self) {
+        let mut collected = self.collected();
+        (collected.second, collected.second_bytes) = (None, 0);
+        self.taken.notify_all();
+    }
+
+    /// What was taken since the last time, for the second session.
+    pub fn take_second(&self) -> Vec<KeptChange> {
+        let mut collected = self.collected();
+        collected.second_bytes = 0;
+        self.taken.notify_all();
+        collected.second.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes back what the second session was not sent. Some of it may come twice, in the same order.
+    pub fn give_back_second(&self, mut changes: Vec<KeptChange>) {
+        let mut collected = self.collected();
+        if let Some(second) = &mut collected.second {
+            changes.append(second);
+            let bytes = changes.iter().map(KeptChange::weight).sum();
+            (collected.second, collected.second_bytes) = (Some(changes), bytes);
+        }
     }
 
     /// Takes back what was taken and not sent: it belongs to the next cut, before all that came after it.
@@ -176,7 +221,7 @@ impl Tap {
         self.meter.written(change.disk, change.changed());
         collected.bytes += change.weight();
         collected.changes.push(change);
-        if collected.bytes > MANY_BYTES { Pace::Slow } else { Pace::Full }
+        if collected.is_much() { Pace::Slow } else { Pace::Full }
     }
 }
 
@@ -243,7 +288,7 @@ impl Observer for DiskTap {
 
     fn slow_down(&self) {
         let collected = self.tap.collected();
-        if collected.bytes > MANY_BYTES {
+        if collected.is_much() {
             drop(self.tap.taken.wait_timeout(collected, DELAY));
         }
     }
@@ -292,6 +337,30 @@ mod tests {
         one.written(4, DATA);
         tap.end();
         assert_eq!(tap.take(), []);
+    }
+
+    #[test]
+    fn a_second_session_gets_what_the_first_one_took_and_again_if_it_was_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let tap = Arc::new(Tap::new(1));
+        let disk = tap.of_disk(0, image(&folder, "a"));
+        tap.begin();
+        disk.written(1, DATA);
+        tap.take();
+        tap.begin_second();
+        disk.written(2, DATA);
+        assert_eq!(tap.take_second(), [], "it is the first session's still");
+        assert_eq!(offsets(&tap.take()), [2]);
+        disk.written(3, DATA);
+        let taken = tap.take_second();
+        assert_eq!(offsets(&taken), [2]);
+        tap.take();
+        tap.give_back_second(taken);
+        assert_eq!(offsets(&tap.take_second()), [2, 3]);
+        tap.end_second();
+        disk.written(4, DATA);
+        tap.take();
+        assert_eq!(tap.take_second(), []);
     }
 
     #[test]

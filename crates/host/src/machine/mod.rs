@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
 use net::{ConsoleLog, Gate, GateEvent, GateLimits, PortConfig};
-use protocol::{RunPermit, VmName};
+use protocol::{Epoch, RunPermit, VmName};
 use qemu::Channels;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -127,12 +127,12 @@ impl Machine {
     }
 
     /// From now on the backup hears of every frame that the guest is given while its output is held.
-    pub fn share_input(&self, outbox: Outbox) {
+    pub fn share_input(&self, outbox: Outbox, before: u64) {
         let ports: Vec<String> = (0..self.taps.len()).map(nic_port).collect();
         self.gate.observe_input(Some(Box::new(move |frame| {
             let nic = ports.iter().position(|port| port == frame.port).and_then(|at| u8::try_from(at).ok());
             if let Some(nic) = nic {
-                outbox.input(frame.epoch, nic, frame.bytes);
+                outbox.input(Epoch(frame.epoch.0.saturating_sub(before)), nic, frame.bytes);
             }
         })));
     }

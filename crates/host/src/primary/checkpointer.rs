@@ -13,6 +13,7 @@ use super::copy::{Copy, Outcome};
 use super::orders::{Done, Job, Staged};
 use super::pace::Pace;
 use super::precopy::CHUNK;
+use super::second::{Begin, Second};
 use super::settling::Settling;
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver, Then};
 use crate::disks::{self, KeptChange, Tap};
@@ -72,6 +73,7 @@ impl Checkpointer {
             saver: None,
             brake: Brake::new(&machine.computer, machine.disks.tap(), &machine.disks.images()),
             active: None,
+            second: None,
             jobs: queue,
             later: VecDeque::new(),
             done,
@@ -152,12 +154,30 @@ struct Worker {
     saver: Option<Box<dyn StateSaver>>,
     brake: Brake,
     active: Option<Active>,
+    second: Option<Second>,
     jobs: Receiver<Job>,
     later: VecDeque<Job>,
     done: Sender<Done>,
     bytes: Arc<AtomicU64>,
     /// The addresses as last serialised, and their version.
     addresses: (u64, Vec<u8>),
+}
+
+/// A checkpoint that was asked for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    epoch: Epoch,
+    /// The gate's number of it.
+    cut: Epoch,
+    last: bool,
+    with: Option<Session>,
+}
+
+/// What a checkpoint gathered for the second session, whose first one it is.
+struct Joint {
+    session: Session,
+    parts: Vec<Part>,
+    pages: u64,
 }
 
 /// What went wrong with a checkpoint.
@@ -173,9 +193,17 @@ impl Worker {
                 Job::Copy { session, outbox, base, offer, rate, migration } => {
                     self.copy((session, base), outbox, &offer, (rate, migration));
                 }
-                // The copy that asked is over.
-                Job::Hashes(..) | Job::Reached(_) => {}
-                Job::Checkpoint { session, epoch, last } => self.checkpoint(session, epoch, last),
+                Job::CopyBeside(begin) => self.copy_beside(*begin),
+                // A copy that asked is the second session's, or over.
+                Job::Hashes(session, _) | Job::Reached(session) => {
+                    if let Some(second) = self.second.as_ref().filter(|second| second.session == session) {
+                        second.send(job);
+                    }
+                }
+                Job::Checkpoint { session, epoch, cut, last, with } => {
+                    self.checkpoint(session, Wanted { epoch, cut, last, with });
+                }
+                Job::Succeed(session) => self.succeed(session),
                 Job::EndSession(session) => self.end_session(session),
                 Job::Slow(session, percent) => self.slow(session, percent),
                 Job::Pause => {
@@ -263,7 +291,40 @@ impl Worker {
         }
     }
 
+    fn copy_beside(&mut self, begin: Begin) {
+        let (session, disks) = (begin.session, (&self.tap, self.images.as_slice()));
+        let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| error.to_string());
+        let begun = pool.and_then(|pool| {
+            Second::begin(begin, pool, &self.computer, disks, &self.done).map_err(|error| error.to_string())
+        });
+        match begun {
+            Ok(second) => {
+                self.bytes.fetch_add(second.pool.bytes(), Ordering::Relaxed);
+                self.second = Some(second);
+            }
+            Err(why) => self.say(Done::Failed { session, why, resumable: false }),
+        }
+    }
+
+    /// What was the present session is told to end next.
+    fn succeed(&mut self, session: Session) {
+        let second = self.second.take_if(|second| second.session == session);
+        let (Some(second), Some(active)) = (second, &mut self.active) else { return };
+        self.tap.end_second();
+        self.tap.meter().succeed();
+        if let Some(marker) = self.tap.marker() {
+            marker.map().succeed(second.base);
+        }
+        self.bytes.store(second.pool.bytes(), Ordering::Relaxed);
+        (active.session, active.outbox, active.pool) = (session, second.outbox, second.pool);
+    }
+
     fn end_session(&mut self, session: Session) {
+        if let Some(second) = self.second.take_if(|second| second.session == session) {
+            second.send(Job::EndSession(session));
+            self.tap.end_second();
+            self.bytes.fetch_sub(second.pool.bytes(), Ordering::Relaxed);
+        }
         if self.active.as_ref().is_some_and(|active| active.session == session) {
             self.forget();
         }
@@ -301,6 +362,7 @@ impl Worker {
         haste.suit(Epoch(0));
         let mut copy = Copy {
             session,
+            beside: false,
             ram: self.computer.ram(),
             tracker: &mut *active.tracker,
             images: &self.images,
@@ -380,12 +442,13 @@ impl Worker {
         })
     }
 
-    fn checkpoint(&mut self, session: Session, epoch: Epoch, last: bool) {
+    fn checkpoint(&mut self, session: Session, wanted: Wanted) {
+        let Wanted { epoch, last, with, .. } = wanted;
         let Some(mut active) = self.active.take_if(|active| active.session == session) else { return };
         let slowed = self.brake.total();
         let mut saver = self.saver.take();
         let taken = self.go_ahead(&mut active).and_then(|()| match &mut saver {
-            Some(saver) => self.take(&mut active, &mut **saver, epoch, last),
+            Some(saver) => self.take(&mut active, &mut **saver, wanted),
             None => Err(Failure { why: "the session did not begin".into(), resumable: true }),
         });
         self.saver = saver;
@@ -397,6 +460,7 @@ impl Worker {
                 tracing::warn!(%error, "a flush could not be made good");
             }
             self.tap.give_back(std::mem::take(&mut active.changes));
+            self.second.iter_mut().for_each(|second| second.give_back(&self.tap));
             // The epoch was perhaps cut: what waits belongs to the open epoch again.
             if let Err(error) = self.gate.hold() {
                 tracing::debug!(%error, "the gate is closed");
@@ -415,7 +479,10 @@ impl Worker {
             tracing::warn!(%error, "the guest's clock is not corrected");
         }
         if epoch == Epoch(1) && taken.is_ok() {
-            self.propose();
+            self.propose(session);
+        }
+        if let Some(with) = with.filter(|_| taken.is_ok()) {
+            self.propose(with);
         }
         match taken {
             Ok(staged) => self.say(Done::Checkpoint(session, Box::new(staged))),
@@ -424,9 +491,10 @@ impl Worker {
     }
 
     /// The first epoch is about to be sent: from then on the backup may have its state.
-    fn propose(&self) {
+    fn propose(&self, session: Session) {
+        let second = self.second.as_ref().filter(|second| second.session == session);
         if let Some(marker) = self.tap.marker()
-            && let Err(error) = marker.map().propose()
+            && let Err(error) = marker.map().propose(second.map(|second| second.base))
         {
             tracing::warn!(%error, "the disks may have to be compared whole next time");
         }
@@ -451,8 +519,7 @@ impl Worker {
         &mut self,
         active: &mut Active,
         saver: &mut dyn StateSaver,
-        epoch: Epoch,
-        last: bool,
+        Wanted { epoch, cut: number, last, with }: Wanted,
     ) -> Result<Staged, Failure> {
         let fail = |why: &dyn std::fmt::Display| Failure { why: why.to_string(), resumable: true };
         let began_us = os::clock::realtime_us();
@@ -469,7 +536,7 @@ impl Worker {
         if epoch == Epoch(1) {
             self.gate.hold().map_err(|error| fail(&error))?;
         }
-        let cut = self.gate.cut(epoch).map_err(|error| fail(&error))?;
+        let cut = self.gate.cut(number).map_err(|error| fail(&error))?;
         active.changes = self.tap.take();
         self.tap.meter().cut(epoch);
         if let Some(marker) = self.tap.marker() {
@@ -485,7 +552,10 @@ impl Worker {
             ..=SMALL if ahead.is_empty() => Sends::Parts,
             _ => Sends::Later,
         };
-        let parts = gather(self.computer.ram(), active, ahead, epoch, sends)?;
+        let ram = self.computer.ram();
+        let to = (&active.pool, &active.outbox);
+        let parts = gather(ram, &active.pages, to, ahead, (epoch, sends))?;
+        let joint = self.owe(active, with)?;
         // The guest's processors surely stand still.
         let busy = lock(&self.busy).since_last();
         if then == Then::GoOn {
@@ -519,7 +589,45 @@ impl Worker {
         };
         let gate = self.addresses(cut.addresses_version);
         let changes = std::mem::take(&mut active.changes);
-        Ok(Staged { epoch, cut_at, record, busy, waited, parts, changes, device, cut, gate })
+        let mut staged =
+            Staged { epoch, cut_at, record, busy, waited, parts, changes, device, cut, gate, with: None };
+        staged.with = joint.map(|joint| (joint.session, Box::new(self.stage_joint(joint, &staged))));
+        Ok(staged)
+    }
+
+    /// What this checkpoint found is owed to the second session; copies all of that if it is that one's first checkpoint.
+    fn owe(&mut self, active: &Active, with: Option<Session>) -> Result<Option<Joint>, Failure> {
+        let Some(second) = &mut self.second else { return Ok(None) };
+        second.owed.add(&active.dirty);
+        second.owed.add(&active.ahead.addresses);
+        let Some(session) = with.filter(|&with| with == second.session) else { return Ok(None) };
+        second.ranges = second.owed.take();
+        second.changes = self.tap.take_second();
+        let mut pages = Vec::new();
+        self.computer.ram().number(&second.ranges, &mut pages);
+        let to = (&second.pool, &second.outbox);
+        let parts = gather(self.computer.ram(), &pages, to, Vec::new(), (Epoch(1), Sends::Later))?;
+        Ok(Some(Joint { session, parts, pages: pages.len() as u64 }))
+    }
+
+    fn stage_joint(&mut self, joint: Joint, staged: &Staged) -> Staged {
+        let Joint { parts, pages, .. } = joint;
+        let mut changes = Vec::new();
+        if let Some(second) = &mut self.second {
+            second.ranges.clear();
+            changes = std::mem::take(&mut second.changes);
+        }
+        Staged {
+            epoch: Epoch(1),
+            record: EpochRecord { epoch: 1, dirty_pages: pages, ahead_pages: 0, ..staged.record },
+            parts,
+            changes,
+            device: staged.device.clone(),
+            cut: staged.cut.clone(),
+            gate: staged.gate.clone(),
+            with: None,
+            ..*staged
+        }
     }
 
     /// Lets the guest go on if it does not yet, and says for how long it stood still for this checkpoint, which began at `began_us`: by
@@ -570,23 +678,23 @@ enum Sends {
 /// ahead on the link.
 fn gather(
     ram: &GuestRam,
-    active: &Active,
+    pages: &[(u8, u64)],
+    (pool, outbox): (&Pool, &Outbox),
     mut parts: Vec<Part>,
-    epoch: Epoch,
-    sends: Sends,
+    (epoch, sends): (Epoch, Sends),
 ) -> Result<Vec<Part>, Failure> {
-    let mut left = active.pages.as_slice();
+    let mut left = pages;
     while !left.is_empty() {
-        let buffer = match active.pool.try_take() {
+        let buffer = match pool.try_take() {
             Some(buffer) => buffer,
             None => {
                 for part in parts.drain(..) {
-                    active.outbox.part(epoch, part);
+                    outbox.part(epoch, part);
                 }
-                let wait = active.pool.free().recv_timeout(std::time::Duration::from_secs(10));
+                let wait = pool.free().recv_timeout(std::time::Duration::from_secs(10));
                 let gone =
                     |_| Failure { why: "the link does not take the checkpoint".into(), resumable: false };
-                active.pool.adopt(wait.map_err(gone)?)
+                pool.adopt(wait.map_err(gone)?)
             }
         };
         let most = if sends == Sends::Pieces { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
@@ -595,8 +703,8 @@ fn gather(
         let part = Part::copy(ram, now, buffer)
             .map_err(|error| Failure { why: error.to_string(), resumable: true })?;
         match sends {
-            Sends::Pieces => active.outbox.part(epoch, part.packed(Pack::IfSooner)),
-            Sends::Parts => active.outbox.part(epoch, part),
+            Sends::Pieces => outbox.part(epoch, part.packed(Pack::IfSooner)),
+            Sends::Parts => outbox.part(epoch, part),
             Sends::Later => parts.push(part),
         }
     }

@@ -4,7 +4,7 @@
 use super::orders::{Done, Job};
 use super::pace::Pace;
 use crate::computer::PageTracker;
-use crate::disks::Tap;
+use crate::disks::{KeptChange, Tap};
 use crate::link::{Outbox, Pack, Part};
 use crate::ram::GuestRam;
 use crate::staging::{Pool, PooledBuffer};
@@ -40,6 +40,8 @@ pub enum Outcome {
 pub struct Copy<'a> {
     /// The session.
     pub session: Session,
+    /// Checkpoints of another session go on beside it, and take what is written to the disks.
+    pub beside: bool,
     /// The guest's memory.
     pub ram: &'a GuestRam,
     /// Its tracker; it tracks already.
@@ -105,6 +107,11 @@ impl Copy<'_> {
         Outcome::Copied
     }
 
+    /// What was written to the disks since the last time.
+    pub(super) fn written(&self) -> Vec<KeptChange> {
+        if self.beside { self.tap.take_second() } else { self.tap.take() }
+    }
+
     /// Keeps an order that came for later; false if it ends this copy.
     pub(super) fn heed(&mut self, job: Option<Job>) -> bool {
         match job {
@@ -154,6 +161,9 @@ impl Copy<'_> {
             left = after;
             let part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
             self.outbox.part(Epoch(0), part.packed(self.pack()).once(round == 1));
+            if self.beside {
+                self.outbox.disks(Epoch(0), self.written());
+            }
             let bytes = now.len() as u64 * PAGE_SIZE;
             *copied += bytes;
             self.pace.sent(bytes);

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | protected by nobody | copying in rounds, then one checkpoint, the last |
 //! | protected by the destination | a planned promotion: one epoch |
-//! | protected by a third host | letting that go, then as if protected by nobody; the destination is then protected again |
+//! | protected by a third host | a change of its backup to the destination, then a planned promotion |
+//! | that, and it shall be stopped before anything is copied | letting its backup go, then as if protected by nobody |
 //!
 //! All of it is the primary's machine and the policy of repair; there is no second stream. The point of no return is the
 //! destination's won claim, as in a planned failover (`docs/design/migration.md`).
@@ -26,7 +27,7 @@ pub struct Migrating {
     request: MigrateRequest,
     status: MigrationStatus,
     since: Instant,
-    /// The way to the destination itself has begun; before, a backup is being let go.
+    /// The way to the destination itself has begun; before, its backup is being changed or let go.
     begun: bool,
     /// When the VM was stopped for good here, in microseconds since 1970.
     stopped_at_us: Option<u64>,
@@ -59,8 +60,9 @@ impl Engine {
                 Stage::HandingOver
             }
             (PhaseName::Protected, _) => {
-                self.repair.relocate(request.to.clone());
-                Stage::Releasing
+                let alone = request.strategy == Strategy::StopTheWorld;
+                self.repair.relocate(request.to.clone(), alone);
+                if alone { Stage::Releasing } else { Stage::Opening }
             }
             _ => {
                 self.begin_migration(&request)?;
@@ -68,7 +70,7 @@ impl Engine {
             }
         };
         let status = MigrationStatus::of(&request, stage);
-        let begun = stage != Stage::Releasing;
+        let begun = self.repair.goal().is_none();
         self.migration =
             Some(Migrating { request, status, since: Instant::now(), begun, stopped_at_us: None, why: None });
         Ok(())
@@ -98,9 +100,14 @@ impl Engine {
             return;
         };
         debug_assert_eq!(request.to, *to, "one migration at a time");
-        let begun = self.begin_migration(&request);
+        let (begun, stage) = match self.protocol.phase() {
+            PhaseName::Protected => {
+                (self.command(Command::Move).map_err(|error| self.refused(&error)), Stage::HandingOver)
+            }
+            _ => (self.begin_migration(&request), Stage::Opening),
+        };
         if let Some(migrating) = &mut self.migration {
-            (migrating.begun, migrating.status.stage) = (true, Stage::Opening);
+            (migrating.begun, migrating.status.stage) = (true, stage);
             migrating.why = begun.err().map(|error| error.message);
         }
     }
@@ -113,8 +120,16 @@ impl Engine {
         };
         let before = migrating.why.replace("an operator called it off".into());
         if !migrating.begun {
-            self.repair.stay();
-            return Ok(());
+            let kept = match self.protocol.successor() {
+                Some(_) => self.command(Command::KeepBackup),
+                None => Ok(()),
+            };
+            if kept.is_ok() {
+                self.repair.stay();
+            } else if let Some(migrating) = &mut self.migration {
+                migrating.why = before;
+            }
+            return kept.map_err(|error| self.refused(&error));
         }
         // Refused behind the last checkpoint: what follows is the arbiter's word.
         let cancelled = self.command(Command::Unprotect);
@@ -154,7 +169,10 @@ impl Engine {
     pub(super) fn learn_of_migration(&mut self, notice: &Notice) {
         let Some(migrating) = &mut self.migration else { return };
         match notice {
-            Notice::Migrating { .. } => migrating.status.stage = Stage::Copying,
+            Notice::Migrating { .. } | Notice::Copying { .. } => migrating.status.stage = Stage::Copying,
+            Notice::ChangeFailed { why, .. } => {
+                migrating.why.get_or_insert(why.to_string());
+            }
             Notice::Departing { .. } => migrating.status.stage = Stage::HandingOver,
             Notice::MigrationFailed { why, .. } | Notice::BackupLost { why, .. } if migrating.begun => {
                 migrating.why.get_or_insert(why.to_string());
@@ -164,6 +182,18 @@ impl Engine {
             }
             Notice::HandedOver { .. } => self.tell_departure(),
             _ => {}
+        }
+    }
+
+    /// Most bytes a second that the operator wants.
+    pub(super) fn migration_rate(&self) -> Option<u64> {
+        self.migration.as_ref().and_then(|migrating| migrating.request.limits.rate_ceiling)
+    }
+
+    /// The destination cannot become the backup.
+    pub(super) fn fails_to_change(&mut self, why: &str) {
+        if let Some(migrating) = &mut self.migration {
+            migrating.why.get_or_insert(why.to_string());
         }
     }
 

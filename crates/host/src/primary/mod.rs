@@ -1,6 +1,7 @@
 //! Owns a VM's loop at its primary: selects an event, hands it to the protocol, carries out the actions.
 
 mod ahead;
+mod beside;
 mod brake;
 mod busy;
 mod checkpointer;
@@ -12,6 +13,7 @@ mod pace;
 mod precopy;
 mod repair;
 mod resync;
+mod second;
 mod session;
 mod settling;
 
@@ -27,13 +29,14 @@ use crate::plan::{Inheritance, Plan};
 use crate::vm::{Ended, Snapshot, VmHandle};
 use api::migration::{MigrateRequest, RoundsEnd};
 use api::types::{ApiError, ErrorCode, ProtectRequest};
+use beside::Beside;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use orders::{Done, Job, Staged};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::pacing::{Pacing, Taken};
-use protocol::primary::{Action, Command, CommandError, Event, Primary};
+use protocol::primary::{Action, Command, CommandError, Event, PhaseName, Primary};
 use protocol::repair::Repair;
 use protocol::resync::{Base, Offer};
 use protocol::{Claim, Epoch, Grant, Micros, Session, Timing};
@@ -80,6 +83,8 @@ pub struct Engine {
     claims: Channel<(Claim, ClaimAnswer)>,
     measurements: Arc<Mutex<Measurements>>,
     staged: Option<Staged>,
+    /// The session with the host that shall be the backup in the present one's place.
+    beside: Option<Beside>,
     /// A checkpoint that was left out, and was not told of yet.
     spared: Option<(Session, Epoch)>,
     /// Most bytes a second of a first copy.
@@ -150,6 +155,7 @@ impl Engine {
             claims: unbounded(),
             measurements: Arc::default(),
             staged: None,
+            beside: None,
             spared: None,
             copy_rate: None,
             copied: None,
@@ -208,9 +214,8 @@ impl Engine {
     }
 
     fn finish(mut self, ended: Ended) -> Ended {
-        if let Some(link) = self.link.take() {
-            link.close();
-        }
+        let beside = self.beside.take().and_then(|beside| beside.link);
+        self.link.take().into_iter().chain(beside).for_each(SessionLink::close);
         self.checkpointer.quit();
         let (images, tap) = (self.machine.disks.images(), Arc::clone(self.machine.disks.tap()));
         let shared = self.machine.disks.handed_over();
@@ -275,11 +280,12 @@ impl Engine {
             {
                 self.spared = Some((session, epoch));
             }
-            Action::TakeCheckpoint { session, epoch, last, .. } => {
-                self.checkpointer.send(Job::Checkpoint { session, epoch, last });
+            Action::TakeCheckpoint { session, epoch, cut, last, with, .. } => {
+                self.checkpointer.send(Job::Checkpoint { session, epoch, cut, last, with });
             }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(session, epoch),
             Action::EndSession(session) => self.end_session(session),
+            Action::Succeed(session) => self.succeed(session),
             Action::Release(epoch) => self.gate("release output", |gate| gate.release(epoch)),
             Action::HoldOutput => self.gate("hold output", net::Gate::hold),
             // Behind a checkpoint that is being taken: it must find the gate as it began.
@@ -325,6 +331,9 @@ impl Engine {
         let base = Base { term: self.protocol.term(), session };
         let Some(link) = self.link_of(session) else { return };
         let outbox = link.outbox.clone();
+        if self.is_beside(session) {
+            return self.copy_beside(second::Begin { session, outbox, base, offer, rate: self.copy_rate });
+        }
         // The other host has opened what it was shown.
         self.proofs = Proofs::default();
         self.copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
@@ -357,16 +366,21 @@ impl Engine {
     }
 
     fn link_of(&self, session: Session) -> Option<&SessionLink> {
-        self.link.as_ref().filter(|link| link.session == session)
+        let beside = self.beside.as_ref().and_then(|beside| beside.link.as_ref());
+        self.link.iter().chain(beside).find(|link| link.session == session)
     }
 
     fn connect(&mut self, session: Session, peer: &protocol::HostName) {
+        if self.protocol.successor().is_some() {
+            self.beside = Some(Beside::new(session));
+        } else {
+            lock(&self.measurements).restart();
+        }
         let Some(addresses) = self.context.config.peers.get(peer).map(|peer| peer.addresses.clone()) else {
             let why =
                 LinkLoss::Connect(format!("{peer} is not among the peers in this host's configuration"));
             return self.incoming.0.send((session, Incoming::Gone(why))).unwrap_or(());
         };
-        lock(&self.measurements).restart();
         let call = session::Call {
             peer: peer.clone(),
             addresses: addresses.to_vec(),
@@ -380,19 +394,28 @@ impl Engine {
 
     fn on_incoming(&mut self, session: Session, message: Incoming) {
         match message {
-            Incoming::Connected(link) => {
-                // A session that was given up while it connected is closed by dropping its link.
-                if self.plan.as_ref().is_none_or(|plan| plan.request.input_replay) {
-                    self.machine.share_input(link.outbox.clone());
+            Incoming::Connected(link) if self.is_beside(session) => {
+                if let Some(beside) = &mut self.beside {
+                    beside.link = Some(link);
                 }
+                self.feed(Event::Connected(session));
+            }
+            // A session that was given up while it connected is closed by dropping its link.
+            Incoming::Connected(_) if self.protocol.phase() != PhaseName::Opening => {}
+            Incoming::Connected(link) => {
+                self.share_input(&link.outbox, 0);
                 self.link = Some(link);
                 self.feed(Event::Connected(session));
             }
             Incoming::Message(message) => {
-                if let protocol::wire::ToPrimary::Ack(epoch, _) = message {
+                let present = !self.is_beside(session);
+                if let protocol::wire::ToPrimary::Ack(epoch, _) = message
+                    && present
+                {
                     lock(&self.measurements).acknowledged(epoch.0, os::clock::realtime_us());
                 }
-                if message == protocol::wire::ToPrimary::Leaving && self.link_of(session).is_some() {
+                if message == protocol::wire::ToPrimary::Leaving && present && self.link_of(session).is_some()
+                {
                     self.backup_leaves();
                 }
                 self.feed(Event::Message(session, message));
@@ -402,6 +425,9 @@ impl Engine {
     }
 
     fn end_session(&mut self, session: Session) {
+        if self.beside.as_ref().is_some_and(|beside| beside.session == session) {
+            return self.end_beside();
+        }
         if let Some(link) = self.link.take_if(|link| link.session == session) {
             link.close();
         }
@@ -435,7 +461,7 @@ impl Engine {
                 self.stopped_for_migration(record.at_us);
                 record.term = self.protocol.term().0;
                 lock(&self.measurements).cut(record);
-                self.staged = Some(*staged);
+                self.stage(*staged);
                 self.feed(Event::CheckpointTaken { session, epoch, taken });
             }
             Done::Failed { session, why, resumable } => {
@@ -452,6 +478,9 @@ impl Engine {
     }
 
     fn send_checkpoint(&mut self, session: Session, epoch: protocol::Epoch) {
+        if self.is_beside(session) {
+            return self.send_joint();
+        }
         let Some(staged) = self.staged.take_if(|staged| staged.epoch == epoch) else { return };
         if let Some(link) = self.link_of(session) {
             staged.send(&link.outbox);

@@ -1,6 +1,7 @@
 //! Owns the words between a VM's loop and the thread that stops its guest: orders, answers, and a checkpoint that was taken.
 
 use super::precopy::RoundTold;
+use super::second::Begin;
 use crate::disks::KeptChange;
 use crate::link::{Outbox, Part};
 use api::types::{CopyProgress, EpochRecord};
@@ -28,6 +29,8 @@ pub enum Job {
         /// The policy, if the VM shall run there.
         migration: Option<Box<Migration>>,
     },
+    /// Begin the first copy of a session beside the present one.
+    CopyBeside(Box<Begin>),
     /// Hashes of the backup's copies, for the first copy.
     Hashes(Session, Hashes),
     /// The backup has what the first copy sent before its mark.
@@ -38,9 +41,15 @@ pub enum Job {
         session: Session,
         /// The epoch that it closes.
         epoch: Epoch,
+        /// The gate's number of it.
+        cut: Epoch,
         /// Leave the guest paused.
         last: bool,
+        /// It is the first one of this session, too.
+        with: Option<Session>,
     },
+    /// The session that was begun beside the present one takes its place.
+    Succeed(Session),
     /// Forget the session.
     EndSession(Session),
     /// From now on the guest loses so many percent of its time.
@@ -101,6 +110,8 @@ pub struct Staged {
     pub(super) device: Vec<u8>,
     pub(super) cut: CutReport,
     pub(super) gate: Vec<u8>,
+    /// The same for the session that was begun beside this one.
+    pub(super) with: Option<(Session, Box<Staged>)>,
 }
 
 impl Staged {

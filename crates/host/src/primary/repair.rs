@@ -76,6 +76,10 @@ impl Engine {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 self.repair.failed(now(), peer, &why.to_string(), busy);
             }
+            Notice::ChangeFailed { peer, why } => {
+                let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
+                self.repair.failed(now(), peer, &why.to_string(), busy);
+            }
             Notice::MigrationFailed { peer, why } => self.repair.failed(now(), peer, &why.to_string(), false),
             Notice::Protected { peer, .. } => self.repair.protected(now(), peer),
             Notice::BackupLost { peer, why } => self.repair.lost(now(), peer, &why.to_string()),
@@ -97,10 +101,12 @@ impl Engine {
     pub(super) fn mend(&mut self) {
         let peer = self.protocol.peer().cloned();
         let draining = self.context.drain.on();
-        let situation = Situation { phase: self.protocol.phase(), peer: peer.as_ref(), draining };
+        let changing = self.protocol.successor().is_some();
+        let situation = Situation { phase: self.protocol.phase(), peer: peer.as_ref(), changing, draining };
         match self.repair.next(now(), situation) {
             Some(Step::Protect(host)) => self.protect_again(&host),
             Some(Step::Move) => self.ask_before_move(),
+            Some(Step::Change(host)) => self.change_to(&host),
             Some(Step::Release) => {
                 // What is refused now is tried again.
                 let _ = self.command(Command::Unprotect);
@@ -118,6 +124,19 @@ impl Engine {
         let what = serde_json::json!({"event": "protecting_again", "peer": host});
         self.context.events.log(self.handle.name(), &what, text);
         if let Err(error) = self.protect(&plan, host) {
+            self.repair.failed(now(), host, &error.message, false);
+        }
+    }
+
+    /// The backup leaves, or the VM shall run at this host.
+    fn change_to(&mut self, host: &HostName) {
+        let text =
+            format!("VM {}: brings up {host} as its backup in the present one's place", self.handle.name());
+        let what = serde_json::json!({"event": "changing_backup", "peer": host});
+        self.context.events.log(self.handle.name(), &what, text);
+        let rate = self.migration_rate();
+        if let Err(error) = self.change_backup(host, rate) {
+            self.fails_to_change(&error.message);
             self.repair.failed(now(), host, &error.message, false);
         }
     }

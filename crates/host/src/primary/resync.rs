@@ -116,7 +116,7 @@ impl Copy<'_> {
                 return Some(hashes);
             }
             match self.jobs.recv_timeout(DISK_PAUSE) {
-                Err(RecvTimeoutError::Timeout) => self.outbox.disks(Epoch(0), self.tap.take()),
+                Err(RecvTimeoutError::Timeout) => self.outbox.disks(Epoch(0), self.written()),
                 job => {
                     if !self.heed(job.ok()) {
                         return None;
@@ -155,7 +155,7 @@ impl Copy<'_> {
         self.tap.meter().copied(part.disk, part.len, bytes);
         self.pace.sent(bytes);
         if !changes.is_empty() {
-            changes.append(&mut self.tap.take());
+            changes.append(&mut self.written());
             self.outbox.disks(Epoch(0), changes);
         }
     }

@@ -68,9 +68,9 @@ impl Backup {
     fn arm(&mut self, out: &mut Vec<Action>) {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
             Phase::Copying(primary) => {
-                let (host, term) = (primary.host.clone(), primary.term);
-                // Its primary must win the next term before it opens another session.
-                self.least = self.least.max(term.next());
+                let (host, term, session) = (primary.host.clone(), primary.term, primary.session);
+                // Its primary opens another session with this host in a later term, or once this backup has resigned.
+                self.least = self.least.max((term, session.next()));
                 out.push(Action::Notice(Notice::StandbyArmed { primary: host, term }));
                 Phase::Armed(primary)
             }

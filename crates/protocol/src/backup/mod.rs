@@ -40,7 +40,7 @@ mod listening;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
 use crate::detector::{Detector, Gaps};
-use crate::ids::{Epoch, HostName, Term};
+use crate::ids::{Epoch, HostName, Session, Term};
 use crate::notice::{Discard, LinkLoss, Notice};
 use crate::ownership::{Claim, Grant};
 use crate::resync::Offer;
@@ -60,8 +60,8 @@ pub struct Conn(pub u64);
 /// Something that happened at the backup.
 #[derive(Debug)]
 pub enum Event {
-    /// A primary opened a session in this term.
-    Hello(Conn, Term, Hello),
+    /// A primary opened this session in this term.
+    Hello(Conn, (Term, Session), Hello),
     /// A message came.
     Message(Conn, ToBackup),
     /// The connection ended, or ([`LinkLoss::Stream`]) its bytes make no sense while the primary is alive.
@@ -178,6 +178,7 @@ struct Staged {
 struct Primary {
     host: HostName,
     term: Term,
+    session: Session,
     /// The connection that opened the session; also its name, when the connection is over.
     opened: Conn,
     conn: Option<Conn>,
@@ -224,8 +225,9 @@ enum Phase {
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub struct Backup {
     claimant: Claimant,
-    /// Only an owner of this term or a later one may overwrite the copy of the disks that this host has.
-    least: Term,
+    /// Only a session of this term that is not older than this one, or one of a later term, may overwrite the copy of the disks
+    /// that this host has.
+    least: (Term, Session),
     phase: Phase,
     /// What is known of the link to a primary from earlier sessions, or from wherever.
     known: Option<(HostName, Gaps)>,
@@ -234,10 +236,10 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// A backup that knows nothing yet but what this host's copy of the disks says: an owner of a term lower than
-    /// `least` may not overwrite it ([`crate::journal::Stamp::least_term`]; 0 without a copy).
+    /// A backup that knows nothing yet but what this host's copy of the disks says: a session before `least` may not
+    /// overwrite it ([`crate::journal::Stamp::least`]; 0 without a copy).
     #[must_use]
-    pub fn new(claimant: Claimant, least: Term) -> Self {
+    pub fn new(claimant: Claimant, least: (Term, Session)) -> Self {
         Self {
             claimant,
             least,
@@ -274,6 +276,12 @@ impl Backup {
         self.primary().map(|p| (&p.host, p.term, p.committed))
     }
 
+    /// The session that it stands by in.
+    #[must_use]
+    pub fn session(&self) -> Option<Session> {
+        self.primary().map(|p| p.session)
+    }
+
     /// The newest term that this host knows of.
     #[must_use]
     pub fn known_term(&self) -> Term {
@@ -286,7 +294,7 @@ impl Backup {
     /// Takes an event and appends what is to be done.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::Hello(conn, term, hello) => self.on_hello(now, conn, term, hello, out),
+            Event::Hello(conn, of, hello) => self.on_hello(now, conn, of, hello, out),
             Event::Message(conn, message) => self.on_message(now, conn, message, out),
             Event::Disconnected(conn, why) => self.on_disconnected(now, conn, why, out),
             Event::StandbyReady(conn, offer) => self.on_standby_ready(now, conn, offer, out),
@@ -322,8 +330,8 @@ impl Backup {
 
     /// Whether a Hello would be taken: what a standby needs is to be had before anything of the old state goes.
     #[must_use]
-    pub fn takes(&self, term: Term, hello: &Hello) -> bool {
-        self.refuse_hello(term, hello).is_none()
+    pub fn takes(&self, of: (Term, Session), hello: &Hello) -> bool {
+        self.refuse_hello(of, hello).is_none()
     }
 
     /// When to call [`Backup::handle`] with a [`Event::Tick`] at the latest.
@@ -366,8 +374,16 @@ impl Backup {
         self.primary().is_some_and(|p| p.conn == Some(conn))
     }
 
-    fn on_hello(&mut self, now: Instant, conn: Conn, term: Term, hello: Hello, out: &mut Vec<Action>) {
-        if let Some(refusal) = self.refuse_hello(term, &hello) {
+    fn on_hello(
+        &mut self,
+        now: Instant,
+        conn: Conn,
+        of: (Term, Session),
+        hello: Hello,
+        out: &mut Vec<Action>,
+    ) {
+        let (term, session) = of;
+        if let Some(refusal) = self.refuse_hello(of, &hello) {
             if let ToPrimary::Refuse(why @ Refusal::NewerCopy { .. }) = &refusal {
                 let (primary, why) = (hello.primary, why.clone());
                 out.push(Action::Notice(Notice::StandbyRefused { primary, term, why }));
@@ -376,7 +392,7 @@ impl Backup {
             out.push(Action::Close(conn));
             return;
         }
-        self.least = self.least.max(term);
+        self.least = self.least.max(of);
         if !matches!(self.phase, Phase::Empty | Phase::Done) {
             self.discard(Discard::Replaced { term }, out);
         }
@@ -385,6 +401,7 @@ impl Backup {
         self.phase = Phase::Preparing(Primary {
             host: primary,
             term,
+            session,
             opened: conn,
             conn: Some(conn),
             // The primary is silent until the standby is there.
@@ -407,8 +424,8 @@ impl Backup {
         out.push(Action::Prepare(conn, hello));
     }
 
-    fn refuse_hello(&self, term: Term, hello: &Hello) -> Option<ToPrimary> {
-        let known = self.known_term();
+    fn refuse_hello(&self, of: (Term, Session), hello: &Hello) -> Option<ToPrimary> {
+        let (term, known) = (of.0, self.known_term());
         if term < known {
             return Some(ToPrimary::Fenced(known));
         }
@@ -432,8 +449,8 @@ impl Backup {
         if busy {
             return Some(ToPrimary::Refuse(Refusal::Busy { term: known }));
         }
-        let newer = || Refusal::NewerCopy { host: self.claimant.host().clone(), least: self.least };
-        (term < self.least).then(|| ToPrimary::Refuse(newer()))
+        let newer = || Refusal::NewerCopy { host: self.claimant.host().clone(), least: self.least.0 };
+        (of < self.least).then(|| ToPrimary::Refuse(newer()))
     }
 
     fn on_standby_ready(&mut self, now: Instant, conn: Conn, offer: Offer, out: &mut Vec<Action>) {
@@ -489,12 +506,26 @@ impl Backup {
             ToBackup::Mark => self.on_mark(conn, out),
             ToBackup::Commit(epoch, commit) => self.on_commit(now, epoch, commit, out),
             ToBackup::Yield(epoch, reason) => self.on_yield(epoch, reason, out),
+            ToBackup::Resign => self.resign(conn, out),
             ToBackup::End(reason) => {
                 if !matches!(self.phase, Phase::Claiming(..) | Phase::Promoting(..)) {
                     self.discard(Discard::Ended(reason), out);
                 }
             }
         }
+    }
+
+    /// Another backup has what this one has. One that has asked for the term goes on asking, and the arbiter decides.
+    fn resign(&mut self, conn: Conn, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Claiming(..) | Phase::Promoting(..)) {
+            return;
+        }
+        out.push(Action::Send(conn, ToPrimary::Resigned));
+        #[cfg(feature = "planted")]
+        if self.planted.resign_and_stay {
+            return;
+        }
+        self.discard(Discard::Resigned, out);
     }
 
     fn on_disconnected(&mut self, now: Instant, conn: Conn, why: LinkLoss, out: &mut Vec<Action>) {

@@ -12,7 +12,8 @@
 //!   it before. The owner's last writes may be of an epoch that no one saw; a restart is a power cut, and after
 //!   one the disk may hold more than was answered for. What the guest never flushed may be missing there and
 //!   present at the backup: a disk under a power cut owes no more.
-//! - Two backups of one session: the higher epoch. Of two sessions epochs cannot be compared.
+//! - Two backups of one session: the higher epoch. Of two sessions the later: the earlier one ended with a checkpoint that
+//!   was also the later one's first (a change of backup).
 //! - A copy that is being filled is no copy.
 //!
 //! A grant that was won and never used changes no stamp, so the arbiter's newest term may be higher than both.
@@ -143,14 +144,15 @@ impl Stamp {
         })
     }
 
-    /// The lowest term in which an owner may overwrite these images with a first copy. Whole ones of a term are not its
-    /// owner's to overwrite any more: their backup was entitled, so he must win the next term before he opens another
-    /// session; what names the term again is a Hello that comes late.
+    /// The lowest term and session that may overwrite these images with a first copy. Whole ones are not their own session's
+    /// to overwrite any more, nor an earlier one's: what names it again is a Hello that comes late. A later session of the
+    /// term may: the backup resigned before, when another had all that it had. What an owner has is the next term's.
     #[must_use]
-    pub fn least_term(&self) -> Term {
+    pub fn least(&self) -> (Term, Session) {
         match self.content {
-            Content::Filling => self.term,
-            Content::Epoch | Content::Running | Content::Stopped => self.term.next(),
+            Content::Filling => (self.term, Session(0)),
+            Content::Epoch => (self.term, self.session.next()),
+            Content::Running | Content::Stopped => (self.term.next(), Session(0)),
         }
     }
 }
@@ -183,9 +185,6 @@ pub enum Why {
     /// A term has one owner; someone copied a directory.
     #[error("both copies were run on in the same term: one is a copy of the other's directory")]
     TwoOwners,
-    /// Epochs of two sessions.
-    #[error("the copies are of two sessions of one term, whose epochs cannot be compared")]
-    OtherSession,
 }
 
 /// Which of two copies is newer. Journals must be recovered before: a backup's stamp then names its newest
@@ -213,8 +212,7 @@ pub fn newer(a: &Stamp, b: &Stamp) -> Newer {
     }
     match (a.content.is_owners(), b.content.is_owners()) {
         (true, true) => undecidable(Why::TwoOwners),
-        (false, false) if a.session != b.session => undecidable(Why::OtherSession),
-        (false, false) => greater(a.epoch.cmp(&b.epoch)),
+        (false, false) => greater((a.session, a.epoch).cmp(&(b.session, b.epoch))),
         (first, second) => greater(first.cmp(&second)),
     }
 }
@@ -251,7 +249,7 @@ mod tests {
             (stamp(1, 8, 60, Stopped), stamp(1, 8, 70, Epoch), First),
             (stamp(1, 8, 70, Epoch), stamp(1, 8, 69, Epoch), First),
             (stamp(1, 8, 70, Epoch), stamp(1, 8, 70, Epoch), Same),
-            (stamp(1, 8, 70, Epoch), stamp(1, 9, 69, Epoch), undecidable(Why::OtherSession)),
+            (stamp(1, 8, 70, Epoch), stamp(1, 9, 69, Epoch), Second),
             (stamp(1, 8, 70, Running), stamp(1, 8, 70, Stopped), undecidable(Why::TwoOwners)),
             (stamp(9, 9, 99, Filling), stamp(1, 1, 1, Running), Second),
             (stamp(9, 9, 99, Filling), stamp(9, 9, 99, Filling), undecidable(Why::BothFilling)),
@@ -266,10 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_copy_is_overwritten_by_a_later_term_only() {
+    fn a_whole_copy_is_overwritten_by_what_comes_later_only() {
         for stamp in every() {
-            let later = if stamp.content == Content::Filling { 0 } else { 1 };
-            assert_eq!(stamp.least_term(), Term(stamp.term.0 + later), "{stamp:?}");
+            let (Term(term), Session(session)) = (stamp.term, stamp.session);
+            let least = match stamp.content {
+                Content::Filling => (term, 0),
+                Content::Epoch => (term, session + 1),
+                Content::Running | Content::Stopped => (term + 1, 0),
+            };
+            assert_eq!(stamp.least(), (Term(least.0), Session(least.1)), "{stamp:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use crate::notice::{LinkLoss, Notice};
 use crate::pacing::{Pacer, Taken};
 use crate::slowing::Brake;
 use crate::time::{Instant, Micros};
+use crate::timing::Timing;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -15,28 +16,72 @@ const MAX_FAILURES: u32 = 3;
 /// A slowed guest is given back its time in steps of so many percent.
 const BRAKE_STEP: u8 = 3;
 
+impl Pipeline {
+    /// Of a session whose first epoch the gate counts behind so many.
+    pub(super) fn behind(before: u64, timing: &Timing, now: Instant) -> Self {
+        Self {
+            before,
+            ledger: Ledger::new(timing),
+            pacer: Pacer::new(timing.pacing, timing.interval, now),
+            running: None,
+            failures: 0,
+            throttled: None,
+            brake: Brake::new(timing.max_slowdown, now),
+            slowed: 0,
+        }
+    }
+
+    /// A checkpoint is taken, and about to be sent. Says for how long the VM had waited for it.
+    pub(super) fn note_taken(&mut self, now: Instant, epoch: Epoch, taken: Taken) -> Option<Instant> {
+        self.failures = 0;
+        // The checkpoint itself let the VM go on, or left it paused if it was the last.
+        let waited = self.throttled.take();
+        let stood = waited.map_or(Micros(0), |since| taken.cut_at.since(since));
+        // A guest that is slowed, or stood still, would have done more than it could.
+        let free = self.slowed == 0 && waited.is_none();
+        let seen = Taken { busy: taken.busy.filter(|_| free), waited: taken.waited && free, ..taken };
+        self.pacer.taken(now, epoch, seen);
+        self.brake.taken(now, epoch, taken.cut_at, (taken.pages, stood));
+        self.ledger.send(epoch, taken.cut_at);
+        waited
+    }
+
+    /// Only what no checkpoint has closed pulls the next one forward.
+    pub(super) fn output_waits(&mut self, cut: Epoch, since: Instant) {
+        let epoch = Epoch(cut.0.saturating_sub(self.before));
+        let closing = self.running.map_or(Epoch(0), |(running, _)| running);
+        if epoch > closing.max(self.ledger.sent()) {
+            self.pacer.output(epoch, since);
+        }
+    }
+
+    /// What the gate calls an epoch.
+    pub(super) fn cut_of(&self, epoch: Epoch) -> Epoch {
+        Epoch(self.before + epoch.0)
+    }
+}
+
 impl Primary {
-    pub(super) fn on_copied(&mut self, now: Instant, session: Session, _out: &mut [Action]) {
+    pub(super) fn on_copied(&mut self, now: Instant, session: Session) {
+        if self.is_successor(session) {
+            return self.successor_copied();
+        }
         let timing = self.timing;
         if let Phase::Copying(link, pipeline @ None) = &mut self.phase
             && link.session == session
         {
-            *pipeline = Some(Pipeline {
-                ledger: Ledger::new(&timing),
-                pacer: Pacer::new(timing.pacing, timing.interval, now),
-                running: None,
-                failures: 0,
-                throttled: None,
-                brake: Brake::new(timing.max_slowdown, now),
-                slowed: 0,
-            });
+            *pipeline = Some(Pipeline::behind(0, &timing, now));
         }
     }
 
     /// When the next checkpoint is due; none while one runs or must wait for an acknowledgement.
     pub(super) fn checkpoint_deadline(&self) -> Option<Instant> {
         let pipeline = self.pipeline()?;
-        let waits = pipeline.running.is_some() || pipeline.throttled.is_some() || self.is_handed_over();
+        let waits = pipeline.running.is_some()
+            || pipeline.throttled.is_some()
+            || self.is_handed_over()
+            || self.is_joint()
+            || self.is_unsettled();
         let stall = pipeline.ledger.oldest_waiting().map(|cut_at| cut_at + self.timing.stall);
         let full = pipeline.ledger.in_flight() >= self.timing.max_in_flight;
         let due = match (full, self.next_is_last()) {
@@ -69,17 +114,21 @@ impl Primary {
         let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
         let session = self.link().map(|link| link.session);
         let is_armed = matches!(self.phase, Phase::Protected(..));
+        let must_wait = self.is_joint() || self.is_unsettled();
         let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
         let due = if last { pipeline.pacer.last_due() } else { pipeline.pacer.due() };
-        if pipeline.running.is_some() || handed_over || dead || now < due {
+        if pipeline.running.is_some() || handed_over || must_wait || dead || now < due {
             return;
         }
         if pipeline.ledger.in_flight() < max {
             let epoch = pipeline.ledger.open_epoch();
+            let cut = pipeline.cut_of(epoch);
             pipeline.running = Some((epoch, last));
-            let may_spare = is_armed && pipeline.throttled.is_none();
-            let spare = pipeline.pacer.may_spare(now).filter(|_| may_spare);
-            out.push(Action::TakeCheckpoint { session, epoch, last, spare });
+            let free = pipeline.throttled.is_none();
+            let spare = pipeline.pacer.may_spare(now).filter(|_| is_armed && free);
+            let with = if free { self.begin_joint() } else { None };
+            let spare = spare.filter(|_| with.is_none());
+            out.push(Action::TakeCheckpoint { session, epoch, cut, last, with, spare });
             return;
         }
         if pipeline.throttled.is_none() && now >= pipeline.pacer.overdue() {
@@ -104,21 +153,14 @@ impl Primary {
         }
         let Some(pipeline) = self.pipeline_mut() else { return };
         let Some((_, last)) = pipeline.running.take_if(|(running, _)| *running == epoch) else { return };
-        pipeline.failures = 0;
-        // The checkpoint itself let the VM go on, or left it paused if it was the last.
-        let waited = pipeline.throttled.take();
-        let stood = waited.map_or(Micros(0), |since| taken.cut_at.since(since));
-        // A guest that is slowed, or stood still, would have done more than it could.
-        let free = pipeline.slowed == 0 && waited.is_none();
-        let seen = Taken { busy: taken.busy.filter(|_| free), waited: taken.waited && free, ..taken };
-        pipeline.pacer.taken(now, epoch, seen);
-        pipeline.brake.taken(now, epoch, taken.cut_at, (taken.pages, stood));
-        pipeline.ledger.send(epoch, taken.cut_at);
+        let waited = pipeline.note_taken(now, epoch, taken);
+        let cut = pipeline.cut_of(epoch);
         self.paused = last;
         if let Some(since) = waited {
             self.throttle_total.0 += now.since(since).0;
         }
         out.push(Action::SendCheckpoint(session, epoch));
+        self.joint_taken(now, cut, taken, out);
         self.arm(out);
         self.heed_brake(out);
     }
@@ -140,12 +182,11 @@ impl Primary {
         }
     }
 
-    /// Only what no checkpoint has closed pulls the next one forward.
-    pub(super) fn on_output_waits(&mut self, epoch: Epoch, since: Instant) {
-        let Some(pipeline) = self.pipeline_mut() else { return };
-        let closing = pipeline.running.map_or(Epoch(0), |(running, _)| running);
-        if epoch > closing.max(pipeline.ledger.sent()) {
-            pipeline.pacer.output(epoch, since);
+    pub(super) fn on_output_waits(&mut self, cut: Epoch, since: Instant) {
+        if self.is_joint() {
+            self.joint_output_waits(cut, since);
+        } else if let Some(pipeline) = self.pipeline_mut() {
+            pipeline.output_waits(cut, since);
         }
     }
 
@@ -195,6 +236,7 @@ impl Primary {
         pipeline.pacer.failed(now);
         pipeline.throttled = None;
         let failures = pipeline.failures;
+        self.joint_failed();
         out.push(Action::Notice(Notice::CheckpointFailed { epoch, why: why.clone() }));
         self.paused = true;
         self.resume_if_paused(out);
@@ -223,12 +265,15 @@ impl Primary {
     pub(super) fn release(&mut self, now: Instant, out: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let early = self.planted.release_early;
+        if self.is_joint() {
+            return;
+        }
         let Some(pipeline) = self.pipeline_mut() else { return };
         let epoch = pipeline.ledger.releasable(now);
         #[cfg(feature = "planted")]
         let epoch = if early { Some(pipeline.ledger.acked().next()) } else { epoch };
         if let Some(epoch) = epoch {
-            out.push(Action::Release(epoch));
+            out.push(Action::Release(pipeline.cut_of(epoch)));
         }
     }
 

@@ -32,10 +32,12 @@ impl Primary {
             Command::Migrate { peer, timing, machine, stop_first } => {
                 self.open(now, (peer, Aim::Migrate { stop_first }), timing, machine, out)?;
             }
+            Command::Change { peer, machine } => self.change(now, (peer, machine), out)?,
+            Command::KeepBackup => self.keep_backup(out)?,
             Command::Unprotect => self.leave(Purpose::Unprotect, out)?,
             Command::Stop => self.leave(Purpose::Stop, out)?,
-            Command::Failover => self.failover(Aim::Guard)?,
-            Command::Move => self.failover(Aim::Move)?,
+            Command::Failover => self.failover(Aim::Guard, out)?,
+            Command::Move => self.failover(Aim::Move, out)?,
         }
         self.drive(now, out);
         self.check();
@@ -62,20 +64,23 @@ impl Primary {
         }
         timing.check().map_err(|_| CommandError::Timing)?;
         self.timing = timing;
+        self.phase = Phase::Opening(self.call(now, (peer, aim), machine, out));
+        Ok(())
+    }
+
+    /// Begins a session.
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        (peer, aim): (HostName, Aim),
+        machine: Vec<u8>,
+        out: &mut Vec<Action>,
+    ) -> Link {
         self.last_session = self.last_session.next();
         let session = self.last_session;
         let detector = Detector::new(now, OPENING_TIMEOUT);
         out.push(Action::Connect(session, peer.clone()));
-        self.phase = Phase::Opening(Link {
-            session,
-            peer,
-            machine,
-            aim,
-            detector,
-            next_heartbeat: now,
-            beats_since: now,
-        });
-        Ok(())
+        Link { session, peer, machine, aim, detector, next_heartbeat: now, beats_since: now }
     }
 
     /// Leaves protection, or ends the VM. A backup that is entitled keeps protecting until the arbiter has
@@ -87,6 +92,9 @@ impl Primary {
                 let asking = Asking::new(self.claimant.claim(self.grant.term().next()));
                 out.push(Action::Claim(asking.claim().clone()));
                 *leaving = Some((asking, purpose));
+                if !self.is_joint() {
+                    self.leave_successor(out);
+                }
             }
             Phase::Unprotected => {}
             Phase::Opening(_) | Phase::Copying(..) => self.abandon_copy(super::end_reason(purpose), out),
@@ -99,11 +107,15 @@ impl Primary {
     }
 
     /// Begins a planned failover: the next checkpoint is the last.
-    fn failover(&mut self, aim: Aim) -> Result<(), CommandError> {
+    fn failover(&mut self, aim: Aim, out: &mut Vec<Action>) -> Result<(), CommandError> {
+        if self.is_joint() {
+            return Err(CommandError::Changing);
+        }
         match core::mem::replace(&mut self.phase, Phase::Unprotected) {
             Phase::Protected(mut link, pipeline, None) => {
                 link.aim = aim;
                 self.phase = Phase::HandingOver(link, pipeline);
+                self.leave_successor(out);
                 Ok(())
             }
             phase => {
@@ -116,7 +128,7 @@ impl Primary {
         }
     }
 
-    fn undecided(&self) -> CommandError {
+    pub(super) fn undecided(&self) -> CommandError {
         CommandError::Undecided(match self.phase {
             Phase::Protected(..) => "leaving its protection",
             Phase::HandingOver(..) | Phase::Yielded(_) => "being handed over",
@@ -155,7 +167,7 @@ impl Primary {
         match core::mem::replace(&mut self.phase, Phase::Ended) {
             // An unprotect under way is decided by the arbiter all the same; the backup's claim settles it.
             Phase::Protected(link, pipeline, _) | Phase::HandingOver(link, pipeline) => {
-                let epoch = pipeline.ledger.acked();
+                let (link, epoch) = self.heir(link, &pipeline, out);
                 self.yield_to(now, link, epoch, YieldReason::VmDied, out);
             }
             // The first checkpoint was not sent: nobody can go on.

@@ -17,14 +17,23 @@ const PATIENCE_WITH_HEIR: u64 = 8;
 
 impl Primary {
     pub(super) fn on_connected(&mut self, now: Instant, session: Session, out: &mut Vec<Action>) {
-        let (vm, primary, timing) = (self.claimant.vm().clone(), self.claimant.host().clone(), self.timing);
+        if self.is_successor(session) {
+            return self.successor_connected(now, out);
+        }
+        let hello = self.hello();
         if let Phase::Opening(link) = &mut self.phase
             && link.session == session
         {
             link.detector.hear(now);
             let machine = core::mem::take(&mut link.machine);
-            out.push(Action::Send(session, ToBackup::Hello(Hello { vm, primary, timing, machine })));
+            out.push(Action::Send(session, ToBackup::Hello(hello(machine))));
         }
+    }
+
+    /// What opens a session, but for the VM's description.
+    pub(super) fn hello(&self) -> impl FnOnce(Vec<u8>) -> Hello + use<> {
+        let (vm, primary, timing) = (self.claimant.vm().clone(), self.claimant.host().clone(), self.timing);
+        move |machine| Hello { vm, primary, timing, machine }
     }
 
     pub(super) fn on_message(
@@ -34,6 +43,9 @@ impl Primary {
         message: ToPrimary,
         out: &mut Vec<Action>,
     ) {
+        if self.is_successor(session) {
+            return self.successor_says(now, message, out);
+        }
         if !self.is_current(session) {
             return;
         }
@@ -48,7 +60,8 @@ impl Primary {
             ToPrimary::Pulse(body) => self.on_answer(now, None, body, out),
             ToPrimary::Ack(epoch, body) => self.on_answer(now, Some(epoch), body, out),
             ToPrimary::Declined(term) => self.on_declined(term, out),
-            // Whoever knows another candidate ends this protection.
+            ToPrimary::Resigned => self.on_resigned(now, out),
+            // Whoever knows another candidate changes to it.
             ToPrimary::Leaving => {}
         }
     }
@@ -65,7 +78,7 @@ impl Primary {
     }
 
     /// What is known of the link to this backup, or nothing yet.
-    fn learn_of(&mut self, now: Instant, peer: &HostName) {
+    pub(super) fn learn_of(&mut self, now: Instant, peer: &HostName) {
         if self.timing.adapts() {
             let heartbeat = self.timing.heartbeat;
             let known = self.learnt.take().filter(|(of, _)| of == peer);

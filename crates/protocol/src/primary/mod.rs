@@ -27,10 +27,13 @@
 //! the next term, or exactly one backup is entitled and output leaves only on its acknowledgement.* So every way
 //! from Protected back to Unprotected, the operator's `unprotect` and `stop` included, goes through the arbiter.
 
+mod change;
 mod checkpoints;
 mod commands;
 mod frames;
 mod ownership;
+
+pub use change::ChangeStage;
 
 use crate::asking::{Asking, ClaimAnswer, Claimant};
 use crate::detector::{Detector, Gaps, Listening, overslept};
@@ -68,6 +71,15 @@ pub enum Command {
     Failover,
     /// The same, because the VM shall run there; the backup's host protects it again, whatever follows losses usually.
     Move,
+    /// Protect the VM on `peer` in place of its backup, which protects it until then.
+    Change {
+        /// The new backup.
+        peer: HostName,
+        /// The VM's description for it.
+        machine: Vec<u8>,
+    },
+    /// The backup stays: ends a change.
+    KeepBackup,
     /// Bring a VM that nobody protects to `peer`, which goes on with it: the first copy, then one checkpoint, the last.
     Migrate {
         /// The destination.
@@ -90,6 +102,12 @@ pub enum CommandError {
     /// On the way to another host.
     #[error("the VM is being migrated; `undying vm migrate --cancel` ends that")]
     Migrating,
+    /// Another backup is being brought up.
+    #[error("its backup is being changed; wait until that is done")]
+    Changing,
+    /// No other backup is being brought up.
+    #[error("its backup is not being changed")]
+    NotChanging,
     /// There is no backup.
     #[error("the VM is not protected")]
     NotProtected,
@@ -121,7 +139,7 @@ pub enum Event {
         /// What it took.
         taken: Taken,
     },
-    /// An answer of this epoch waits in the gate, its first packet since then.
+    /// An answer of this epoch of the gate waits in it, its first packet since then.
     OutputWaits(Epoch, Instant),
     /// A checkpoint failed; its dirty pages are owed to the next, the gate was not cut.
     CheckpointFailed {
@@ -162,8 +180,12 @@ pub enum Action {
         session: Session,
         /// The epoch that it closes.
         epoch: Epoch,
+        /// The same as the gate numbers them: its epochs count on when a backup is changed.
+        cut: Epoch,
         /// Leave the VM paused: it goes on elsewhere.
         last: bool,
+        /// It is the first one of this session, too: the VM's backup is being changed.
+        with: Option<Session>,
         /// It may be left out if the guest ran for less than this since the one before, and wrote nothing to its disks or to
         /// others: [`Event::CheckpointSpared`].
         spare: Option<Micros>,
@@ -174,7 +196,9 @@ pub enum Action {
     Acknowledged(Session, Epoch),
     /// Stop gathering and forget the session: close its connection, untrack memory.
     EndSession(Session),
-    /// Let output of epochs up to this one leave.
+    /// This session, begun beside the present one, takes its place: from now on checkpoints are of it.
+    Succeed(Session),
+    /// Let output of the gate's epochs up to this one leave.
     Release(Epoch),
     /// From this instant let nothing leave (it is held already in epochs; this also holds what is unprotected).
     HoldOutput,
@@ -259,10 +283,21 @@ struct Link {
     beats_since: Instant,
 }
 
+impl Link {
+    fn beat(&mut self, now: Instant, heartbeat: Micros, wish: Micros, out: &mut Vec<Action>) {
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + heartbeat;
+            out.push(Action::Send(self.session, ToBackup::Heartbeat(Beat { at: now, wish })));
+        }
+    }
+}
+
 /// Checkpointing in the Protected and HandingOver phases.
 #[derive(Debug)]
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 struct Pipeline {
+    /// Epochs of the gate before the session's first.
+    before: u64,
     ledger: Ledger,
     pacer: Pacer,
     /// The epoch being cut now, and whether the VM stays paused behind it.
@@ -306,6 +341,8 @@ pub struct Primary {
     grant: Grant,
     timing: Timing,
     phase: Phase,
+    /// In Protected: the host that shall be the backup.
+    successor: Option<change::Successor>,
     /// Grows for as long as this machine lives, over its terms: what a reader or a checkpoint of an old session
     /// still posts must not pass for the present one's.
     last_session: Session,
@@ -330,6 +367,7 @@ impl Primary {
             grant,
             timing: Timing::default(),
             phase: Phase::Unprotected,
+            successor: None,
             last_session: Session(0),
             paused: false,
             vm_dead: false,
@@ -426,10 +464,13 @@ impl Primary {
     /// is not touched by this: that goes by the clock.
     pub fn wake(&mut self, now: Instant) {
         let asleep = overslept(self.deadline(), now, self.timing.heartbeat);
-        if let (Some(asleep), Some(link)) = (asleep, self.link_mut()) {
+        let Some(asleep) = asleep else { return };
+        let forgive = |link: &mut Link| {
             link.detector.forgive(now, asleep);
             link.beats_since = now;
-        }
+        };
+        self.link_mut().into_iter().for_each(forgive);
+        self.successor_link().into_iter().for_each(forgive);
     }
 
     /// Takes an event and appends what is to be done.
@@ -440,13 +481,15 @@ impl Primary {
             Event::Disconnected(session, why) => {
                 if self.is_current(session) {
                     self.lose(why, out);
+                } else if self.is_successor(session) {
+                    self.lose_successor(why, out);
                 }
             }
-            Event::Copied(session) => self.on_copied(now, session, out),
+            Event::Copied(session) => self.on_copied(now, session),
             Event::CheckpointTaken { session, epoch, taken } => {
                 self.on_checkpoint_taken(now, session, epoch, taken, out);
             }
-            Event::OutputWaits(epoch, since) => self.on_output_waits(epoch, since),
+            Event::OutputWaits(cut, since) => self.on_output_waits(cut, since),
             Event::CheckpointFailed { session, why } => self.on_checkpoint_failed(now, session, why, out),
             Event::CheckpointSpared(session, epoch) => self.on_checkpoint_spared(now, session, epoch),
             Event::Claimed(claim, answer) => self.on_claimed(now, &claim, answer, out),
@@ -467,7 +510,8 @@ impl Primary {
             Phase::Protected(_, _, Some((asking, _))) | Phase::Claiming(asking, _) => asking.deadline(),
             _ => None,
         };
-        [silence, heartbeat, asking, self.checkpoint_deadline()].into_iter().flatten().min()
+        let successor = self.successor_deadline();
+        [silence, heartbeat, asking, successor, self.checkpoint_deadline()].into_iter().flatten().min()
     }
 
     fn link(&self) -> Option<&Link> {
@@ -515,6 +559,7 @@ impl Primary {
         if let Some(loss) = self.link_loss(now) {
             self.lose(loss, out);
         }
+        self.drive_successor(now, out);
         self.heed_shutdown(out);
         self.beat(now, out);
         self.drive_checkpoints(now, out);
@@ -540,10 +585,8 @@ impl Primary {
         let (heartbeat, beats, wish) = (self.timing.heartbeat, self.beats(), self.wish());
         if let Some(link) = self.link_mut()
             && beats
-            && now >= link.next_heartbeat
         {
-            link.next_heartbeat = now + heartbeat;
-            out.push(Action::Send(link.session, ToBackup::Heartbeat(Beat { at: now, wish })));
+            link.beat(now, heartbeat, wish, out);
         }
     }
 
@@ -560,6 +603,10 @@ impl Primary {
             assert!(pipeline.throttled.is_none() || self.paused, "throttled but running");
         }
         assert!(!matches!(self.phase, Phase::Unprotected) || !self.paused, "unprotected but paused");
+        assert!(
+            self.successor.is_none() || matches!(self.phase, Phase::Protected(..)),
+            "a successor of nobody"
+        );
     }
 }
 

@@ -22,6 +22,7 @@ impl Primary {
         // A last checkpoint under way leaves the VM paused whenever it ends.
         self.paused |= pipeline.running.is_some_and(|(_, last)| last);
         out.push(Action::HoldOutput);
+        self.leave_successor(out);
         out.push(Action::EndSession(link.session));
         out.push(Action::Notice(Notice::BackupLost { peer: link.peer, why }));
         match leaving {
@@ -78,6 +79,7 @@ impl Primary {
         let term = grant.term();
         assert!(term > self.grant.term(), "a term only grows");
         self.grant = grant;
+        self.leave_successor(out);
         let purpose = match core::mem::replace(&mut self.phase, Phase::Unprotected) {
             Phase::Protected(link, _, Some((_, purpose))) => {
                 out.push(Action::Send(link.session, ToBackup::End(super::end_reason(purpose))));
@@ -97,6 +99,7 @@ impl Primary {
     }
 
     fn fence(&mut self, owner: HostName, term: Term, out: &mut Vec<Action>) {
+        self.leave_successor(out);
         if let Some(session) = self.link().map(|link| link.session) {
             out.push(Action::EndSession(session));
         }

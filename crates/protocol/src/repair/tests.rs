@@ -25,10 +25,11 @@ fn at(ms: u64) -> Instant {
     Instant(1_000_000 + ms * 1_000)
 }
 
-const ALONE: Situation<'static> = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+const ALONE: Situation<'static> =
+    Situation { phase: PhaseName::Unprotected, peer: None, changing: false, draining: false };
 
 fn protected_by(peer: &HostName) -> Situation<'_> {
-    Situation { phase: PhaseName::Protected, peer: Some(peer), draining: false }
+    Situation { phase: PhaseName::Protected, peer: Some(peer), changing: false, draining: false }
 }
 
 /// Alpha's policy, on which beta was armed.
@@ -50,7 +51,8 @@ fn a_link_that_flaps_moves_the_vm_to_and_fro_ever_more_seldom() {
         let mut policy = Repair::inherit(now, at.clone(), wish, &by, Arrival::Loss);
         let lost_at = now;
         let tried = loop {
-            let situation = Situation { phase: PhaseName::Unprotected, peer: None, draining: false };
+            let situation =
+                Situation { phase: PhaseName::Unprotected, peer: None, changing: false, draining: false };
             match policy.next(now, situation) {
                 Some(Step::Protect(to)) if to == by => break now,
                 Some(Step::Protect(other)) => policy.failed(now, &other, "is not there", false),
@@ -169,8 +171,11 @@ fn a_backup_that_leaves_is_left_only_for_another() {
     let mut policy = armed(true, None);
     assert!(policy.leaves(at(5), &beta));
     assert!(!policy.leaves(at(6), &beta), "no news");
-    assert_eq!(policy.next(at(6), protected_by(&beta)), Some(Step::Release));
-    assert_eq!(policy.next(at(7), ALONE), Some(Step::Protect(gamma.clone())));
+    assert_eq!(policy.next(at(6), protected_by(&beta)), Some(Step::Change(gamma.clone())));
+    let changing = Situation { changing: true, ..protected_by(&beta) };
+    assert_eq!(policy.next(at(9_000), changing), None, "one at a time");
+    policy.leaves(at(5_005), &beta);
+    assert_eq!(policy.next(at(5_005), protected_by(&beta)), None, "nor again at once");
     let mut alone = armed(true, None);
     alone.failed(at(1), &gamma, "no room", false);
     alone.leaves(at(3_000), &beta);
@@ -178,7 +183,7 @@ fn a_backup_that_leaves_is_left_only_for_another() {
     alone.leaves(at(70_000), &beta);
     assert_eq!(alone.next(at(80_000), protected_by(&beta)), None, "it does not leave any more");
     alone.leaves(at(81_000), &beta);
-    assert_eq!(alone.next(at(81_000), protected_by(&beta)), Some(Step::Release), "that was long ago");
+    assert_eq!(alone.next(at(81_000), protected_by(&beta)), Some(Step::Change(gamma)), "that was long ago");
 }
 
 #[test]
@@ -188,7 +193,11 @@ fn a_drained_host_hands_its_vms_over() {
     assert_eq!(armed(false, None).next(at(1), drained), Some(Step::Move), "whoever wants repair or not");
     let mut policy = armed(true, None);
     policy.leaves(at(1), &beta);
-    assert_eq!(policy.next(at(1), drained), Some(Step::Release), "not to a host that is drained too");
+    assert_eq!(
+        policy.next(at(1), drained),
+        Some(Step::Change(host("gamma"))),
+        "not to a host that is drained too"
+    );
 }
 
 /// What may happen to a policy, with the candidate it happens to.
@@ -243,11 +252,14 @@ proptest! {
 
 #[test]
 fn a_relocated_vm_leaves_its_backup_migrates_and_is_protected_again_once_there() {
-    for repair in [true, false] {
-        let mut policy = armed(repair, None);
-        policy.relocate(host("gamma"));
-        assert_eq!(policy.next(at(1), protected_by(&host("beta"))), Some(Step::Release));
-        assert_eq!(policy.next(at(2), ALONE), Some(Step::Migrate(host("gamma"))));
+    for (repair, alone) in [(true, false), (false, false), (true, true), (false, true)] {
+        let (mut policy, gamma) = (armed(repair, None), host("gamma"));
+        policy.relocate(gamma.clone(), alone);
+        let first = policy.next(at(1), protected_by(&host("beta")));
+        assert_eq!(first, Some(if alone { Step::Release } else { Step::Change(gamma.clone()) }));
+        let then = if alone { ALONE } else { protected_by(&gamma) };
+        policy.protected(at(2), &gamma);
+        assert_eq!(policy.next(at(3), then), Some(Step::Migrate(gamma)));
         assert_eq!(policy.goal(), None);
         let arrived = wish(repair, None);
         let mut there = Repair::inherit(at(3), host("gamma"), arrived, &host("alpha"), Arrival::Moved);
@@ -262,7 +274,7 @@ fn a_relocation_that_fails_or_is_called_off_ends_protected_where_it_was() {
     for called_off in [true, false] {
         let mut policy = armed(false, None);
         assert_eq!(policy.will(), Will::Off);
-        policy.relocate(host("gamma"));
+        policy.relocate(host("gamma"), true);
         assert_eq!(policy.next(at(1), protected_by(&host("beta"))), Some(Step::Release));
         if called_off {
             policy.stay();
@@ -278,9 +290,19 @@ fn a_relocation_that_fails_or_is_called_off_ends_protected_where_it_was() {
 }
 
 #[test]
+fn a_destination_that_cannot_be_the_backup_ends_a_relocation_and_nothing_else() {
+    let mut policy = armed(false, None);
+    policy.relocate(host("gamma"), false);
+    assert_eq!(policy.next(at(1), protected_by(&host("beta"))), Some(Step::Change(host("gamma"))));
+    policy.failed(at(2), &host("gamma"), "no room", false);
+    assert_eq!((policy.goal(), policy.will()), (None, Will::Off));
+    assert_eq!(policy.next(at(60_000), protected_by(&host("beta"))), None);
+}
+
+#[test]
 fn an_unprotect_ends_a_relocation_too() {
     let mut policy = armed(true, None);
-    policy.relocate(host("gamma"));
+    policy.relocate(host("gamma"), false);
     assert!(policy.off());
     assert_eq!(policy.next(at(1), protected_by(&host("beta"))), None);
     assert_eq!(policy.next(at(2), ALONE), None);

@@ -178,11 +178,27 @@ impl Differences {
     /// The session's first epoch is about to be sent: its backup may have this state from now on. The file must know
     /// before it is sent.
     pub fn propose(&mut self) {
-        let Some(base) = self.session.filter(|base| !self.bases.contains(base)) else { return };
+        if let Some(base) = self.session {
+            self.propose_as(base);
+        }
+    }
+
+    /// The newest cut is also the first epoch of this session, which begins with it.
+    pub fn propose_as(&mut self, base: Base) {
+        if self.bases.contains(&base) {
+            return;
+        }
         if self.bases.len() >= MAX_BASES {
             self.bases.remove(0);
         }
         self.bases.push(base);
+    }
+
+    /// This session, begun beside the present one, takes its place: the newest cut was its first epoch.
+    pub fn succeed(&mut self, session: Base) {
+        let cut = self.cuts.back().map(|&(_, generation)| (Epoch(1), generation));
+        self.begin_session(session);
+        self.cuts.extend(cut);
     }
 
     /// An epoch of the session, and all before it, are acknowledged. True for the first time in the session: the copies

@@ -34,7 +34,8 @@ pub const HEADER_LEN: usize = 80;
 ///   session: Path, Probe, Receipt.
 /// - 6: a backup refuses an owner that would overwrite a newer copy of the disks.
 /// - 7: Mark and Reached; few changed words of a page go one by one.
-pub const VERSION: u16 = 7;
+/// - 8: Resign and Resigned: a VM's backup is changed while it stays protected.
+pub const VERSION: u16 = 8;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -165,6 +166,8 @@ kinds! {
     Ask = 11,
     /// Word is wanted when all before this is in the backup's copy.
     Mark = 12,
+    /// Another backup protects the VM: this one shall go.
+    Resign = 13,
     /// The backup is ready.
     Accept = 16,
     /// The backup will not do it.
@@ -185,6 +188,8 @@ kinds! {
     Leaving = 24,
     /// All before the Mark is in the backup's copy.
     Reached = 25,
+    /// The backup will never claim in this session's term.
+    Resigned = 26,
     /// Opens a connection that is one of several.
     Path = 32,
     /// A question whether a path carries, and a receipt.
@@ -300,9 +305,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_7() {
+    fn golden_bytes_of_version_8() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 7, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 8, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);

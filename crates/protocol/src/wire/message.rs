@@ -184,6 +184,8 @@ pub enum ToBackup {
     Ask(Ask),
     /// Tell me when all that I sent of the first copy is in your copy, on the media as far as it is of disks.
     Mark,
+    /// Another host protects the VM as well: throw the standby away, and say so.
+    Resign,
 }
 
 /// A heartbeat of a primary.
@@ -230,6 +232,8 @@ pub enum ToPrimary {
     Leaving,
     /// What was sent before the Mark is in this host's copy.
     Reached,
+    /// I was asked to resign, and will not claim the VM, whatever happens.
+    Resigned,
 }
 
 impl ToBackup {
@@ -244,6 +248,7 @@ impl ToBackup {
             Self::End(reason) => (Kind::End, Epoch(0), bytes_of(reason)),
             Self::Ask(ask) => (Kind::Ask, Epoch(0), bytes_of(ask)),
             Self::Mark => (Kind::Mark, Epoch(0), Vec::new()),
+            Self::Resign => (Kind::Resign, Epoch(0), Vec::new()),
         }
     }
 
@@ -260,6 +265,7 @@ impl ToBackup {
             Kind::End => Self::End(read(kind, body)?),
             Kind::Ask => Self::Ask(read(kind, body)?),
             Kind::Mark => read(kind, body).map(|()| Self::Mark)?,
+            Kind::Resign => read(kind, body).map(|()| Self::Resign)?,
             _ => return Err(MessageError::Direction(kind)),
         })
     }
@@ -280,6 +286,7 @@ impl ToPrimary {
             Self::Hashes(hashes) => (Kind::Hashes, Epoch(0), hashes.encode()),
             Self::Leaving => (Kind::Leaving, Epoch(0), Vec::new()),
             Self::Reached => (Kind::Reached, Epoch(0), Vec::new()),
+            Self::Resigned => (Kind::Resigned, Epoch(0), Vec::new()),
         }
     }
 
@@ -299,6 +306,7 @@ impl ToPrimary {
             Kind::Hashes => Self::Hashes(Hashes::decode(body).map_err(|_| MessageError::Malformed(kind))?),
             Kind::Leaving => read(kind, body).map(|()| Self::Leaving)?,
             Kind::Reached => read(kind, body).map(|()| Self::Reached)?,
+            Kind::Resigned => read(kind, body).map(|()| Self::Resigned)?,
             _ => return Err(MessageError::Direction(kind)),
         })
     }

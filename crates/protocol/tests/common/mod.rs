@@ -192,11 +192,11 @@ pub fn hello() -> Hello {
 
 impl Standby {
     pub fn empty() -> Self {
-        Self::with_copy(Term(0))
+        Self::with_copy((Term(0), Session(0)))
     }
 
-    /// At a host whose copy of the disks may be overwritten from this term on.
-    pub fn with_copy(least: Term) -> Self {
+    /// At a host whose copy of the disks may be overwritten from this term and session on.
+    pub fn with_copy(least: (Term, Session)) -> Self {
         Self { machine: Backup::new(claimant("beta"), least), now: Instant(5_000_000) }
     }
 
@@ -262,7 +262,7 @@ impl Standby {
     /// The standby of a VM of whose disks this is here.
     pub fn copying_with(offer: Offer) -> Self {
         let mut standby = Self::empty();
-        standby.feed(backup::Event::Hello(C1, Term(1), hello()));
+        standby.feed(backup::Event::Hello(C1, (Term(1), S1), hello()));
         let accepted = standby.feed(backup::Event::StandbyReady(C1, offer.clone()));
         assert!(accepted.contains(&backup::Action::Send(C1, ToPrimary::Accept(offer))), "{accepted:?}");
         standby

@@ -11,6 +11,7 @@ use crate::report::Count;
 use crate::world::World;
 use protocol::pacing::Taken;
 use protocol::primary::Event as PrimaryEvent;
+use protocol::resync::Base;
 use protocol::wire::{Commit, Kind, ToBackup};
 use protocol::{Epoch, Micros, Session};
 
@@ -28,12 +29,18 @@ impl World {
         idle
     }
 
-    pub(super) fn begin_cut(&mut self, host: HostId, session: Session, epoch: Epoch, last: bool) {
+    pub(super) fn begin_cut(
+        &mut self,
+        host: HostId,
+        session: Session,
+        (epoch, cut): (Epoch, Epoch),
+        (last, with): (bool, Option<Session>),
+    ) {
         let Some(owner) = self.owner(host) else { return };
         owner.cuts += 1;
         let (id, number) = (owner.id, owner.cuts);
         assert!(owner.cut.is_none(), "one checkpoint at a time");
-        owner.cut = Some(Cut { number, session, epoch, last, cut_at: None });
+        owner.cut = Some(Cut { number, session, epoch, last, cut, with, cut_at: None });
         let after = self.rng.between(20, 300);
         self.job(host, after, Job::Cut(id, number));
     }
@@ -75,16 +82,29 @@ impl World {
         if let Some(map) = &mut storage.map {
             map.cut(cut.epoch);
         }
-        let (session, epoch, term) = (cut.session, cut.epoch, owner.machine.term());
+        let (session, epoch, term, with) = (cut.session, cut.epoch, owner.machine.term(), cut.with);
         let dirty = vm.guest.take_dirty();
         let mut pages = pages_of(&vm.guest, dirty);
-        let (passed, console) = (vm.gate.cut(epoch), vm.gate.console_of(epoch));
+        let (passed, console) = (vm.gate.cut(cut.cut), vm.gate.console_of(cut.cut));
         let snapshot = vm.guest.snapshot(&storage.disk);
         let (disk, devices) = (vm.tap.replace(Vec::new()).unwrap_or_default(), snapshot.devices);
+        if let Some(second) = &mut owner.second {
+            second.owed |= dirty;
+            second.tapped.extend(disk.iter().cloned());
+            if with == Some(second.session) {
+                let pages = pages_of(&vm.guest, core::mem::take(&mut second.owed));
+                let (disk, dirty) = (core::mem::take(&mut second.tapped), pages.len());
+                let console = console.clone();
+                second.gathered = Some(Gathered { pages, dirty, disk, devices, console, cut_at: clock });
+            }
+        }
         let dirty = pages.len();
         let sent = if early { core::mem::take(&mut pages) } else { Vec::new() };
         owner.gathered.insert(epoch, Gathered { pages, dirty, disk, devices, console, cut_at: clock });
         self.send_early(host, session, epoch, &sent);
+        if let Some(with) = with {
+            self.checks.snapshots.insert((term, with, Epoch(1)), snapshot.clone());
+        }
         self.checks.snapshots.insert((term, session, epoch), snapshot);
         self.emit(host, passed, Mode::Open);
         self.job(host, after, Job::CutDone(id, number));
@@ -110,14 +130,18 @@ impl World {
 
     pub(super) fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
         let Some(conn) = self.session_conn(host, session) else { return };
-        let Some(gathered) = self.owner(host).and_then(|owner| owner.gathered.remove(&epoch)) else { return };
+        let of_second = self.second(host, session).map(|second| second.gathered.take());
+        let second = of_second.is_some();
+        let of_first = || self.owner(host).and_then(|owner| owner.gathered.remove(&epoch));
+        let Some(gathered) = of_second.unwrap_or_else(of_first) else { return };
+        let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        let (mut frames, mut bytes) = if second { (0, 0) } else { core::mem::take(&mut owner.early) };
         if epoch == Epoch(1)
-            && let Some(map) = &mut self.host(host).storage.map
+            && let Some(map) = &mut storage.map
         {
-            map.propose();
+            map.propose_as(Base { term: owner.machine.term(), session });
         }
-        let (mut frames, mut bytes) =
-            self.owner(host).map_or((0, 0), |owner| core::mem::take(&mut owner.early));
+        self.report.add(Count::ChangesJoint, u64::from(second));
         let of_pages = self.send_pages(host, conn, (epoch, false), &gathered.pages);
         (frames, bytes) = (frames + of_pages.0, bytes + of_pages.1);
         let of_disk = self.send_disk(host, conn, epoch, &gathered.disk);
@@ -161,7 +185,8 @@ impl World {
             let mut batch = core::mem::take(&mut self.batch);
             match self.owner(host).filter(|_| !once) {
                 Some(owner) => {
-                    let known = &mut owner.known;
+                    let second = owner.second.as_mut().filter(|second| second.conn == Some(conn));
+                    let known = second.map_or(&mut owner.known, |second| &mut second.known);
                     some.iter().for_each(|(index, page)| batch.push_changed(0, *index, page, known, true));
                 }
                 None => some.iter().for_each(|(index, page)| batch.push(0, *index, page)),
