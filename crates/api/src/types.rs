@@ -247,6 +247,9 @@ pub struct VmStatus {
     pub term: u64,
     /// The other host, if there is one.
     pub peer: Option<HostName>,
+    /// The host that is being brought up as the backup in its place.
+    #[serde(default)]
+    pub successor: Option<HostName>,
     /// Newest epoch sent (primary) or committed (backup).
     pub epoch: u64,
     /// Newest epoch acknowledged (primary).

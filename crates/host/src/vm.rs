@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub term: Term,
     /// The other host.
     pub peer: Option<HostName>,
+    /// The host that shall be the backup in its place.
+    pub successor: Option<HostName>,
     /// Newest epoch sent (primary) or committed (backup).
     pub epoch: protocol::Epoch,
     /// Newest acknowledged.
@@ -305,6 +307,7 @@ impl VmHandle {
             phase: snapshot.phase.clone(),
             term: snapshot.term.0,
             peer: snapshot.peer.clone(),
+            successor: snapshot.successor.clone(),
             epoch: snapshot.epoch.0,
             acked_epoch: snapshot.acked.0,
             in_flight: snapshot.in_flight,

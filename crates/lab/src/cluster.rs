@@ -569,6 +569,25 @@ impl Cluster {
         .map_err(|error| self.with_log(from, error))
     }
 
+    /// Has the VM, which is protected at `from`, protected by the first of the request instead, and waits until it is.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub fn change_backup(
+        &self,
+        vm: &VmName,
+        from: &str,
+        request: &ProtectRequest,
+    ) -> Result<(), ClusterError> {
+        self.ask(from, |api| api.protect(vm, request))?;
+        wait_for(&format!("{} as the backup of {vm}", request.to), PATIENCE, || {
+            let status = self.ask(from, |api| api.vm(vm))?;
+            let changed = status.phase == "protected" && status.peer.as_ref() == Some(&request.to);
+            Ok(if changed { Ok(()) } else { Err(status.phase) })
+        })
+        .map_err(|error| self.with_log(from, error))
+    }
+
     /// Ends the protection of the VM at `from` by `to`, and waits until both hosts have.
     ///
     /// # Errors

@@ -117,6 +117,8 @@ pub struct Repair {
     goal: Option<HostName>,
     /// Its backup is let go before.
     alone: bool,
+    /// Not brought there before: who was to be its backup throws its copy away.
+    goal_not_before: Instant,
     /// No move and no release before.
     rest_until: Instant,
 }
@@ -136,6 +138,7 @@ impl Repair {
             head_start: None,
             goal: None,
             alone: false,
+            goal_not_before: Instant(0),
             rest_until,
         }
     }
@@ -187,6 +190,12 @@ impl Repair {
         self.head_start = None;
         self.take(wish);
         self.begun(first);
+    }
+
+    /// An operator asked for another backup than the one that protects the VM, and it is being brought up.
+    pub fn ask_change(&mut self, wish: Wish) {
+        self.will = if wish.repair { Will::On } else { Will::Off };
+        self.take(wish);
     }
 
     fn take(&mut self, wish: Wish) {
@@ -267,6 +276,9 @@ impl Repair {
     /// The backup is lost.
     pub fn lost(&mut self, now: Instant, host: &HostName, why: &str) {
         let pauses = self.pauses;
+        if self.goal.is_some() {
+            self.goal_not_before = now + pauses.first;
+        }
         if let Some(candidate) = self.candidate(host) {
             candidate.lost(now, &pauses, why);
         }
@@ -287,7 +299,9 @@ impl Repair {
         match (situation.phase, situation.peer) {
             (PhaseName::Protected, Some(_)) if situation.changing => None,
             (PhaseName::Protected, Some(peer)) => self.next_protected(now, peer, situation.draining),
-            (PhaseName::Unprotected, _) if self.goal.is_some() => self.goal.take().map(Step::Migrate),
+            (PhaseName::Unprotected, _) if self.goal.is_some() => {
+                self.goal.take_if(|_| now >= self.goal_not_before).map(Step::Migrate)
+            }
             (PhaseName::Unprotected, _) if self.will != Will::Off => {
                 let found = self.best(now).cloned();
                 match &found {

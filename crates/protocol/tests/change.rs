@@ -13,7 +13,7 @@ use protocol::{Epoch, Micros, Session, Term};
 const S2: Session = Session(2);
 
 fn change() -> Command {
-    Command::Change { peer: host("gamma"), machine: vec![1] }
+    Command::Change { peer: host("gamma"), timing: short(), machine: vec![1] }
 }
 
 /// Protected by beta, epoch 1 acknowledged; gamma is being copied to.
@@ -213,7 +213,7 @@ fn what_an_operator_asks_meanwhile() {
     let mut owner = Owner::unprotected();
     assert_eq!(owner.command(change()), Err(CommandError::NotProtected));
     let mut owner = Owner::protected(short());
-    let same = Command::Change { peer: host("beta"), machine: vec![] };
+    let same = Command::Change { peer: host("beta"), timing: short(), machine: vec![] };
     assert_eq!(owner.command(same), Err(CommandError::AlreadyProtected));
     assert_eq!(owner.command(Command::KeepBackup), Err(CommandError::NotChanging));
     let mut owner = copying();

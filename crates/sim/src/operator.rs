@@ -148,7 +148,8 @@ impl World {
         }
         let taken = owner.machine.peer()?.clone();
         let other = self.hosts.iter().enumerate().find(|&(at, host)| at != id.0 && host.name != taken);
-        other.map(|(_, host)| Command::Change { peer: host.name.clone(), machine: vec![7; 20] })
+        let timing = self.plan.timing;
+        other.map(|(_, host)| Command::Change { peer: host.name.clone(), timing, machine: vec![7; 20] })
     }
 
     /// The VM's policy protects it again, unless nobody asked yet or the operator ended it: then he asks, now or later.

@@ -268,6 +268,7 @@ pub enum VmCommand {
     ///
     /// Waits, with progress, until the first copy is complete and the other host can take over. From then on the VM is
     /// protected again by itself after each loss, on the best of its candidates: the hosts of `--to` and those where it ran.
+    /// If another host protects the VM already, the first of `--to` takes its place; the VM is protected all the while.
     #[command(
         after_long_help = "Examples:\n  undying vm protect web --to beta\n  undying vm protect web --to beta --to gamma --prefer alpha\n  undying vm protect web --to beta --interval 10ms --max-in-flight 2 --no-wait\n  undying vm protect web --to beta --interval auto --max-overhead 10% --max-latency 20ms\n  undying vm protect web --to beta --copy-rate 200M\n  undying vm protect web --to beta --no-input-replay"
     )]

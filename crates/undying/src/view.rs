@@ -93,12 +93,21 @@ pub fn statuses(vms: &[VmStatus]) -> String {
     vms.iter().map(status).collect::<Vec<_>>().join("\n\n")
 }
 
+/// The other host, and who shall take its place.
+fn peer(vm: &VmStatus) -> String {
+    let peer = vm.peer.as_ref().map_or("none".into(), ToString::to_string);
+    match &vm.successor {
+        Some(successor) => format!("{peer}, until {successor} has a first copy"),
+        None => peer,
+    }
+}
+
 /// Everything about a VM.
 pub fn status(vm: &VmStatus) -> String {
     let mut rows = vec![
         ("host", format!("{} ({})", vm.host, role(vm.role))),
         ("phase", phase(vm)),
-        ("peer", vm.peer.as_ref().map_or("none".into(), ToString::to_string)),
+        ("peer", peer(vm)),
         ("term", vm.term.to_string()),
         ("machine", format!("{}, {} cpus, {}", vm.machine, vm.cpus, bytes(vm.memory_bytes))),
         ("accel", vm.accel.clone()),

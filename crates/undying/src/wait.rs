@@ -95,6 +95,9 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
     let said = |name: &str| events.iter().rev().find(|event| event.what["event"] == name);
     let failure =
         ["protect_failed", "handover_failed", "vm_died", "promotion_failed"].into_iter().find_map(said);
+    if let Some(event) = said("change_failed").filter(|_| goal == Goal::Protected) {
+        return Verdict::Failed(event.text.clone());
+    }
     // While a request is under way a candidate that refuses is not the last.
     let protected = status.is_some_and(|vm| vm.role == Role::Primary && vm.phase == "protected");
     let others = status.is_some_and(|vm| vm.repair.asked) && said("vm_died").is_none();
@@ -108,6 +111,7 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
         };
     };
     match (goal, vm.role, vm.phase.as_str()) {
+        (Goal::Protected, Role::Primary, "protected") if vm.successor.is_some() => Verdict::Going,
         (Goal::HandedOver, Role::Backup, _) | (Goal::Protected, Role::Primary, "protected") => Verdict::Done,
         (Goal::HandedOver, Role::Primary, "fenced" | "ended") => Verdict::Done,
         (Goal::Protected, Role::Primary, "fenced" | "ended" | "yielded")

@@ -8,6 +8,7 @@ use super::session::SessionLink;
 use super::{Approach, Engine};
 use crate::disks::Proofs;
 use crate::link::Outbox;
+use crate::plan::Plan;
 use api::types::ApiError;
 use protocol::primary::Command;
 use protocol::{HostName, Session};
@@ -28,14 +29,20 @@ impl Beside {
 
 impl Engine {
     /// Brings up another backup, at no more than so many bytes a second; the present one protects the VM until it is there.
-    pub(super) fn change_backup(&mut self, to: &HostName, rate: Option<u64>) -> Result<(), ApiError> {
-        let plan = self.plan.clone();
-        let request = plan.as_ref().map(|plan| &plan.request);
-        let Approach { machine, proofs, .. } = self.approach(to, plan.as_ref(), request)?;
+    pub(super) fn change_backup(
+        &mut self,
+        plan: &Plan,
+        to: &HostName,
+        rate: Option<u64>,
+    ) -> Result<(), ApiError> {
+        let request = &plan.request;
+        let Approach { timing, machine, proofs } = self.approach(to, Some(plan), Some(request))?;
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
-        let asked = rate.or(request.and_then(|request| request.copy_rate));
-        self.copy_rate = asked.or(configured).filter(|&rate| rate > 0);
-        self.open(Command::Change { peer: to.clone(), machine }, proofs)
+        self.copy_rate = rate.or(request.copy_rate).or(configured).filter(|&rate| rate > 0);
+        self.open(Command::Change { peer: to.clone(), timing, machine }, proofs)?;
+        self.handle.set_copy_rate(self.copy_rate);
+        self.handle.set_interval(timing.interval, request.follow);
+        Ok(())
     }
 
     pub(super) fn is_beside(&self, session: Session) -> bool {

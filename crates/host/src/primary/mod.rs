@@ -599,6 +599,7 @@ impl Engine {
             phase: name_of(&self.protocol.phase()),
             term: self.protocol.term(),
             peer: self.protocol.peer().cloned(),
+            successor: self.protocol.successor().map(|(host, _)| host.clone()),
             epoch,
             acked,
             in_flight,

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 use api::types::{ApiError, ErrorCode, ProtectRequest, RepairStatus};
 use protocol::HostName;
 use protocol::notice::{LinkLoss, Notice};
-use protocol::primary::{Command, CommandError};
+use protocol::primary::{Command, CommandError, PhaseName};
 use protocol::repair::{Situation, Step};
 use protocol::wire::Refusal;
 
@@ -51,8 +51,14 @@ impl Engine {
             let message = format!("VM {} cannot be protected by {here}, where it runs", self.handle.name());
             return Err(ApiError::new(ErrorCode::Invalid, message));
         }
-        self.protect(&plan, &first)?;
-        self.repair.ask(plan.wish(), &first);
+        let other = self.protocol.peer().is_some_and(|peer| *peer != first);
+        if other && self.protocol.phase() == PhaseName::Protected && self.migration.is_none() {
+            self.change_backup(&plan, &first, None)?;
+            self.repair.ask_change(plan.wish());
+        } else {
+            self.protect(&plan, &first)?;
+            self.repair.ask(plan.wish(), &first);
+        }
         self.plan = Some(plan);
         Ok(())
     }
@@ -134,8 +140,9 @@ impl Engine {
             format!("VM {}: brings up {host} as its backup in the present one's place", self.handle.name());
         let what = serde_json::json!({"event": "changing_backup", "peer": host});
         self.context.events.log(self.handle.name(), &what, text);
+        let Some(plan) = self.plan.clone() else { return };
         let rate = self.migration_rate();
-        if let Err(error) = self.change_backup(host, rate) {
+        if let Err(error) = self.change_backup(&plan, host, rate) {
             self.fails_to_change(&error.message);
             self.repair.failed(now(), host, &error.message, false);
         }

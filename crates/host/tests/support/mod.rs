@@ -105,6 +105,7 @@ pub fn status(name: &str) -> VmStatus {
         phase: "unprotected".into(),
         term: 7,
         peer: None,
+        successor: None,
         epoch: 0,
         acked_epoch: 0,
         in_flight: 0,

@@ -19,7 +19,8 @@ use super::{Action, Aim, CommandError, Link, Phase, Pipeline, Primary};
 use crate::ids::{Epoch, HostName, Session};
 use crate::notice::{LinkLoss, Notice};
 use crate::pacing::Taken;
-use crate::time::Instant;
+use crate::time::{Instant, Micros};
+use crate::timing::Timing;
 use crate::wire::{AckBody, EndReason, ToBackup, ToPrimary};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -29,6 +30,8 @@ use alloc::vec::Vec;
 #[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct Successor {
     link: Link,
+    /// To go by once it is the present session.
+    timing: Timing,
     stage: Stage,
 }
 
@@ -77,7 +80,8 @@ impl Primary {
     pub(super) fn change(
         &mut self,
         now: Instant,
-        (peer, machine): (HostName, Vec<u8>),
+        (peer, timing): (HostName, Timing),
+        machine: Vec<u8>,
         out: &mut Vec<Action>,
     ) -> Result<(), CommandError> {
         match &self.phase {
@@ -91,8 +95,9 @@ impl Primary {
             }
             _ => return Err(self.undecided()),
         }
+        timing.check().map_err(|_| CommandError::Timing)?;
         let link = self.call(now, (peer, Aim::Guard), machine, out);
-        self.successor = Some(Successor { link, stage: Stage::Opening });
+        self.successor = Some(Successor { link, timing, stage: Stage::Opening });
         Ok(())
     }
 
@@ -156,20 +161,21 @@ impl Primary {
     /// Looks after the second session.
     pub(super) fn drive_successor(&mut self, now: Instant, out: &mut Vec<Action>) {
         let beats = self.successor_beats();
-        let (heartbeat, wish) = (self.timing.heartbeat, self.timing.bounded(crate::time::Micros(0)));
-        let Some(link) = self.successor_link() else { return };
+        let Some(Successor { link, timing, .. }) = &mut self.successor else { return };
         if link.detector.expired(now) {
             let why = LinkLoss::Silent(link.detector.silence(now).0 / 1_000);
             return self.lose_successor(why, out);
         }
         if beats {
-            link.beat(now, heartbeat, wish, out);
+            // Nothing is known of the link yet.
+            link.beat(now, timing.heartbeat, timing.bounded(Micros(0)), out);
         }
     }
 
     pub(super) fn successor_connected(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let hello = self.hello();
-        if let Some(Successor { link, stage: Stage::Opening }) = &mut self.successor {
+        let timing = self.successor.as_ref().map_or(self.timing, |successor| successor.timing);
+        let hello = self.hello(timing);
+        if let Some(Successor { link, stage: Stage::Opening, .. }) = &mut self.successor {
             link.detector.hear(now);
             let machine = core::mem::take(&mut link.machine);
             out.push(Action::Send(link.session, ToBackup::Hello(hello(machine))));
@@ -177,12 +183,12 @@ impl Primary {
     }
 
     pub(super) fn successor_says(&mut self, now: Instant, message: ToPrimary, out: &mut Vec<Action>) {
-        let Some(Successor { link, stage }) = &mut self.successor else { return };
+        let Some(Successor { link, timing, stage }) = &mut self.successor else { return };
         link.detector.hear(now);
         let session = link.session;
         match (message, &stage) {
             (ToPrimary::Accept(offer), Stage::Opening) => {
-                link.detector.set_timeout(self.timing.primary_timeout(self.timing.timeout));
+                link.detector.set_timeout(timing.primary_timeout(timing.timeout));
                 (link.next_heartbeat, link.beats_since) = (now, now);
                 *stage = Stage::Copying;
                 let peer = link.peer.clone();
@@ -205,8 +211,8 @@ impl Primary {
     }
 
     fn successor_answers(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
-        let timeout = self.timing.primary_timeout(body.timeout);
-        let Some(link) = self.successor_link() else { return };
+        let Some(Successor { link, timing, .. }) = &mut self.successor else { return };
+        let timeout = timing.primary_timeout(body.timeout);
         link.detector.set_timeout(timeout);
         let unheard = body.silence.min(now.since(link.beats_since));
         if unheard >= timeout {
@@ -232,7 +238,9 @@ impl Primary {
 
     /// The next checkpoint is also the first one of this session; it counts as begun.
     pub(super) fn begin_joint(&mut self) -> Option<Session> {
-        let Successor { link, stage: stage @ Stage::Ready } = self.successor.as_mut()? else { return None };
+        let Successor { link, stage: stage @ Stage::Ready, .. } = self.successor.as_mut()? else {
+            return None;
+        };
         *stage = Stage::Cutting;
         Some(link.session)
     }
@@ -246,9 +254,10 @@ impl Primary {
 
     /// It is taken, as this epoch of the gate: from here on the successor may be entitled, too.
     pub(super) fn joint_taken(&mut self, now: Instant, cut: Epoch, taken: Taken, out: &mut Vec<Action>) {
-        let timing = self.timing;
-        let Some(Successor { link, stage: stage @ Stage::Cutting }) = &mut self.successor else { return };
-        let mut pipeline = Pipeline::behind(cut.0 - 1, &timing, now);
+        let Some(Successor { link, timing, stage: stage @ Stage::Cutting }) = &mut self.successor else {
+            return;
+        };
+        let mut pipeline = Pipeline::behind(cut.0 - 1, timing, now);
         pipeline.note_taken(now, Epoch(1), taken);
         out.push(Action::SendCheckpoint(link.session, Epoch(1)));
         *stage = Stage::Joint(pipeline);
@@ -292,7 +301,8 @@ impl Primary {
 
     fn succeed(&mut self, now: Instant, out: &mut Vec<Action>) {
         let resigning = |successor: &mut Successor| matches!(successor.stage, Stage::Resigning(_));
-        let Some(Successor { link, stage: Stage::Resigning(pipeline) }) = self.successor.take_if(resigning)
+        let Some(Successor { link, timing, stage: Stage::Resigning(pipeline) }) =
+            self.successor.take_if(resigning)
         else {
             return;
         };
@@ -308,6 +318,7 @@ impl Primary {
         }
         out.push(Action::Notice(Notice::Resigned { peer: old.peer }));
         out.push(Action::Notice(Notice::Protected { peer: peer.clone(), term }));
+        self.timing = timing;
         self.learn_of(now, &peer);
         self.phase = Phase::Protected(link, pipeline, leaving);
     }
@@ -345,7 +356,7 @@ impl Primary {
     /// The VM died: who shall go on with it, and from which epoch. The old backup may have resigned already, if it was asked to.
     pub(super) fn heir(&mut self, link: Link, pipeline: &Pipeline, out: &mut Vec<Action>) -> (Link, Epoch) {
         match self.successor.take() {
-            Some(Successor { link: heir, stage: Stage::Resigning(pipeline) }) => {
+            Some(Successor { link: heir, stage: Stage::Resigning(pipeline), .. }) => {
                 out.push(Action::Succeed(heir.session));
                 out.push(Action::EndSession(link.session));
                 (heir, pipeline.ledger.acked())

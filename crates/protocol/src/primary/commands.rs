@@ -32,7 +32,7 @@ impl Primary {
             Command::Migrate { peer, timing, machine, stop_first } => {
                 self.open(now, (peer, Aim::Migrate { stop_first }), timing, machine, out)?;
             }
-            Command::Change { peer, machine } => self.change(now, (peer, machine), out)?,
+            Command::Change { peer, timing, machine } => self.change(now, (peer, timing), machine, out)?,
             Command::KeepBackup => self.keep_backup(out)?,
             Command::Unprotect => self.leave(Purpose::Unprotect, out)?,
             Command::Stop => self.leave(Purpose::Stop, out)?,

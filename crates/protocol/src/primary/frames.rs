@@ -7,6 +7,7 @@ use crate::ledger::LedgerError;
 use crate::notice::{LinkLoss, Notice};
 use crate::resync::Offer;
 use crate::time::{Instant, Micros};
+use crate::timing::Timing;
 use crate::wire::compare::Hashes;
 use crate::wire::{AckBody, EndReason, Hello, ToBackup, ToPrimary, YieldReason};
 use alloc::string::ToString;
@@ -20,7 +21,7 @@ impl Primary {
         if self.is_successor(session) {
             return self.successor_connected(now, out);
         }
-        let hello = self.hello();
+        let hello = self.hello(self.timing);
         if let Phase::Opening(link) = &mut self.phase
             && link.session == session
         {
@@ -31,8 +32,8 @@ impl Primary {
     }
 
     /// What opens a session, but for the VM's description.
-    pub(super) fn hello(&self) -> impl FnOnce(Vec<u8>) -> Hello + use<> {
-        let (vm, primary, timing) = (self.claimant.vm().clone(), self.claimant.host().clone(), self.timing);
+    pub(super) fn hello(&self, timing: Timing) -> impl FnOnce(Vec<u8>) -> Hello + use<> {
+        let (vm, primary) = (self.claimant.vm().clone(), self.claimant.host().clone());
         move |machine| Hello { vm, primary, timing, machine }
     }
 

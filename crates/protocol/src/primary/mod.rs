@@ -75,6 +75,8 @@ pub enum Command {
     Change {
         /// The new backup.
         peer: HostName,
+        /// Times to go by once it is that.
+        timing: Timing,
         /// The VM's description for it.
         machine: Vec<u8>,
     },

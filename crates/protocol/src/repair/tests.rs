@@ -300,6 +300,28 @@ fn a_destination_that_cannot_be_the_backup_ends_a_relocation_and_nothing_else() 
 }
 
 #[test]
+fn a_relocation_whose_backup_is_lost_migrates_alone_a_moment_later() {
+    let (beta, gamma) = (host("beta"), host("gamma"));
+    let mut policy = armed(true, None);
+    policy.relocate(gamma.clone(), false);
+    assert_eq!(policy.next(at(1), protected_by(&beta)), Some(Step::Change(gamma.clone())));
+    policy.lost(at(2), &beta, "silent");
+    assert_eq!(policy.next(at(3), ALONE), None, "gamma throws away what it had");
+    assert_eq!(policy.next(at(502), ALONE), Some(Step::Migrate(gamma)));
+}
+
+#[test]
+fn another_backup_that_an_operator_asks_for_is_no_loss() {
+    for repair in [true, false] {
+        let mut policy = armed(!repair, None);
+        policy.ask_change(wish(repair, None));
+        assert_eq!(policy.will(), if repair { Will::On } else { Will::Off });
+        policy.failed(at(1), &host("gamma"), "no room", false);
+        assert_eq!(policy.next(at(60_000), protected_by(&host("beta"))), None);
+    }
+}
+
+#[test]
 fn an_unprotect_ends_a_relocation_too() {
     let mut policy = armed(true, None);
     policy.relocate(host("gamma"), false);

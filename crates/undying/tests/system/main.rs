@@ -3,6 +3,7 @@
 mod arbiter;
 mod backup;
 mod busy;
+mod change;
 mod cold;
 mod counter;
 mod deterministic;

@@ -141,6 +141,11 @@ fn a_protected_vm_moves_to_a_third_host_and_ends_protected() {
     loaded.progress();
     let migrated = look::event(&loaded.cluster, "alpha", "migrated", mark);
     assert_eq!(migrated.what["to"], "gamma");
+    assert!(
+        !look::has_event(&loaded.cluster, "alpha", "unprotected", mark),
+        "{}",
+        look::logs(&loaded.cluster)
+    );
     assert!(look::status(&loaded.cluster, "beta", &loaded.vm).is_none(), "beta let go");
     loaded.fails_over("gamma", "alpha");
     loaded.verdict();

@@ -14,7 +14,7 @@ pub fn host(name: &str) -> HostName {
 }
 
 /// As `vm protect --to …` asks.
-fn request(to: &[&str], prefer: Option<&str>, settle_ms: u64) -> ProtectRequest {
+pub fn request(to: &[&str], prefer: Option<&str>, settle_ms: u64) -> ProtectRequest {
     let repair = RepairRequest {
         others: to[1..].iter().map(|name| host(name)).collect(),
         on: true,
