@@ -17,6 +17,9 @@ pub enum Clocks {
 pub enum Begin {
     /// The owner was just asked to protect its VM; or its backup is armed.
     Protection,
+    /// The owner of a protected VM was just asked to have a third host protect it in the backup's place; or that has a first
+    /// copy; or the checkpoint that is sent to both is on its way. Operators may ask for changes, and call them off.
+    Change,
     /// The owner was just asked to bring a VM that nobody protects to the other host; or it has just sent the last
     /// checkpoint, or the word that gives the VM up, there. Operators may ask for migrations, and call them off.
     Migration,

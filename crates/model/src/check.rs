@@ -117,6 +117,12 @@ impl Model for Ownership {
                 |_, world: &World| stayed(world),
             ));
         }
+        if self.bounds.begin == Begin::Change {
+            promises.push(Property::sometimes(
+                "a backup is changed, and no term was needed",
+                |_, world: &World| changed(world),
+            ));
+        }
         if self.bounds.clocks == Clocks::Shared {
             promises.push(Property::always(
                 "an old owner is silent after its successor spoke",
@@ -134,6 +140,18 @@ fn went_on(world: &World) -> bool {
             owner.vm.is_some()
                 && owner.machine.phase() == PhaseName::Unprotected
                 && owner.machine.term() > Term(1)
+        }
+        _ => false,
+    }
+}
+
+/// Gamma protects the VM in Alpha's first term.
+fn changed(world: &World) -> bool {
+    match &world.hosts[HostId::Alpha.index()].role {
+        Role::Owner(owner) => {
+            owner.machine.phase() == PhaseName::Protected
+                && owner.machine.term() == Term(1)
+                && owner.machine.peer().is_some_and(|peer| HostId::named(peer) == HostId::Gamma)
         }
         _ => false,
     }

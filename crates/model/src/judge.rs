@@ -7,7 +7,7 @@
 use crate::bounds::Clocks;
 use crate::gate::Mode;
 use crate::world::{HostId, Role, World};
-use protocol::Term;
+use protocol::{Session, Term};
 
 /// What a checkpoint holds: the guest after so many steps of that life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,15 +52,28 @@ pub(crate) struct Judge {
     pub(crate) failed_over: bool,
     /// A checkpoint was sent: from then on another host may be entitled.
     pub(crate) departed: bool,
+    /// The newest session whose backup had a whole checkpoint.
+    armed: (Term, Session),
 }
 
 impl Judge {
     pub(crate) fn new() -> Self {
-        Self { lives: vec![Life::default()], broken: 0, fenced: false, failed_over: false, departed: false }
+        let (lives, armed) = (vec![Life::default()], (Term(0), Session(0)));
+        Self { lives, broken: 0, fenced: false, failed_over: false, departed: false, armed }
     }
 
     pub(crate) fn keeps(&self, promise: Broken) -> bool {
         self.broken & promise as u8 == 0
+    }
+
+    /// A backup has its first whole checkpoint.
+    pub(crate) fn arms(&mut self, of: (Term, Session)) {
+        self.armed = self.armed.max(of);
+    }
+
+    /// Whether a later session of the same term had all that this one has.
+    pub(crate) fn is_relieved(&self, of: (Term, Session)) -> bool {
+        self.armed.0 == of.0 && self.armed > of
     }
 
     pub(crate) fn breaks(&mut self, promise: Broken) {
@@ -130,7 +143,7 @@ impl World {
             }
             _ => None,
         };
-        HostId::BOTH.into_iter().filter_map(open).collect()
+        HostId::ALL.into_iter().filter_map(open).collect()
     }
 
     /// Whoever lets output pass owns the newest term.

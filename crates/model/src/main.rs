@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 /// Check every behaviour of the ownership protocol within bounds
 ///
-/// Two hosts, an arbiter, connections and a VM are put through everything that may happen to them, by the product's own
+/// Two hosts (three where a backup is changed), an arbiter, connections and a VM are put through everything that may happen to them, by the product's own
 /// state machines. See docs/design/model.md.
 #[derive(Debug, Parser)]
 #[command(
@@ -56,6 +56,9 @@ enum CliClocks {
 enum CliBegin {
     /// With a VM that is about to be protected, and with one that just was
     Protection,
+    /// With a protected VM whose backup is about to be changed, with one that another host has a copy of, and with one whose
+    /// checkpoint for both was just sent
+    Change,
     /// With a VM that is about to be migrated, and with one whose last checkpoint, or Yield, was just sent
     Migration,
 }
@@ -73,6 +76,8 @@ enum Bug {
     PromoteWithoutGrant,
     ApplyPartial,
     StayAfterDeparture,
+    SucceedUnresigned,
+    ResignAndStay,
 }
 
 impl Cli {
@@ -83,6 +88,7 @@ impl Cli {
         };
         let begin = match self.begin {
             CliBegin::Protection => Begin::Protection,
+            CliBegin::Change => Begin::Change,
             CliBegin::Migration => Begin::Migration,
         };
         let (depth, faults, commands) = (self.depth, self.faults, self.commands);
@@ -93,6 +99,8 @@ impl Cli {
             Some(Bug::ReleaseEarly) => bounds.planted.release_early = true,
             Some(Bug::PromoteWithoutGrant) => bounds.planted.promote_without_grant = true,
             Some(Bug::StayAfterDeparture) => bounds.planted.stay_after_departure = true,
+            Some(Bug::SucceedUnresigned) => bounds.planted.succeed_unresigned = true,
+            Some(Bug::ResignAndStay) => bounds.planted.resign_and_stay = true,
             Some(Bug::ApplyPartial) => bounds.planted.apply_partial = true,
             None => {}
         }

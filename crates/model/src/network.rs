@@ -35,14 +35,24 @@ struct Direction {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Connection {
     opener: HostId,
+    to: HostId,
     pub(crate) term: Term,
     pub(crate) session: Session,
+    /// To the opener, and to the other.
     directions: [Direction; 2],
 }
 
 impl Connection {
-    pub(crate) fn new(opener: HostId, term: Term, session: Session) -> Self {
-        Self { opener, term, session, directions: Default::default() }
+    pub(crate) fn new((opener, to): (HostId, HostId), term: Term, session: Session) -> Self {
+        Self { opener, to, term, session, directions: Default::default() }
+    }
+
+    fn has(&self, host: HostId) -> bool {
+        self.opener == host || self.to == host
+    }
+
+    fn direction_to(&self, host: HostId) -> usize {
+        usize::from(self.opener != host)
     }
 
     pub(crate) fn is_opener(&self, host: HostId) -> bool {
@@ -51,7 +61,7 @@ impl Connection {
 
     /// Whether something is under way to a host.
     pub(crate) fn delivers(&self, to: HostId) -> bool {
-        !self.directions[to.index()].under_way.is_empty()
+        self.has(to) && !self.directions[self.direction_to(to)].under_way.is_empty()
     }
 
     pub(crate) fn can_be_reset(&self) -> bool {
@@ -59,8 +69,9 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, from: HostId, item: Item) {
-        let may = !self.directions[from.index()].closed;
-        let direction = &mut self.directions[from.other().index()];
+        let back = self.direction_to(from);
+        let may = !self.directions[back].closed;
+        let direction = &mut self.directions[1 - back];
         if may && !direction.reset && !direction.closed {
             direction.under_way.push_back(item);
         }
@@ -72,9 +83,12 @@ impl Connection {
         self.vanish(host);
     }
 
-    /// The host's end is no more, and nobody is told.
+    /// The host's end, if it has one, is no more, and nobody is told.
     pub(crate) fn vanish(&mut self, host: HostId) {
-        let direction = &mut self.directions[host.index()];
+        if !self.has(host) {
+            return;
+        }
+        let direction = &mut self.directions[self.direction_to(host)];
         direction.closed = true;
         direction.under_way.clear();
     }
@@ -94,7 +108,8 @@ impl World {
     /// A host takes the next item of a connection.
     pub(crate) fn deliver(&mut self, conn: usize, to: HostId) {
         let connection = &mut self.conns[conn];
-        let Some(item) = connection.directions[to.index()].under_way.pop_front() else { return };
+        let direction = connection.direction_to(to);
+        let Some(item) = connection.directions[direction].under_way.pop_front() else { return };
         let session = connection.session;
         if item == Item::End {
             connection.vanish(to);

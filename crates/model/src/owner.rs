@@ -39,7 +39,11 @@ impl Vm {
 struct Cut {
     session: Session,
     epoch: Epoch,
+    /// As the gate numbers it.
+    cut: Epoch,
     last: bool,
+    /// It is the first one of the second session, too.
+    with: Option<Session>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,13 +51,17 @@ pub(crate) struct Owner {
     pub(crate) machine: Primary,
     pub(crate) vm: Option<Vm>,
     link: Option<(Session, usize)>,
+    /// The session with the host that shall be the backup.
+    second: Option<(Session, usize)>,
     cut: Option<Cut>,
     gathered: Option<(Epoch, Snapshot, Instant)>,
+    /// The same for the second session.
+    joint: Option<(Epoch, Snapshot, Instant)>,
 }
 
 impl Owner {
     pub(crate) fn new(machine: Primary, vm: Vm) -> Self {
-        Self { machine, vm: Some(vm), link: None, cut: None, gathered: None }
+        Self { machine, vm: Some(vm), link: None, second: None, cut: None, gathered: None, joint: None }
     }
 
     pub(crate) fn takes_checkpoint(&self) -> bool {
@@ -108,7 +116,7 @@ impl World {
 
     fn primary_action(&mut self, host: HostId, action: Action) -> Option<Event> {
         match action {
-            Action::Connect(session, _) => return Some(self.connect(host, session)),
+            Action::Connect(session, peer) => return Some(self.connect(host, session, HostId::named(&peer))),
             Action::Send(session, message) => self.send_to_backup(host, session, Item::ToBackup(message)),
             Action::StartCopy(session, _) => {
                 self.send_to_backup(
@@ -118,9 +126,14 @@ impl World {
                 );
                 return Some(Event::Copied(session));
             }
-            Action::TakeCheckpoint { session, epoch, last, .. } => {
+            Action::TakeCheckpoint { session, epoch, cut, last, with, .. } => {
                 if let Some(owner) = self.owner(host) {
-                    owner.cut = Some(Cut { session, epoch, last });
+                    owner.cut = Some(Cut { session, epoch, cut, last, with });
+                }
+            }
+            Action::Succeed(_) => {
+                if let Some(owner) = self.owner(host) {
+                    core::mem::swap(&mut owner.link, &mut owner.second);
                 }
             }
             Action::SendCheckpoint(session, epoch) => self.send_checkpoint(host, session, epoch),
@@ -148,8 +161,6 @@ impl World {
             Action::Shutdown => self.end_owner(host),
             Action::Notice(Notice::Unprotected { term }) => self.label(host, (term.next(), Session(0))),
             // Which bytes of a disk are sent, and how fast the guest runs, is nothing that the ownership depends on.
-            // There is no third host.
-            Action::Succeed(_) => {}
             Action::Compared(..)
             | Action::Reached(_)
             | Action::Acknowledged(..)
@@ -167,31 +178,38 @@ impl World {
     }
 
     fn end_owner(&mut self, host: HostId) {
-        if let Some((_, conn)) = self.owner(host).and_then(|owner| owner.link) {
+        let links = self.owner(host).map(|owner| [owner.link, owner.second]);
+        for (_, conn) in links.into_iter().flatten().flatten() {
             self.conns[conn].close(host);
         }
         self.become_idle(host);
     }
 
-    fn connect(&mut self, host: HostId, session: Session) -> Event {
+    fn connect(&mut self, host: HostId, session: Session, peer: HostId) -> Event {
         let conn = self.conns.len();
         if let Some(owner) = self.owner(host) {
-            owner.link = Some((session, conn));
+            let link = if owner.link.is_some() { &mut owner.second } else { &mut owner.link };
+            *link = Some((session, conn));
             let term = owner.machine.term();
-            self.conns.push(Connection::new(host, term, session));
+            self.conns.push(Connection::new((host, peer), term, session));
         }
         Event::Connected(session)
     }
 
     fn send_to_backup(&mut self, host: HostId, session: Session, item: Item) {
-        let link = self.owner(host).and_then(|owner| owner.link);
-        if let Some((_, conn)) = link.filter(|&(current, _)| current == session) {
+        let links = self.owner(host).map(|owner| [owner.link, owner.second]);
+        let links = links.into_iter().flatten().flatten();
+        if let Some((_, conn)) = links.filter(|&(of, _)| of == session).last() {
             self.conns[conn].send(host, item);
         }
     }
 
     fn end_session(&mut self, host: HostId, session: Session) {
         let Some(owner) = self.owner(host) else { return };
+        if let Some((_, conn)) = owner.second.take_if(|&mut (second, _)| second == session) {
+            owner.joint = None;
+            return self.conns[conn].close(host);
+        }
         let Some((_, conn)) = owner.link.take_if(|&mut (current, _)| current == session) else { return };
         (owner.cut, owner.gathered) = (None, None);
         self.conns[conn].close(host);
@@ -199,7 +217,9 @@ impl World {
 
     fn send_checkpoint(&mut self, host: HostId, session: Session, epoch: Epoch) {
         let Some(owner) = self.owner(host) else { return };
-        let Some((gathered, snapshot, sent_at)) = owner.gathered.take() else { return };
+        let second = owner.second.is_some_and(|(second, _)| second == session);
+        let gathered = if second { &mut owner.joint } else { &mut owner.gathered };
+        let Some((gathered, snapshot, sent_at)) = gathered.take() else { return };
         self.judge.departed = true;
         assert_eq!(gathered, epoch, "a checkpoint is sent as soon as it is taken");
         // Every other epoch changes the disk.
@@ -212,10 +232,12 @@ impl World {
     /// The checkpoint that was asked for is taken.
     pub(crate) fn take_checkpoint(&mut self, host: HostId) {
         let cut_at = self.hosts[host.index()].clock;
-        let Some(Owner { vm: Some(vm), cut, gathered, .. }) = self.owner(host) else { return };
-        let Some(Cut { session, epoch, last }) = cut.take() else { return };
-        *gathered = Some((epoch, Snapshot { life: vm.life, step: vm.step }, cut_at));
-        vm.gate.cut(epoch);
+        let Some(Owner { vm: Some(vm), cut, gathered, second, joint, .. }) = self.owner(host) else { return };
+        let Some(Cut { session, epoch, cut, last, with }) = cut.take() else { return };
+        let snapshot = Snapshot { life: vm.life, step: vm.step };
+        *gathered = Some((epoch, snapshot, cut_at));
+        *joint = second.filter(|&(of, _)| with == Some(of)).map(|_| (Epoch(1), snapshot, cut_at));
+        vm.gate.cut(cut);
         vm.runs = !last;
         let taken = Taken { cut_at, pause: Micros(0), busy: None, waited: false, pages: 0 };
         self.drive_primary(host, Event::CheckpointTaken { session, epoch, taken });

@@ -9,7 +9,7 @@ use crate::network::Item;
 use crate::owner::{BULK_BYTES, Vm};
 use crate::world::{HostId, Incoming, Role, World};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
-use protocol::notice::LinkLoss;
+use protocol::notice::{LinkLoss, Notice};
 use protocol::resync::Offer;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary};
 use protocol::{Epoch, Grant, Instant, Session, Term};
@@ -132,9 +132,10 @@ impl World {
             let (Some(event), Some(standby)) = (events.pop_front(), self.standby(host)) else { break };
             let owed = standby.owes_copy(&event);
             standby.machine.handle(now, event, &mut actions);
-            if let Some(term) = owed
+            if let Some(of) = owed
                 && actions.contains(&Action::Discard)
-                && self.arbiter.newest() <= term
+                && self.arbiter.newest() <= of.0
+                && !self.judge.is_relieved(of)
             {
                 self.judge.breaks(Broken::ThrownAway);
             }
@@ -149,9 +150,12 @@ impl World {
             Action::Send(conn, message) => self.conn(conn).send(host, Item::ToPrimary(message)),
             Action::Close(conn) => self.conn(conn).close(host),
             Action::Claim(claim) => self.ask(host, claim),
+            Action::Notice(Notice::StandbyArmed { .. }) => {
+                let of = self.standby(host).and_then(|standby| standby.of());
+                of.into_iter().for_each(|of| self.judge.arms(of));
+            }
             Action::Prepare(..) | Action::Commit(..) => {
-                let machine = self.standby(host).map(|standby| &standby.machine);
-                let of = machine.and_then(|machine| Some((machine.standing_by()?.1, machine.session()?)));
+                let of = self.standby(host).and_then(|standby| standby.of());
                 let whole = matches!(action, Action::Commit(..));
                 let least = |(term, session): (Term, Session)| {
                     (term, if whole { session.next() } else { Session(0) })
@@ -236,11 +240,16 @@ impl Standby {
         None
     }
 
-    /// The term for which this copy must be kept, unless it breaks by itself.
-    fn owes_copy(&self, event: &Event) -> Option<protocol::Term> {
+    /// Term and session that it stands by in.
+    fn of(&self) -> Option<(Term, Session)> {
+        Some((self.machine.standing_by()?.1, self.machine.session()?))
+    }
+
+    /// The term for which this copy must be kept, and its session, unless it breaks by itself.
+    fn owes_copy(&self, event: &Event) -> Option<(Term, Session)> {
         use PhaseName::{Armed, Claiming, Promoting};
         let armed = matches!(self.machine.phase(), Armed | Claiming | Promoting) && self.alive;
         let over = matches!(event, Event::PromotionFailed(_) | Event::Promoted);
-        (armed && !over).then(|| self.machine.standing_by().map(|(_, term, _)| term))?
+        (armed && !over).then(|| self.of())?
     }
 }

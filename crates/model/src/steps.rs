@@ -3,7 +3,7 @@
 //! A host that is frozen needs no step of its own: its steps are not taken while the world and its clock go on.
 
 use crate::bounds::{Begin, Bounds, Clocks, UNIT, timing};
-use crate::world::{HostId, Role, World, migrate, protect};
+use crate::world::{HostId, Role, World, change, migrate, protect};
 use protocol::primary::{Command, Event, PhaseName};
 use std::fmt;
 
@@ -20,6 +20,10 @@ pub enum Ask {
     Move,
     /// Bring a VM that nobody protects to the other host.
     Migrate,
+    /// Protect it on the third host in the backup's place.
+    Change,
+    /// Let the backup be.
+    KeepBackup,
     /// The same, with the VM stopped before anything is copied.
     StopAndMigrate,
     /// End the VM.
@@ -94,7 +98,7 @@ impl fmt::Display for Step {
 impl World {
     /// Every step that may come next.
     pub(crate) fn steps(&self, bounds: &Bounds, steps: &mut Vec<Step>) {
-        for host in HostId::BOTH {
+        for host in HostId::ALL {
             self.steps_of_host(bounds, host, steps);
             self.network_steps(host, steps);
         }
@@ -104,7 +108,7 @@ impl World {
         }
         steps.extend((0..self.arbiter.strays()).map(Step::DecideStray));
         let whose: &[_] = match bounds.clocks {
-            Clocks::Own => &[Some(HostId::Alpha), Some(HostId::Beta)],
+            Clocks::Own => &HostId::ALL.map(Some),
             Clocks::Shared => &[None],
         };
         let busy = |host: &HostId| !matches!(self.hosts[host.index()].role, Role::Idle);
@@ -144,7 +148,11 @@ impl World {
                 }
                 if self.left.commands > 0 {
                     let phase = owner.machine.phase();
-                    let moves = if bounds.begin == Begin::Migration { moves(phase) } else { &[] };
+                    let moves = match bounds.begin {
+                        Begin::Protection => &[],
+                        Begin::Migration => moves(phase),
+                        Begin::Change => changes(owner.machine.successor().is_some(), phase),
+                    };
                     steps.extend(asks(phase).iter().chain(moves).map(|&ask| Step::Ask(id, ask)));
                 }
             }
@@ -212,8 +220,8 @@ impl World {
         true
     }
 
-    fn run_clocks(&mut self, whose: Option<HostId>, by: protocol::Micros) {
-        for host in HostId::BOTH.into_iter().filter(|&host| whose.is_none_or(|whose| whose == host)) {
+    pub(crate) fn run_clocks(&mut self, whose: Option<HostId>, by: protocol::Micros) {
+        for host in HostId::ALL.into_iter().filter(|&host| whose.is_none_or(|whose| whose == host)) {
             let host = self.host(host);
             host.clock = host.clock + by;
         }
@@ -225,6 +233,11 @@ impl World {
             Ask::Unprotect => Command::Unprotect,
             Ask::Failover => Command::Failover,
             Ask::Move => Command::Move,
+            Ask::Change => {
+                let Some(backup) = self.backup_of(host) else { return false };
+                change(host.third(backup))
+            }
+            Ask::KeepBackup => Command::KeepBackup,
             Ask::Migrate => migrate(host.other(), false),
             Ask::StopAndMigrate => migrate(host.other(), true),
             Ask::Stop => Command::Stop,
@@ -234,6 +247,13 @@ impl World {
             }
         };
         self.command(host, command)
+    }
+
+    fn backup_of(&self, host: HostId) -> Option<HostId> {
+        match &self.hosts[host.index()].role {
+            Role::Owner(owner) => owner.machine.peer().map(HostId::named),
+            _ => None,
+        }
     }
 
     fn suffer(&mut self, fault: Fault) {
@@ -267,6 +287,15 @@ fn moves(phase: PhaseName) -> &'static [Ask] {
     match phase {
         PhaseName::Unprotected => &[Ask::Migrate, Ask::StopAndMigrate],
         PhaseName::Protected => &[Ask::Move],
+        _ => &[],
+    }
+}
+
+/// What besides, if the backup shall be another.
+fn changes(changing: bool, phase: PhaseName) -> &'static [Ask] {
+    match phase {
+        PhaseName::Protected if changing => &[Ask::KeepBackup],
+        PhaseName::Protected => &[Ask::Change],
         _ => &[],
     }
 }

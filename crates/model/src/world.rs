@@ -1,45 +1,59 @@
-//! Owns a state of the model: two hosts, the connections between them, the arbiter, what the judge knows, and what is
+//! Owns a state of the model: the hosts, the connections between them, the arbiter, what the judge knows, and what is
 //! left of the bounds. The machines in it are `protocol`'s own.
 
 use crate::arbiter::{Arbiter, Question};
-use crate::bounds::{Begin, Bounds, Clocks, Left, timing};
+use crate::bounds::{Begin, Bounds, Clocks, Left, UNIT, timing};
 use crate::judge::{Judge, Snapshot};
 use crate::network::Connection;
 use crate::owner::{Owner, Vm};
 use crate::standby::Standby;
 use crate::steps::Step;
 use protocol::asking::Claimant;
-use protocol::primary::{Command, PhaseName, Primary};
+use protocol::primary::{ChangeStage, Command, PhaseName, Primary};
 use protocol::wire::{Kind, ToBackup};
 use protocol::{Epoch, Grant, HostName, Instant, Session, Term, TermRecord, VmName};
 use std::sync::Arc;
 
-/// One of the two hosts.
+/// One of the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HostId {
     /// Runs the VM in the beginning.
     Alpha,
     /// Its backup.
     Beta,
+    /// What shall be the backup in Beta's place; idle in all behaviours but those.
+    Gamma,
 }
 
 impl HostId {
-    pub(crate) const BOTH: [Self; 2] = [Self::Alpha, Self::Beta];
+    pub(crate) const ALL: [Self; 3] = [Self::Alpha, Self::Beta, Self::Gamma];
 
     pub(crate) fn index(self) -> usize {
         self as usize
     }
 
+    /// Where its VM is protected, or brought, if somebody asks for that.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Alpha => Self::Beta,
-            Self::Beta => Self::Alpha,
+            Self::Beta | Self::Gamma => Self::Alpha,
         }
     }
 
+    /// The one that is neither.
+    pub(crate) fn third(self, other: Self) -> Self {
+        let rest = Self::ALL.into_iter().find(|&host| host != self && host != other);
+        rest.expect("there are three")
+    }
+
     pub(crate) fn name(self) -> HostName {
-        let name = HostName::new(["alpha", "beta"][self.index()]);
+        let name = HostName::new(["alpha", "beta", "gamma"][self.index()]);
         name.expect("these are names")
+    }
+
+    pub(crate) fn named(name: &HostName) -> Self {
+        let found = Self::ALL.into_iter().find(|host| host.name() == *name);
+        found.expect("nobody else is known")
     }
 }
 
@@ -73,7 +87,7 @@ pub(crate) enum Incoming {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World {
     /// Shared with the states before and after, where they are the same.
-    pub(crate) hosts: [Arc<Host>; 2],
+    pub(crate) hosts: [Arc<Host>; 3],
     pub(crate) conns: Vec<Connection>,
     pub(crate) arbiter: Arbiter,
     pub(crate) judge: Judge,
@@ -103,7 +117,36 @@ impl World {
                 });
                 vec![asked, departed, yielded]
             }
+            // Later: gamma has a first copy; or the checkpoint of both is under way, and nothing of it has arrived.
+            Begin::Change => {
+                let protected = Self::about_to(bounds, protect(HostId::Beta)).gone_on(bounds, |_| false);
+                let asked = protected.and_then(|world| {
+                    let taken = world.command(HostId::Alpha, change(HostId::Gamma));
+                    assert!(taken, "the backup of a protected VM can be changed");
+                });
+                let copied = asked.clone().gone_on(bounds, |_| false);
+                let later = |world: &mut Self| {
+                    world.run_clocks((bounds.clocks == Clocks::Own).then_some(HostId::Alpha), UNIT);
+                    world.tick(HostId::Alpha);
+                };
+                let joint = copied.clone().and_then(later).gone_on(bounds, Self::is_joint);
+                vec![asked, copied, joint]
+            }
         }
+    }
+
+    fn is_joint(&self) -> bool {
+        match &self.hosts[0].role {
+            Role::Owner(owner) => {
+                owner.machine.successor().is_some_and(|(_, stage)| stage == ChangeStage::Joint)
+            }
+            _ => false,
+        }
+    }
+
+    fn and_then(mut self, what: impl FnOnce(&mut Self)) -> Self {
+        what(&mut self);
+        self
     }
 
     /// Alpha owns the VM in term 1 and was just asked this.
@@ -113,7 +156,7 @@ impl World {
         let idle =
             Arc::new(Host { boot: 1, clock, role: Role::Idle, question: None, least: (Term(0), Session(0)) });
         let mut world = Self {
-            hosts: [idle.clone(), idle],
+            hosts: [idle.clone(), idle.clone(), idle],
             conns: Vec::new(),
             arbiter: Arbiter::default(),
             judge: Judge::new(),
@@ -150,7 +193,7 @@ impl World {
 
     pub(crate) fn claimant(&self, id: HostId) -> Claimant {
         let vm = VmName::new("vm").expect("this is a name");
-        let seed = u64::from(self.hosts[id.index()].boot) * 2 + id.index() as u64;
+        let seed = u64::from(self.hosts[id.index()].boot) * 4 + id.index() as u64;
         Claimant::new(vm, id.name(), seed)
     }
 
@@ -213,4 +256,8 @@ pub(crate) fn protect(peer: HostId) -> Command {
 
 pub(crate) fn migrate(peer: HostId, stop_first: bool) -> Command {
     Command::Migrate { peer: peer.name(), timing: timing(), machine: Vec::new(), stop_first }
+}
+
+pub(crate) fn change(peer: HostId) -> Command {
+    Command::Change { peer: peer.name(), timing: timing(), machine: Vec::new() }
 }

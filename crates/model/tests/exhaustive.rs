@@ -35,6 +35,38 @@ fn a_migration_with_a_fault_that_may_be_called_off() {
 }
 
 #[test]
+fn a_backup_that_is_changed_without_faults() {
+    let begin = Begin::Change;
+    let bounds = Bounds {
+        depth: 60,
+        faults: 0,
+        commands: 0,
+        steps: 1,
+        waits: 1,
+        sleeps: 1,
+        begin,
+        ..Bounds::default()
+    };
+    assert!(keeps_its_promises(bounds).complete);
+}
+
+#[test]
+fn a_backup_that_is_changed_with_a_fault_or_called_off() {
+    let begin = Begin::Change;
+    let bounds = Bounds {
+        depth: 8,
+        faults: 1,
+        commands: 1,
+        steps: 1,
+        waits: 1,
+        sleeps: 1,
+        begin,
+        ..Bounds::default()
+    };
+    keeps_its_promises(bounds);
+}
+
+#[test]
 fn an_old_owner_is_silent_where_clocks_run_alike() {
     let bounds = Bounds { depth: 11, faults: 1, commands: 0, clocks: Clocks::Shared, ..Bounds::default() };
     keeps_its_promises(bounds);

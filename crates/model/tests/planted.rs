@@ -36,6 +36,37 @@ fn a_partial_epoch_applied_is_found() {
     assert_eq!(promise, "what is promoted is the newest committed checkpoint");
 }
 
+/// Where a backup is changed; with less to choose from, so that it is found soon.
+fn broken_change(planted: Planted) -> (&'static str, Vec<String>) {
+    let begin = Begin::Change;
+    let bounds = Bounds {
+        depth: 16,
+        faults: 0,
+        commands: 0,
+        steps: 1,
+        waits: 1,
+        sleeps: 1,
+        begin,
+        planted,
+        ..Bounds::default()
+    };
+    broken_in(bounds)
+}
+
+#[test]
+fn a_change_of_backup_that_does_not_wait_for_the_old_one_is_found() {
+    let (promise, steps) = broken_change(Planted { succeed_unresigned: true, ..Planted::default() });
+    assert_eq!(promise, "nothing that left a host is lost");
+    assert!(steps.iter().any(|step| step == "Decide(Beta)"), "{steps:?}");
+}
+
+#[test]
+fn a_backup_that_resigned_and_stands_by_all_the_same_is_found() {
+    let (promise, steps) = broken_change(Planted { resign_and_stay: true, ..Planted::default() });
+    assert_eq!(promise, "nothing that left a host is lost");
+    assert!(steps.iter().any(|step| step == "Decide(Beta)"), "{steps:?}");
+}
+
 #[test]
 fn an_owner_that_stays_after_the_last_checkpoint_of_a_migration_left_is_found() {
     let planted = Planted { stay_after_departure: true, ..Planted::default() };

@@ -58,7 +58,7 @@ pub enum ChangeStage {
     Opening,
     /// Its first copy.
     Copying,
-    /// Both have the VM, or are about to.
+    /// The checkpoint of both is on its way: either may have it.
     Joint,
 }
 
@@ -69,8 +69,8 @@ impl Primary {
         self.successor.as_ref().map(|successor| {
             let stage = match successor.stage {
                 Stage::Opening => ChangeStage::Opening,
-                Stage::Copying => ChangeStage::Copying,
-                Stage::Ready | Stage::Cutting | Stage::Joint(_) | Stage::Resigning(_) => ChangeStage::Joint,
+                Stage::Copying | Stage::Ready | Stage::Cutting => ChangeStage::Copying,
+                Stage::Joint(_) | Stage::Resigning(_) => ChangeStage::Joint,
             };
             (&successor.link.peer, stage)
         })
