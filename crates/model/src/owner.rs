@@ -199,7 +199,7 @@ impl World {
     fn send_to_backup(&mut self, host: HostId, session: Session, item: Item) {
         let links = self.owner(host).map(|owner| [owner.link, owner.second]);
         let links = links.into_iter().flatten().flatten();
-        if let Some((_, conn)) = links.filter(|&(of, _)| of == session).last() {
+        if let Some((_, conn)) = links.rev().find(|&(of, _)| of == session) {
             self.conns[conn].send(host, item);
         }
     }

@@ -333,13 +333,23 @@ impl Repair {
             let other = |other: &&Candidate| other.host != *peer && other.promises(now, &self.pauses);
             let other = self.candidates.iter().find(other).filter(|_| self.will == Will::On);
             other.map(|other| Step::Change(other.host.clone()))
+        } else if draining || self.may_return(now, peer) {
+            Some(Step::Move)
         } else {
-            (draining || self.may_return(now, peer)).then_some(Step::Move)
+            self.preferred(now, peer).map(Step::Change)
         };
         if step.is_some() {
             self.rest_until = now + AGAIN;
         }
         step
+    }
+
+    /// The host where the VM should run, if it could stand by in place of its backup: the first half of the way there.
+    fn preferred(&self, now: Instant, peer: &HostName) -> Option<HostName> {
+        let prefer = self.wish.as_ref()?.prefer.as_ref().filter(|prefer| *prefer != peer)?;
+        let found = self.candidates.iter().find(|candidate| candidate.host == *prefer);
+        let may = found.is_some_and(|candidate| candidate.promises(now, &self.pauses));
+        (may && self.will == Will::On).then(|| prefer.clone())
     }
 
     fn may_return(&self, now: Instant, peer: &HostName) -> bool {

@@ -23,8 +23,12 @@
 //! reader of the VM's memory: whatever goes wrong, the VM runs on as if nobody had asked. See
 //! `docs/design/migration.md` for the point of no return.
 //!
+//! While Protected a second session may bring up another backup (`change`); when that has all that the first one has, the
+//! first resigns, and the second is the session.
+//!
 //! The rule behind it: *in a term either the owner releases output unprotected and nobody else is entitled to
-//! the next term, or exactly one backup is entitled and output leaves only on its acknowledgement.* So every way
+//! the next term, or exactly one backup is entitled and output leaves only on its acknowledgement, or, for a moment, two are,
+//! each has all that ever left, and nothing leaves.* So every way
 //! from Protected back to Unprotected, the operator's `unprotect` and `stop` included, goes through the arbiter.
 
 mod change;

@@ -152,7 +152,8 @@ fn a_vm_returns_to_the_preferred_host_once_that_has_settled() {
     assert_eq!(policy.next(at(61_001), protected_by(&alpha)), None, "one try at a time");
     let gamma = host("gamma");
     policy.protected(at(70_000), &gamma);
-    assert_eq!(policy.next(at(999_000), protected_by(&gamma)), None, "only to the preferred one");
+    let change = Some(Step::Change(alpha));
+    assert_eq!(policy.next(at(999_000), protected_by(&gamma)), change, "only to the preferred one");
 }
 
 #[test]
@@ -163,6 +164,21 @@ fn a_preferred_host_that_died_again_is_waited_for_longer() {
     policy.protected(at(0), &alpha);
     assert_eq!(policy.next(at(239_999), protected_by(&alpha)), None);
     assert_eq!(policy.next(at(240_000), protected_by(&alpha)), Some(Step::Move));
+}
+
+#[test]
+fn a_preferred_host_takes_the_place_of_another_backup_and_then_gets_the_vm() {
+    let (alpha, gamma) = (host("alpha"), host("gamma"));
+    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, Some("alpha")), &alpha, Arrival::Loss);
+    policy.protected(at(1), &gamma);
+    assert_eq!(policy.next(at(59_000), protected_by(&gamma)), None, "it died a moment ago");
+    assert_eq!(policy.next(at(60_000), protected_by(&gamma)), Some(Step::Change(alpha.clone())));
+    policy.failed(at(60_001), &alpha, "away", false);
+    assert_eq!(policy.next(at(70_000), protected_by(&gamma)), None);
+    assert_eq!(policy.next(at(120_001), protected_by(&gamma)), Some(Step::Change(alpha.clone())));
+    policy.protected(at(121_000), &alpha);
+    assert_eq!(policy.next(at(180_999), protected_by(&alpha)), None);
+    assert_eq!(policy.next(at(181_000), protected_by(&alpha)), Some(Step::Move), "settled there");
 }
 
 #[test]
