@@ -6,6 +6,11 @@
 //! streamed while the guest stands still: the bound on memory wins over the pause. Before a large one pages are copied
 //! ahead (`ahead`).
 
+mod beside;
+mod gather;
+
+use gather::{Failure, Sends, gather};
+
 use super::ahead::{Ahead, Policy};
 use super::brake::Brake;
 use super::busy::Busy;
@@ -13,14 +18,13 @@ use super::copy::{Copy, Outcome};
 use super::orders::{Done, Job, Staged};
 use super::pace::Pace;
 use super::precopy::CHUNK;
-use super::second::{Begin, Second};
+use super::second::Second;
 use super::settling::Settling;
 use crate::computer::{ClockKeeper, Computer, MachineError, PageTracker, StateSaver, Then};
 use crate::disks::{self, KeptChange, Tap};
-use crate::link::{Outbox, Pack, Part};
+use crate::link::Outbox;
 use crate::loops::Haste;
 use crate::machine::Machine;
-use crate::ram::GuestRam;
 use crate::staging::Pool;
 use api::types::EpochRecord;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -40,8 +44,6 @@ use std::time::Duration;
 const BUFFER_PAGES: usize = 4_096;
 /// Up to so many pages a checkpoint sends them while the guest stands still.
 const SMALL: usize = 512;
-/// Pages that go ahead on the link together.
-const AHEAD_PAGES: usize = 512;
 /// Buffers of a session.
 const BUFFERS: usize = 4;
 
@@ -173,19 +175,6 @@ struct Wanted {
     with: Option<Session>,
 }
 
-/// What a checkpoint gathered for the second session, whose first one it is.
-struct Joint {
-    session: Session,
-    parts: Vec<Part>,
-    pages: u64,
-}
-
-/// What went wrong with a checkpoint.
-struct Failure {
-    why: String,
-    resumable: bool,
-}
-
 impl Worker {
     fn run(&mut self) {
         while let Some(job) = self.next() {
@@ -289,34 +278,6 @@ impl Worker {
         if let Err(error) = self.gate.open() {
             tracing::debug!(%error, "output does not pass");
         }
-    }
-
-    fn copy_beside(&mut self, begin: Begin) {
-        let (session, disks) = (begin.session, (&self.tap, self.images.as_slice()));
-        let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| error.to_string());
-        let begun = pool.and_then(|pool| {
-            Second::begin(begin, pool, &self.computer, disks, &self.done).map_err(|error| error.to_string())
-        });
-        match begun {
-            Ok(second) => {
-                self.bytes.fetch_add(second.pool.bytes(), Ordering::Relaxed);
-                self.second = Some(second);
-            }
-            Err(why) => self.say(Done::Failed { session, why, resumable: false }),
-        }
-    }
-
-    /// What was the present session is told to end next.
-    fn succeed(&mut self, session: Session) {
-        let second = self.second.take_if(|second| second.session == session);
-        let (Some(second), Some(active)) = (second, &mut self.active) else { return };
-        self.tap.end_second();
-        self.tap.meter().succeed();
-        if let Some(marker) = self.tap.marker() {
-            marker.map().succeed(second.base);
-        }
-        self.bytes.store(second.pool.bytes(), Ordering::Relaxed);
-        (active.session, active.outbox, active.pool) = (session, second.outbox, second.pool);
     }
 
     fn end_session(&mut self, session: Session) {
@@ -595,41 +556,6 @@ impl Worker {
         Ok(staged)
     }
 
-    /// What this checkpoint found is owed to the second session; copies all of that if it is that one's first checkpoint.
-    fn owe(&mut self, active: &Active, with: Option<Session>) -> Result<Option<Joint>, Failure> {
-        let Some(second) = &mut self.second else { return Ok(None) };
-        second.owed.add(&active.dirty);
-        second.owed.add(&active.ahead.addresses);
-        let Some(session) = with.filter(|&with| with == second.session) else { return Ok(None) };
-        second.ranges = second.owed.take();
-        second.changes = self.tap.take_second();
-        let mut pages = Vec::new();
-        self.computer.ram().number(&second.ranges, &mut pages);
-        let to = (&second.pool, &second.outbox);
-        let parts = gather(self.computer.ram(), &pages, to, Vec::new(), (Epoch(1), Sends::Later))?;
-        Ok(Some(Joint { session, parts, pages: pages.len() as u64 }))
-    }
-
-    fn stage_joint(&mut self, joint: Joint, staged: &Staged) -> Staged {
-        let Joint { parts, pages, .. } = joint;
-        let mut changes = Vec::new();
-        if let Some(second) = &mut self.second {
-            second.ranges.clear();
-            changes = std::mem::take(&mut second.changes);
-        }
-        Staged {
-            epoch: Epoch(1),
-            record: EpochRecord { epoch: 1, dirty_pages: pages, ahead_pages: 0, ..staged.record },
-            parts,
-            changes,
-            device: staged.device.clone(),
-            cut: staged.cut.clone(),
-            gate: staged.gate.clone(),
-            with: None,
-            ..*staged
-        }
-    }
-
     /// Lets the guest go on if it does not yet, and says for how long it stood still for this checkpoint, which began at `began_us`: by
     /// the machine's own time of both. It may have stood still before for other reasons.
     fn end_pause(&mut self, then: Then, began_us: u64) -> Result<u64, MachineError> {
@@ -660,53 +586,4 @@ impl Worker {
         }
         self.addresses.1.clone()
     }
-}
-
-/// When pages go on the link that are copied. What a checkpoint that fails has sent is sent again by the next one, in the same
-/// epoch and behind it: all its pages are owed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sends {
-    /// In small pieces as they are copied, packed if they are there sooner.
-    Pieces,
-    /// As soon as they are copied, while the machine saves its devices.
-    Parts,
-    /// When the guest runs again: many would take the processors from the machine.
-    Later,
-}
-
-/// Copies the numbered pages into buffers, behind those that were copied ahead. When these run out the ones that are full go
-/// ahead on the link.
-fn gather(
-    ram: &GuestRam,
-    pages: &[(u8, u64)],
-    (pool, outbox): (&Pool, &Outbox),
-    mut parts: Vec<Part>,
-    (epoch, sends): (Epoch, Sends),
-) -> Result<Vec<Part>, Failure> {
-    let mut left = pages;
-    while !left.is_empty() {
-        let buffer = match pool.try_take() {
-            Some(buffer) => buffer,
-            None => {
-                for part in parts.drain(..) {
-                    outbox.part(epoch, part);
-                }
-                let wait = pool.free().recv_timeout(std::time::Duration::from_secs(10));
-                let gone =
-                    |_| Failure { why: "the link does not take the checkpoint".into(), resumable: false };
-                pool.adopt(wait.map_err(gone)?)
-            }
-        };
-        let most = if sends == Sends::Pieces { buffer.pages().min(AHEAD_PAGES) } else { buffer.pages() };
-        let (now, after) = left.split_at(left.len().min(most));
-        left = after;
-        let part = Part::copy(ram, now, buffer)
-            .map_err(|error| Failure { why: error.to_string(), resumable: true })?;
-        match sends {
-            Sends::Pieces => outbox.part(epoch, part.packed(Pack::IfSooner)),
-            Sends::Parts => outbox.part(epoch, part),
-            Sends::Later => parts.push(part),
-        }
-    }
-    Ok(parts)
 }
