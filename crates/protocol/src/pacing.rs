@@ -118,6 +118,15 @@ impl Pacer {
         }
     }
 
+    /// Of a session that takes this one's place: what is known of the guest goes on being known. The epoch that was closed last
+    /// is the new session's first.
+    #[must_use]
+    pub fn handed_on(&self, (pacing, interval): (Pacing, Micros), closed: Epoch) -> Self {
+        let number = |(epoch, since): (Epoch, Instant)| (Epoch(epoch.0 + 1 - closed.0), since);
+        let (waits, behind) = (self.waits.map(number), self.behind.map(number));
+        Self { pacing, interval, stretch: self.stretch.min(interval), waits, behind, ..self.clone() }
+    }
+
     /// An answer of this epoch waits in the gate, its first packet since then.
     pub fn output(&mut self, epoch: Epoch, since: Instant) {
         match self.waits {

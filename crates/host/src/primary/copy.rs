@@ -13,15 +13,23 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk::Image;
 use os::range::{PAGE_SIZE, Range, page_count};
 use protocol::resync::Offer;
+use protocol::wire::ToBackup;
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Session};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// So few dirty pages may be left to the first checkpoint: some ten milliseconds of copying at the worst.
 const FEW_PAGES: u64 = 4_096;
 /// A guest that writes faster than the link carries is given to the first checkpoint after so many rounds.
 const MAX_ROUNDS: u32 = 12;
+/// Beside the checkpoints of another session there is no hurry, and what the guest says waits for all that is left: so few, in
+/// so many rounds.
+const FEW_BESIDE: u64 = 128;
+const MAX_ROUNDS_BESIDE: u32 = 40;
+/// How often to look for what the guest wrote to its disks.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How a first copy ended.
 #[derive(Debug)]
@@ -85,12 +93,17 @@ impl Copy<'_> {
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         let mut copied = 0;
-        for round in 1..=MAX_ROUNDS {
+        let (few, rounds) =
+            if self.beside { (FEW_BESIDE, MAX_ROUNDS_BESIDE) } else { (FEW_PAGES, MAX_ROUNDS) };
+        for round in 1..=rounds {
             let pages = page_count(&ranges);
             match self.round(round, &ranges, &mut copied) {
                 Ok(true) => {}
                 Ok(false) => return Outcome::Ended,
                 Err(why) => return Outcome::Failed(why),
+            }
+            if self.beside && !self.arrives() {
+                return Outcome::Ended;
             }
             ranges.clear();
             if let Err(error) = self.tracker.scan_live(&mut ranges) {
@@ -98,13 +111,31 @@ impl Copy<'_> {
             }
             let dirty = page_count(&ranges);
             let no_progress = round > 2 && dirty >= pages;
-            if dirty <= FEW_PAGES || no_progress || round == MAX_ROUNDS {
+            if dirty <= few || no_progress || round == rounds {
                 break;
             }
         }
         // What is dirty now is owed to the first checkpoint.
         self.tracker.give_back(&ranges);
         Outcome::Copied
+    }
+
+    /// Waits until all that was sent is in the other host's copy; false if the session ended. What stood in queues before the
+    /// first checkpoint would keep its acknowledgement waiting, and with it what the guest says.
+    fn arrives(&mut self) -> bool {
+        self.reached = false;
+        self.outbox.to_backup(&ToBackup::Mark);
+        while !self.reached {
+            match self.jobs.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) => self.outbox.disks(Epoch(0), self.written()),
+                job => {
+                    if !self.heed(job.ok()) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// What was written to the disks since the last time.

@@ -254,11 +254,13 @@ impl Primary {
 
     /// It is taken, as this epoch of the gate: from here on the successor may be entitled, too.
     pub(super) fn joint_taken(&mut self, now: Instant, cut: Epoch, taken: Taken, out: &mut Vec<Action>) {
+        let Phase::Protected(_, present, _) = &self.phase else { return };
         let Some(Successor { link, timing, stage: stage @ Stage::Cutting }) = &mut self.successor else {
             return;
         };
         let mut pipeline = Pipeline::behind(cut.0 - 1, timing, now);
         pipeline.note_taken(now, Epoch(1), taken);
+        pipeline.pacer = present.pacer.handed_on((timing.pacing, timing.interval), present.ledger.sent());
         out.push(Action::SendCheckpoint(link.session, Epoch(1)));
         *stage = Stage::Joint(pipeline);
     }

@@ -117,7 +117,12 @@ impl Bed {
 
 /// Agents on two hosts that suspect each other late.
 pub fn start_cluster(props: &Props, tag: &str) -> Result<Cluster> {
-    Cluster::start(tag, &props.binary, &HOSTS, LATE_SUSPICION).context("the hosts cannot be set up")
+    start_on(props, tag, &HOSTS)
+}
+
+/// The same on these hosts.
+pub fn start_on(props: &Props, tag: &str, hosts: &[&str]) -> Result<Cluster> {
+    Cluster::start(tag, &props.binary, hosts, LATE_SUSPICION).context("the hosts cannot be set up")
 }
 
 /// The checkpoints of a VM on the first host that are cut during the next `time`.

@@ -56,7 +56,7 @@ pub enum Bench {
     /// Parts: 1 number of VMs and death of all, 2 first copy beside checkpoints, 3 refusal
     Many(BenchArgs),
     /// What clients see when hosts and links die (12 minutes, as root).
-    /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links
+    /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links, 3 another backup
     Failover(BenchArgs),
     /// Live migration beside stopping the VM first and beside QEMU's own (14 minutes, as root). One part
     Migrate(BenchArgs),
@@ -148,6 +148,7 @@ const FAILOVER: Suite = Suite {
     parts: &[
         ("Outage when the VM's host dies", failover::deaths::measure),
         ("Several links", failover::links::measure),
+        ("Another backup", failover::change::measure),
     ],
     facts: || vec![failover::detection()],
 };

@@ -1,6 +1,7 @@
-//! Owns `cargo xtask bench failover`: what clients see of many deaths of hosts, with and without input replay, and what
-//! several links cost and save.
+//! Owns `cargo xtask bench failover`: what clients see of many deaths of hosts, with and without input replay, what
+//! several links cost and save, and what a change of backup is.
 
+pub mod change;
 pub mod deaths;
 mod journey;
 pub mod kill;
