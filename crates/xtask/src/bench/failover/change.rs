@@ -99,28 +99,6 @@ fn once(bed: &Bed, way: Way, backup: &str, seen: &mut Seen) -> Result<&'static s
         bail!("the client's connection broke: {why}");
     }
     let events = bed.cluster.ask(here, |api| api.events(mark))?;
-    if matches!(way, Way::Change) {
-        for e in &events {
-            eprintln!("EV {} {}", e.at_us - began_us.min(e.at_us), e.text);
-        }
-        let recs = bed.cluster.ask(here, |api| api.epochs(&bed.vm, began_us))?;
-        let res = events.iter().find(|e| e.what["event"] == "resigned").map_or(0, |e| e.at_us);
-        for r in recs.iter().filter(|r| r.at_us + 200_000 > res && r.at_us < res + 200_000) {
-            eprintln!(
-                "EP {} epoch {} pause {} pages {} ahead {} wire {} ack {}",
-                r.at_us as i64 - began_us as i64,
-                r.epoch,
-                r.pause_us,
-                r.dirty_pages,
-                r.ahead_pages,
-                r.wire_bytes,
-                r.ack_us
-            );
-        }
-        for s in pings.samples.iter().filter(|s| s.latency_us > 30_000) {
-            eprintln!("PING answered {} took {}", s.at_us as i64 - began_us as i64, s.latency_us);
-        }
-    }
     let at = |name: &str| events.iter().find(|event| event.what["event"] == name).map(|event| event.at_us);
     let (alone, protected) = (at("unprotected"), at("protected"));
     let ms = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e3;
