@@ -7,6 +7,7 @@ use crate::migrate::{ask, wait_status};
 use crate::repair::{THREE, guarded, host, request, undying};
 use api::migration::Stage;
 use protocol::wire::Kind;
+use std::time::Duration;
 
 /// Under load at alpha, protected by beta, with a disk.
 fn with_disk(tag: &'static str, to: &[&str]) -> Loaded {
@@ -205,5 +206,45 @@ fn the_owner_dies_when_both_have_the_checkpoint() {
     let (beta, gamma) = wait_for("one of the two", promoted, || look::logs(&loaded.cluster));
     assert!(beta != gamma, "{}", look::logs(&loaded.cluster));
     loaded.progress();
+    loaded.verdict();
+}
+
+/// Where the VM runs, and who protects it.
+fn settled(loaded: &Loaded) -> (&'static str, &'static str) {
+    let found = || {
+        let owner = THREE.iter().find(|at| {
+            let status = look::status(&loaded.cluster, at, &loaded.vm);
+            status.is_some_and(|status| status.phase == "protected" && status.successor.is_none())
+        })?;
+        let peer = look::status(&loaded.cluster, owner, &loaded.vm)?.peer?;
+        let backup = THREE.iter().find(|at| host(at) == peer)?;
+        let standby = look::status(&loaded.cluster, backup, &loaded.vm)?;
+        (standby.phase == "armed").then_some((*owner, *backup))
+    };
+    wait_for("the VM, protected somewhere", found, || look::logs(&loaded.cluster))
+}
+
+#[test]
+fn the_owner_dies_at_any_moment_of_a_change() {
+    if !possible() {
+        return;
+    }
+    let loaded = with_disk("chany", &["beta", "gamma"]);
+    for after_ms in [60, 350, 500, 620, 700] {
+        let (owner, backup) = settled(&loaded);
+        let other = *THREE.iter().find(|at| **at != owner && **at != backup).expect("there are three");
+        let wish = request(&[other, backup], None, 0);
+        loaded.cluster.ask(owner, |api| api.protect(&loaded.vm, &wish)).expect("it is accepted");
+        std::thread::sleep(Duration::from_millis(after_ms));
+        loaded.cluster.lab.kill_host(owner).expect("the owner dies");
+        let goes_on = || {
+            let owners = look::owners(&loaded.cluster, &[backup, other], &loaded.vm);
+            (owners.len() == 1).then_some(())
+        };
+        wait_for("one of the other two", goes_on, || look::logs(&loaded.cluster));
+        loaded.progress();
+        loaded.cluster.revive(owner).expect("it is back");
+    }
+    settled(&loaded);
     loaded.verdict();
 }
