@@ -53,6 +53,11 @@ impl Meter {
         }
     }
 
+    /// Another copy of the disks begins, beside a session whose counts go on.
+    pub fn copy_anew(&self) {
+        self.state().disks.iter_mut().for_each(|counts| counts.copy = None);
+    }
+
     /// So many bytes of a disk are to be examined.
     pub fn begin_copy(&self, disk: u8, kind: CopyKind, bytes: u64) {
         if let Some(counts) = self.state().disks.get_mut(usize::from(disk)) {

@@ -2,6 +2,7 @@
 //!
 //! Its copy is `second`'s; what is decided is `protocol::primary`'s (its `change`).
 
+use super::copied::Copied;
 use super::orders::{Job, Staged};
 use super::second::Begin;
 use super::session::SessionLink;
@@ -12,6 +13,7 @@ use crate::plan::Plan;
 use api::types::ApiError;
 use protocol::primary::Command;
 use protocol::{HostName, Session};
+use std::sync::Arc;
 
 /// A session beside the present one.
 pub struct Beside {
@@ -19,11 +21,13 @@ pub struct Beside {
     pub link: Option<SessionLink>,
     /// Its first checkpoint, and how many epochs the gate counts before that.
     joint: Option<(Staged, u64)>,
+    /// To be told once that is acknowledged.
+    copied: Option<Copied>,
 }
 
 impl Beside {
     pub fn new(session: Session) -> Self {
-        Self { session, link: None, joint: None }
+        Self { session, link: None, joint: None, copied: None }
     }
 }
 
@@ -52,6 +56,9 @@ impl Engine {
     pub(super) fn copy_beside(&mut self, begin: Begin) {
         // The other host has opened what it was shown.
         self.proofs = Proofs::default();
+        if let Some(beside) = &mut self.beside {
+            beside.copied = Some(Copied::begin(Arc::clone(begin.outbox.copy_wire())));
+        }
         self.checkpointer.send(Job::CopyBeside(Box::new(begin)));
     }
 
@@ -84,7 +91,7 @@ impl Engine {
 
     /// The second session takes the present one's place. That is ended next.
     pub(super) fn succeed(&mut self, session: Session) {
-        let Some(Beside { session, link: Some(link), .. }) =
+        let Some(Beside { session, link: Some(link), copied, .. }) =
             self.beside.take_if(|beside| beside.session == session)
         else {
             return;
@@ -92,8 +99,12 @@ impl Engine {
         self.checkpointer.send(Job::Succeed(session));
         self.handle.set_copy(None);
         self.staged = None;
-        self.beside =
-            self.link.replace(link).map(|old| Beside { session: old.session, link: Some(old), joint: None });
+        self.copied = copied;
+        let old = self.link.replace(link);
+        self.beside = old.map(|old| {
+            let session = old.session;
+            Beside { link: Some(old), ..Beside::new(session) }
+        });
     }
 
     pub(super) fn end_beside(&mut self) {

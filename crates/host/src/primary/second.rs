@@ -119,6 +119,7 @@ impl Second {
         let owed = Arc::new(Owed::default());
         // Before anything is read: what is written from now on comes again.
         tap.begin_second();
+        tap.meter().copy_anew();
         let (session, base, outbox) = (begin.session, begin.base, begin.outbox.clone());
         let copying = Copying {
             begin,

@@ -65,6 +65,8 @@ fn a_standby_leaves_its_host_and_the_vm_is_protected_all_the_while() {
     guarded(&loaded, "alpha", "gamma");
     assert!(look::status(&loaded.cluster, "beta", &loaded.vm).is_none());
     loaded.progress();
+    let copied = look::event(&loaded.cluster, "alpha", "disks_copied", mark);
+    assert_eq!(copied.what["peer"], "gamma", "{}", copied.text);
     // And back, by an operator, in the same term.
     assert!(undying(&loaded, "beta", "host undrain").status.success());
     let back = undying(&loaded, "alpha", "vm protect web --to beta --to gamma --interval 10ms");
