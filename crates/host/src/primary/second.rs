@@ -2,7 +2,7 @@
 //!
 //! The guest has one tracker, and its marks are read by the present backup's checkpoints. What they find is *owed* to the second
 //! session as well: its copy takes that for what a tracker of its own would say. The same with the disks: what a checkpoint
-//! takes of them is kept for the second session. So the copy is a first copy like any other ([`Copy`]), on a thread of its
+//! takes of them is kept for the second session. So the copy is a first copy like any other ([`struct@Copy`]), on a thread of its
 //! own, and the checkpoint that is taken for both sends it what is owed then.
 
 use super::copy::{Copy, Outcome};
