@@ -178,8 +178,7 @@ impl World {
     }
 
     fn end_owner(&mut self, host: HostId) {
-        let links = self.owner(host).map(|owner| [owner.link, owner.second]);
-        for (_, conn) in links.into_iter().flatten().flatten() {
+        for (_, conn) in self.links(host) {
             self.conns[conn].close(host);
         }
         self.become_idle(host);
@@ -196,10 +195,14 @@ impl World {
         Event::Connected(session)
     }
 
-    fn send_to_backup(&mut self, host: HostId, session: Session, item: Item) {
+    /// Its sessions and their connections.
+    fn links(&mut self, host: HostId) -> impl Iterator<Item = (Session, usize)> + use<> {
         let links = self.owner(host).map(|owner| [owner.link, owner.second]);
-        let links = links.into_iter().flatten().flatten();
-        if let Some((_, conn)) = links.rev().find(|&(of, _)| of == session) {
+        links.into_iter().flatten().flatten()
+    }
+
+    fn send_to_backup(&mut self, host: HostId, session: Session, item: Item) {
+        if let Some((_, conn)) = self.links(host).find(|&(of, _)| of == session) {
             self.conns[conn].send(host, item);
         }
     }

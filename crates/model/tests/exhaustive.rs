@@ -1,5 +1,8 @@
 //! Every behaviour within small bounds keeps the promises; what must come about does. Deeper: `cargo xtask model`.
 
+mod common;
+
+use common::changing;
 use model::{Begin, Bounds, Clocks, Outcome, check};
 
 fn keeps_its_promises(bounds: Bounds) -> Outcome {
@@ -36,34 +39,12 @@ fn a_migration_with_a_fault_that_may_be_called_off() {
 
 #[test]
 fn a_backup_that_is_changed_without_faults() {
-    let begin = Begin::Change;
-    let bounds = Bounds {
-        depth: 60,
-        faults: 0,
-        commands: 0,
-        steps: 1,
-        waits: 1,
-        sleeps: 1,
-        begin,
-        ..Bounds::default()
-    };
-    assert!(keeps_its_promises(bounds).complete);
+    assert!(keeps_its_promises(changing(60, 0, 0)).complete);
 }
 
 #[test]
 fn a_backup_that_is_changed_with_a_fault_or_called_off() {
-    let begin = Begin::Change;
-    let bounds = Bounds {
-        depth: 8,
-        faults: 1,
-        commands: 1,
-        steps: 1,
-        waits: 1,
-        sleeps: 1,
-        begin,
-        ..Bounds::default()
-    };
-    keeps_its_promises(bounds);
+    keeps_its_promises(changing(8, 1, 1));
 }
 
 #[test]

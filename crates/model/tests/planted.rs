@@ -1,5 +1,8 @@
 //! Planted bugs are found, each by the promise that it breaks, with the steps that show it.
 
+mod common;
+
+use common::changing;
 use model::{Begin, Bounds, Planted, check};
 
 /// The promise that the bug breaks, and how.
@@ -36,21 +39,9 @@ fn a_partial_epoch_applied_is_found() {
     assert_eq!(promise, "what is promoted is the newest committed checkpoint");
 }
 
-/// Where a backup is changed; with less to choose from, so that it is found soon.
+/// Where a backup is changed.
 fn broken_change(planted: Planted) -> (&'static str, Vec<String>) {
-    let begin = Begin::Change;
-    let bounds = Bounds {
-        depth: 16,
-        faults: 0,
-        commands: 0,
-        steps: 1,
-        waits: 1,
-        sleeps: 1,
-        begin,
-        planted,
-        ..Bounds::default()
-    };
-    broken_in(bounds)
+    broken_in(Bounds { planted, ..changing(16, 0, 0) })
 }
 
 #[test]

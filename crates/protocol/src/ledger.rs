@@ -140,6 +140,15 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes an answer of the backup: an echo, and perhaps an acknowledgement.
+    ///
+    /// # Errors
+    /// As for [`Ledger::hear`] and [`Ledger::acknowledge`].
+    pub fn answer(&mut self, now: Instant, echo: Instant, ack: Option<Epoch>) -> Result<(), LedgerError> {
+        self.hear(now, echo)?;
+        ack.map_or(Ok(()), |epoch| self.acknowledge(epoch))
+    }
+
     /// Output of epochs up to this one may leave now; none if nothing new may.
     pub fn releasable(&mut self, now: Instant) -> Option<Epoch> {
         let fresh = self.echo.is_some_and(|echo| now < echo + self.lease);

@@ -365,11 +365,10 @@ impl World {
         let Some(owner) = self.owner(host) else { return };
         match notice {
             Notice::Protected { peer, .. } => owner.policy.protected(now, peer),
-            Notice::ProtectFailed { peer, why } => {
+            Notice::ProtectFailed { peer, why } | Notice::ChangeFailed { peer, why } => {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 owner.policy.failed(now, peer, "refused", busy);
             }
-            Notice::ChangeFailed { peer, .. } => owner.policy.failed(now, peer, "not there", false),
             Notice::MigrationFailed { peer, .. } => {
                 owner.migrates = false;
                 owner.policy.failed(now, peer, "not there", false);

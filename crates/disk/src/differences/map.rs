@@ -206,20 +206,17 @@ impl<S: Storage> DifferenceMap<S> {
         self.state().map.succeed(session);
     }
 
-    /// The first epoch of a session is about to be sent: the present one's, or of this one beside it.
+    /// The first epoch of this session, the present one or one begun beside it, is about to be sent.
     ///
     /// # Errors
     /// If the session's name cannot be written down; the epoch may be sent all the same, and the copies would be
     /// compared whole.
-    pub fn propose(&self, beside: Option<Base>) -> Result<(), MapError> {
+    pub fn propose(&self, session: Base) -> Result<(), MapError> {
         let mut state = self.writer();
         if state.void.is_some() {
             return Ok(());
         }
-        match beside {
-            Some(base) => state.map.propose_as(base),
-            None => state.map.propose(),
-        }
+        state.map.propose(session);
         self.write_head(&mut state)
     }
 

@@ -75,7 +75,7 @@ fn lives(seed: u64) -> (u32, u32) {
                 8 | 9 => {
                     epoch = epoch.next();
                     map.cut(epoch);
-                    if epoch == Epoch(1) && map.propose(None).is_err() {
+                    if epoch == Epoch(1) && map.propose(base(life)).is_err() {
                         break;
                     }
                 }
@@ -161,7 +161,7 @@ fn nothing_is_forgotten_when_the_media_cannot_be_synced() {
     map.begin_session(base(1)).unwrap();
     map.before_write(0, 0, 1).unwrap();
     map.cut(Epoch(1));
-    map.propose(None).unwrap();
+    map.propose(base(1)).unwrap();
     assert!(map.acknowledged(Epoch(1)), "cleaning is due");
     map.clean(|| Err("the disk is broken".into())).unwrap_err();
     assert_eq!(marked(&map).len(), 1);

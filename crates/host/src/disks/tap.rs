@@ -133,11 +133,11 @@ impl Tap {
     /// What was kept since the last time.
     pub fn take(&self) -> Vec<KeptChange> {
         let mut collected = self.collected();
-        collected.bytes = 0;
+        let bytes = std::mem::take(&mut collected.bytes);
         let taken = std::mem::take(&mut collected.changes);
         if let Some(second) = &mut collected.second {
             second.extend_from_slice(&taken);
-            collected.second_bytes += taken.iter().map(KeptChange::weight).sum::<usize>();
+            collected.second_bytes += bytes;
         }
         self.taken.notify_all();
         taken

@@ -2,18 +2,16 @@
 //!
 //! Its copy is `second`'s; what is decided is `protocol::primary`'s (its `change`).
 
+use super::Engine;
 use super::copied::Copied;
 use super::orders::{Job, Staged};
-use super::second::Begin;
 use super::session::SessionLink;
-use super::{Approach, Engine};
 use crate::disks::Proofs;
 use crate::link::Outbox;
 use crate::plan::Plan;
 use api::types::ApiError;
 use protocol::primary::Command;
 use protocol::{HostName, Session};
-use std::sync::Arc;
 
 /// A session beside the present one.
 pub struct Beside {
@@ -22,7 +20,7 @@ pub struct Beside {
     /// Its first checkpoint, and how many epochs the gate counts before that.
     joint: Option<(Staged, u64)>,
     /// To be told once that is acknowledged.
-    copied: Option<Copied>,
+    pub copied: Option<Copied>,
 }
 
 impl Beside {
@@ -39,27 +37,12 @@ impl Engine {
         to: &HostName,
         rate: Option<u64>,
     ) -> Result<(), ApiError> {
-        let request = &plan.request;
-        let Approach { timing, machine, proofs } = self.approach(to, Some(plan), Some(request))?;
-        let configured = self.context.config.copy_rate.map(|rate| rate.0);
-        self.copy_rate = rate.or(request.copy_rate).or(configured).filter(|&rate| rate > 0);
-        self.open(Command::Change { peer: to.clone(), timing, machine }, proofs)?;
-        self.handle.set_copy_rate(self.copy_rate);
-        self.handle.set_interval(timing.interval, request.follow);
-        Ok(())
+        let command = |peer, timing, machine| Command::Change { peer, timing, machine };
+        self.begin_protection((plan, to), rate, command)
     }
 
     pub(super) fn is_beside(&self, session: Session) -> bool {
         self.beside.as_ref().is_some_and(|beside| beside.session == session)
-    }
-
-    pub(super) fn copy_beside(&mut self, begin: Begin) {
-        // The other host has opened what it was shown.
-        self.proofs = Proofs::default();
-        if let Some(beside) = &mut self.beside {
-            beside.copied = Some(Copied::begin(Arc::clone(begin.outbox.copy_wire())));
-        }
-        self.checkpointer.send(Job::CopyBeside(Box::new(begin)));
     }
 
     /// A checkpoint was taken, and perhaps another session's first with it.

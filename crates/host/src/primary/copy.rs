@@ -28,8 +28,8 @@ const MAX_ROUNDS: u32 = 12;
 /// so many rounds.
 const FEW_BESIDE: u64 = 128;
 const MAX_ROUNDS_BESIDE: u32 = 40;
-/// How often to look for what the guest wrote to its disks.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often to look for what the guest wrote to its disks while something is waited for.
+pub(super) const DISK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How a first copy ended.
 #[derive(Debug)]
@@ -125,8 +125,13 @@ impl Copy<'_> {
     fn arrives(&mut self) -> bool {
         self.reached = false;
         self.outbox.to_backup(&ToBackup::Mark);
-        while !self.reached {
-            match self.jobs.recv_timeout(LOOK) {
+        self.waits_until(|copy| copy.reached)
+    }
+
+    /// Heeds orders until that is so; false if the session ended. What the guest writes to its disks meanwhile is sent on.
+    pub(super) fn waits_until(&mut self, so: impl Fn(&Self) -> bool) -> bool {
+        while !so(self) {
+            match self.jobs.recv_timeout(DISK_PAUSE) {
                 Err(RecvTimeoutError::Timeout) => self.outbox.disks(Epoch(0), self.written()),
                 job => {
                     if !self.heed(job.ok()) {

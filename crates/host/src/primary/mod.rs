@@ -31,7 +31,7 @@ use api::migration::{MigrateRequest, RoundsEnd};
 use api::types::{ApiError, ErrorCode, ProtectRequest};
 use beside::Beside;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use orders::{Done, Job, Staged};
+use orders::{Begin, Done, Job, Staged};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::journal::stamp::Content;
 use protocol::notice::{LinkLoss, Notice};
@@ -331,14 +331,20 @@ impl Engine {
         let base = Base { term: self.protocol.term(), session };
         let Some(link) = self.link_of(session) else { return };
         let outbox = link.outbox.clone();
-        if self.is_beside(session) {
-            return self.copy_beside(second::Begin { session, outbox, base, offer, rate: self.copy_rate });
-        }
         // The other host has opened what it was shown.
         self.proofs = Proofs::default();
-        self.copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
-        let (rate, migration) = (self.copy_rate, self.policy.take());
-        self.checkpointer.send(Job::Copy { session, outbox, base, offer, rate, migration });
+        let copied = Some(copied::Copied::begin(Arc::clone(outbox.copy_wire())));
+        let begin = Box::new(Begin { base, outbox, offer, rate: self.copy_rate });
+        match self.beside.as_mut().filter(|beside| beside.session == session) {
+            Some(beside) => {
+                beside.copied = copied;
+                self.checkpointer.send(Job::CopyBeside(begin));
+            }
+            None => {
+                self.copied = copied;
+                self.checkpointer.send(Job::Copy { begin, migration: self.policy.take() });
+            }
+        }
     }
 
     /// The backup has an epoch: what it wrote to the disks is no difference any more.
@@ -425,7 +431,7 @@ impl Engine {
     }
 
     fn end_session(&mut self, session: Session) {
-        if self.beside.as_ref().is_some_and(|beside| beside.session == session) {
+        if self.is_beside(session) {
             return self.end_beside();
         }
         if let Some(link) = self.link.take_if(|link| link.session == session) {
@@ -515,8 +521,13 @@ impl Engine {
         }
     }
 
-    /// Begins to protect the VM on a host.
-    fn protect(&mut self, plan: &Plan, to: &protocol::HostName) -> Result<(), ApiError> {
+    /// Begins to bring up a backup, the VM's first or another, at no more than so many bytes a second.
+    fn begin_protection(
+        &mut self,
+        (plan, to): (&Plan, &protocol::HostName),
+        rate: Option<u64>,
+        command: fn(protocol::HostName, Timing, Vec<u8>) -> Command,
+    ) -> Result<(), ApiError> {
         if let Some(why) = self.machine.disks.unprotectable() {
             let message = format!("VM {} cannot be protected: {why}", self.handle.name());
             return Err(ApiError::new(ErrorCode::Refused, message));
@@ -524,11 +535,17 @@ impl Engine {
         let Approach { timing, machine, proofs } = self.approach(to, Some(plan), Some(&plan.request))?;
         let request = &plan.request;
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
-        self.copy_rate = request.copy_rate.or(configured).filter(|&rate| rate > 0);
-        self.open(Command::Protect { peer: to.clone(), timing, machine }, proofs)?;
+        self.copy_rate = rate.or(request.copy_rate).or(configured).filter(|&rate| rate > 0);
+        self.open(command(to.clone(), timing, machine), proofs)?;
         self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(timing.interval, request.follow);
         Ok(())
+    }
+
+    /// Begins to protect the VM on a host.
+    fn protect(&mut self, plan: &Plan, to: &protocol::HostName) -> Result<(), ApiError> {
+        let command = |peer, timing, machine| Command::Protect { peer, timing, machine };
+        self.begin_protection((plan, to), None, command)
     }
 
     /// Whether a host may be given this VM.

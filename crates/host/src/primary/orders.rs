@@ -1,7 +1,6 @@
 //! Owns the words between a VM's loop and the thread that stops its guest: orders, answers, and a checkpoint that was taken.
 
 use super::precopy::RoundTold;
-use super::second::Begin;
 use crate::disks::KeptChange;
 use crate::link::{Outbox, Part};
 use api::types::{CopyProgress, EpochRecord};
@@ -16,16 +15,8 @@ use protocol::{Epoch, Instant, Micros, RunPermit, Session};
 pub enum Job {
     /// Begin the first copy of a session.
     Copy {
-        /// The session.
-        session: Session,
-        /// Where pages go.
-        outbox: Outbox,
-        /// Its name to the difference map.
-        base: Base,
-        /// What copies of the disks the backup has.
-        offer: Offer,
-        /// Most bytes a second.
-        rate: Option<u64>,
+        /// What it begins with.
+        begin: Box<Begin>,
         /// The policy, if the VM shall run there.
         migration: Option<Box<Migration>>,
     },
@@ -62,6 +53,19 @@ pub enum Job {
     OpenOutput,
     /// End the thread.
     Quit,
+}
+
+/// What a session's first copy begins with.
+#[derive(Debug)]
+pub struct Begin {
+    /// The session's name.
+    pub base: Base,
+    /// Where pages go.
+    pub outbox: Outbox,
+    /// What copies of the disks the backup has.
+    pub offer: Offer,
+    /// Most bytes a second.
+    pub rate: Option<u64>,
 }
 
 /// What the thread says.

@@ -78,11 +78,7 @@ impl Engine {
     /// What the protocol tells operators also tells the policy how its steps went.
     pub(super) fn learn(&mut self, notice: &Notice) {
         match notice {
-            Notice::ProtectFailed { peer, why } => {
-                let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
-                self.repair.failed(now(), peer, &why.to_string(), busy);
-            }
-            Notice::ChangeFailed { peer, why } => {
+            Notice::ProtectFailed { peer, why } | Notice::ChangeFailed { peer, why } => {
                 let busy = matches!(why, LinkLoss::Refused(Refusal::Busy { .. }));
                 self.repair.failed(now(), peer, &why.to_string(), busy);
             }

@@ -111,19 +111,8 @@ impl Copy<'_> {
 
     /// The next hashes; none if the session ended. What the guest writes meanwhile is sent on.
     fn answer(&mut self) -> Option<Hashes> {
-        loop {
-            if let Some(hashes) = self.hashes.pop_front() {
-                return Some(hashes);
-            }
-            match self.jobs.recv_timeout(DISK_PAUSE) {
-                Err(RecvTimeoutError::Timeout) => self.outbox.disks(Epoch(0), self.written()),
-                job => {
-                    if !self.heed(job.ok()) {
-                        return None;
-                    }
-                }
-            }
-        }
+        self.waits_until(|copy| !copy.hashes.is_empty());
+        self.hashes.pop_front()
     }
 
     /// Waits until the link has room and the pace allows more; false if the session ended.

@@ -6,7 +6,7 @@
 //! own, and the checkpoint that is taken for both sends it what is owed then.
 
 use super::copy::{Copy, Outcome};
-use super::orders::{Done, Job};
+use super::orders::{Begin, Done, Job};
 use super::pace::Pace;
 use crate::computer::{Computer, MachineError, PageTracker};
 use crate::disks::{KeptChange, Tap};
@@ -16,12 +16,11 @@ use crate::staging::Pool;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::Image;
 use os::range::{Range, normalize};
-use protocol::Session;
-use protocol::resync::{Base, Offer};
+use protocol::resync::Base;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Ranges that may wait unsorted: the guest stands still while they are.
+/// So many ranges may wait to be sorted, for which the guest stands still.
 const UNSORTED: usize = 16_384;
 
 /// Pages that the second session's backup lacks, by what the first one's checkpoints found.
@@ -77,24 +76,8 @@ impl PageTracker for Relay {
     }
 }
 
-/// A session to be begun beside the present one.
-#[derive(Debug)]
-pub struct Begin {
-    /// The session.
-    pub session: Session,
-    /// Where pages go.
-    pub outbox: Outbox,
-    /// Its name to the difference map.
-    pub base: Base,
-    /// What copies of the disks the other host has.
-    pub offer: Offer,
-    /// Most bytes a second.
-    pub rate: Option<u64>,
-}
-
 /// The second session, as the thread of the checkpoints knows it.
 pub struct Second {
-    pub session: Session,
     pub base: Base,
     pub outbox: Outbox,
     pub pool: Pool,
@@ -120,7 +103,7 @@ impl Second {
         // Before anything is read: what is written from now on comes again.
         tap.begin_second();
         tap.meter().copy_anew();
-        let (session, base, outbox) = (begin.session, begin.base, begin.outbox.clone());
+        let (base, outbox) = (begin.base, begin.outbox.clone());
         let copying = Copying {
             begin,
             pool: pool.clone(),
@@ -132,7 +115,7 @@ impl Second {
         };
         std::thread::Builder::new().name("ud-copy".into()).spawn(move || copying.run(&queue))?;
         let (ranges, changes) = (Vec::new(), Vec::new());
-        Ok(Self { session, base, outbox, pool, owed, jobs, ranges, changes })
+        Ok(Self { base, outbox, pool, owed, jobs, ranges, changes })
     }
 
     /// Hands an order to the copy.
@@ -161,7 +144,7 @@ struct Copying {
 impl Copying {
     fn run(self, jobs: &Receiver<Job>) {
         Haste::default().suit(protocol::Epoch(0));
-        let session = self.begin.session;
+        let session = self.begin.base.session;
         let mut copy = Copy {
             session,
             beside: true,

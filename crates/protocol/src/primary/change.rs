@@ -117,14 +117,19 @@ impl Primary {
         self.successor.as_ref().is_some_and(|successor| successor.link.session == session)
     }
 
-    /// Two hosts may be entitled: nothing leaves, and no checkpoint is taken.
+    /// No checkpoint is taken now: two hosts may be entitled, or what was said before the joint one has still to leave.
+    pub(super) fn rests(&self) -> bool {
+        self.is_joint() || self.is_unsettled()
+    }
+
+    /// Two hosts may be entitled: nothing leaves.
     pub(super) fn is_joint(&self) -> bool {
         self.joint().is_some()
     }
 
     /// The next checkpoint would be the joint one, and what the ones before it gathered has not all left. Of the console's stream a
     /// backup gets what its own epochs bring, so nothing older may be waiting.
-    pub(super) fn is_unsettled(&self) -> bool {
+    fn is_unsettled(&self) -> bool {
         let ready = matches!(self.successor, Some(Successor { stage: Stage::Ready, .. }));
         ready && self.pipeline().is_some_and(|pipeline| !pipeline.ledger.is_settled())
     }
@@ -162,9 +167,8 @@ impl Primary {
     pub(super) fn drive_successor(&mut self, now: Instant, out: &mut Vec<Action>) {
         let beats = self.successor_beats();
         let Some(Successor { link, timing, .. }) = &mut self.successor else { return };
-        if link.detector.expired(now) {
-            let why = LinkLoss::Silent(link.detector.silence(now).0 / 1_000);
-            return self.lose_successor(why, out);
+        if let Some(loss) = link.silent(now) {
+            return self.lose_successor(loss, out);
         }
         if beats {
             // Nothing is known of the link yet.
@@ -212,19 +216,11 @@ impl Primary {
 
     fn successor_answers(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
         let Some(Successor { link, timing, .. }) = &mut self.successor else { return };
-        let timeout = timing.primary_timeout(body.timeout);
-        link.detector.set_timeout(timeout);
-        let unheard = body.silence.min(now.since(link.beats_since));
-        if unheard >= timeout {
-            return self.lose_successor(LinkLoss::Unheard(unheard.0 / 1_000), out);
+        if let Some(loss) = link.heed(now, timing, body) {
+            return self.lose_successor(loss, out);
         }
         let Some(pipeline) = self.joint_mut() else { return };
-        let ledger = &mut pipeline.ledger;
-        let taken = ledger.hear(now, body.echo).and_then(|()| match ack {
-            Some(epoch) => ledger.acknowledge(epoch),
-            None => Ok(()),
-        });
-        match taken {
+        match pipeline.ledger.answer(now, body.echo, ack) {
             Ok(()) => self.ask_to_resign(now, out),
             Err(error) => self.lose_successor(LinkLoss::Stream(error.to_string()), out),
         }

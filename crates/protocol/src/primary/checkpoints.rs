@@ -80,8 +80,7 @@ impl Primary {
         let waits = pipeline.running.is_some()
             || pipeline.throttled.is_some()
             || self.is_handed_over()
-            || self.is_joint()
-            || self.is_unsettled();
+            || self.rests();
         let stall = pipeline.ledger.oldest_waiting().map(|cut_at| cut_at + self.timing.stall);
         let full = pipeline.ledger.in_flight() >= self.timing.max_in_flight;
         let due = match (full, self.next_is_last()) {
@@ -114,10 +113,10 @@ impl Primary {
         let (handed_over, max, dead) = (self.is_handed_over(), self.timing.max_in_flight, self.vm_dead);
         let session = self.link().map(|link| link.session);
         let is_armed = matches!(self.phase, Phase::Protected(..));
-        let must_wait = self.is_joint() || self.is_unsettled();
+        let rests = self.rests();
         let (Some(session), Some(pipeline)) = (session, self.pipeline_mut()) else { return };
         let due = if last { pipeline.pacer.last_due() } else { pipeline.pacer.due() };
-        if pipeline.running.is_some() || handed_over || must_wait || dead || now < due {
+        if pipeline.running.is_some() || handed_over || rests || dead || now < due {
             return;
         }
         if pipeline.ledger.in_flight() < max {

@@ -137,18 +137,14 @@ impl Primary {
         self.on_echo(now, ack, body, out);
     }
 
-    /// Goes by the backup's time-out from now on. A backup that has not heard this host for so long that this host would
-    /// have asked in its place is about to ask: the incumbent goes first.
     fn heed(&mut self, now: Instant, body: AckBody) -> Option<LinkLoss> {
-        let timeout = self.timing.primary_timeout(body.timeout);
+        let timing = self.timing;
         let (Phase::Copying(link, _) | Phase::Protected(link, ..) | Phase::HandingOver(link, _)) =
             &mut self.phase
         else {
             return None;
         };
-        link.detector.set_timeout(timeout);
-        let unheard = body.silence.min(now.since(link.beats_since));
-        (unheard >= timeout).then_some(LinkLoss::Unheard(unheard.0 / 1_000))
+        link.heed(now, &timing, body)
     }
 
     fn on_echo(&mut self, now: Instant, ack: Option<Epoch>, body: AckBody, out: &mut Vec<Action>) {
@@ -158,10 +154,7 @@ impl Primary {
         let ledger = &mut pipeline.ledger;
         #[cfg(feature = "planted")]
         lease.into_iter().for_each(|timeout| ledger.plant_lease(Micros(timeout.0 / 10 * 9)));
-        let taken = ledger.hear(now, body.echo).and_then(|()| match ack {
-            Some(epoch) => ledger.acknowledge(epoch),
-            None => Ok(()),
-        });
+        let taken = ledger.answer(now, body.echo, ack);
         let session = self.link().map(|link| link.session);
         match taken {
             // What may leave is released, and a handover finished, when the machine is driven.

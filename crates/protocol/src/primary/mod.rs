@@ -51,7 +51,7 @@ use crate::slowing::Brake;
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use crate::wire::compare::Hashes;
-use crate::wire::{Beat, EndReason, ToBackup, ToPrimary, YieldReason};
+use crate::wire::{AckBody, Beat, EndReason, ToBackup, ToPrimary, YieldReason};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -290,6 +290,20 @@ struct Link {
 }
 
 impl Link {
+    /// Nothing was heard for the time-out.
+    fn silent(&self, now: Instant) -> Option<LinkLoss> {
+        self.detector.expired(now).then(|| LinkLoss::Silent(self.detector.silence(now).0 / 1_000))
+    }
+
+    /// Goes by the backup's time-out from now on. A backup that has not heard this host for so long that this host would
+    /// have asked in its place is about to ask: the incumbent goes first.
+    fn heed(&mut self, now: Instant, timing: &Timing, body: AckBody) -> Option<LinkLoss> {
+        let timeout = timing.primary_timeout(body.timeout);
+        self.detector.set_timeout(timeout);
+        let unheard = body.silence.min(now.since(self.beats_since));
+        (unheard >= timeout).then_some(LinkLoss::Unheard(unheard.0 / 1_000))
+    }
+
     fn beat(&mut self, now: Instant, heartbeat: Micros, wish: Micros, out: &mut Vec<Action>) {
         if now >= self.next_heartbeat {
             self.next_heartbeat = now + heartbeat;
@@ -574,9 +588,8 @@ impl Primary {
     }
 
     fn link_loss(&self, now: Instant) -> Option<LinkLoss> {
-        let link = self.link()?;
-        if link.detector.expired(now) {
-            return Some(LinkLoss::Silent(link.detector.silence(now).0 / 1_000));
+        if let Some(loss) = self.link()?.silent(now) {
+            return Some(loss);
         }
         let waiting = now.since(self.pipeline()?.ledger.oldest_waiting()?);
         (waiting >= self.timing.stall).then_some(LinkLoss::Stalled(waiting.0 / 1_000))

@@ -175,16 +175,9 @@ impl Differences {
         self.generation += 1;
     }
 
-    /// The session's first epoch is about to be sent: its backup may have this state from now on. The file must know
-    /// before it is sent.
-    pub fn propose(&mut self) {
-        if let Some(base) = self.session {
-            self.propose_as(base);
-        }
-    }
-
-    /// The newest cut is also the first epoch of this session, which begins with it.
-    pub fn propose_as(&mut self, base: Base) {
+    /// The first epoch of this session, the present one or one begun beside it, is about to be sent: its backup may have this
+    /// state from now on. The file must know before it is sent.
+    pub fn propose(&mut self, base: Base) {
         if self.bases.contains(&base) {
             return;
         }

@@ -102,7 +102,6 @@ impl World {
         core::mem::swap(&mut owner.known, &mut second.known);
         owner.gathered.clear();
         owner.early = (0, 0);
-        (owner.offer, owner.asked) = (second.offer.clone(), None);
         owner.second = old.map(|(session, conn)| Second { session, conn, ..second });
         self.report.add(Count::Changes, 1);
     }

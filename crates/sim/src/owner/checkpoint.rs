@@ -139,7 +139,7 @@ impl World {
         if epoch == Epoch(1)
             && let Some(map) = &mut storage.map
         {
-            map.propose_as(Base { term: owner.machine.term(), session });
+            map.propose(Base { term: owner.machine.term(), session });
         }
         self.report.add(Count::ChangesJoint, u64::from(second));
         let of_pages = self.send_pages(host, conn, (epoch, false), &gathered.pages);

@@ -4,8 +4,8 @@
 use super::gather::{Failure, Sends, gather};
 use super::{Active, BUFFER_PAGES, BUFFERS, Worker};
 use crate::link::Part;
-use crate::primary::orders::{Done, Staged};
-use crate::primary::second::{Begin, Second};
+use crate::primary::orders::{Begin, Done, Staged};
+use crate::primary::second::Second;
 use crate::staging::Pool;
 use api::types::EpochRecord;
 use protocol::{Epoch, Session};
@@ -20,7 +20,7 @@ pub struct Joint {
 
 impl Worker {
     pub(super) fn copy_beside(&mut self, begin: Begin) {
-        let (session, disks) = (begin.session, (&self.tap, self.images.as_slice()));
+        let (session, disks) = (begin.base.session, (&self.tap, self.images.as_slice()));
         let pool = Pool::new(BUFFERS, BUFFER_PAGES).map_err(|error| error.to_string());
         let begun = pool.and_then(|pool| {
             Second::begin(begin, pool, &self.computer, disks, &self.done).map_err(|error| error.to_string())
@@ -36,7 +36,7 @@ impl Worker {
 
     /// What was the present session is told to end next.
     pub(super) fn succeed(&mut self, session: Session) {
-        let second = self.second.take_if(|second| second.session == session);
+        let second = self.second.take_if(|second| second.base.session == session);
         let (Some(second), Some(active)) = (second, &mut self.active) else { return };
         self.tap.end_second();
         self.tap.meter().succeed();
@@ -44,7 +44,7 @@ impl Worker {
             marker.map().succeed(second.base);
         }
         self.bytes.store(second.pool.bytes(), Ordering::Relaxed);
-        (active.session, active.outbox, active.pool) = (session, second.outbox, second.pool);
+        (active.base, active.outbox, active.pool) = (second.base, second.outbox, second.pool);
     }
 
     /// What this checkpoint found is owed to the second session; copies all of that if it is that one's first checkpoint.
@@ -52,7 +52,7 @@ impl Worker {
         let Some(second) = &mut self.second else { return Ok(None) };
         second.owed.add(&active.dirty);
         second.owed.add(&active.ahead.addresses);
-        let Some(session) = with.filter(|&with| with == second.session) else { return Ok(None) };
+        let Some(session) = with.filter(|&with| with == second.base.session) else { return Ok(None) };
         second.ranges = second.owed.take();
         second.changes = self.tap.take_second();
         let mut pages = Vec::new();

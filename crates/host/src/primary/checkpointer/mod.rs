@@ -15,7 +15,7 @@ use super::ahead::{Ahead, Policy};
 use super::brake::Brake;
 use super::busy::Busy;
 use super::copy::{Copy, Outcome};
-use super::orders::{Done, Job, Staged};
+use super::orders::{Begin, Done, Job, Staged};
 use super::pace::Pace;
 use super::precopy::CHUNK;
 use super::second::Second;
@@ -32,7 +32,7 @@ use disk::Image;
 use net::Gate;
 use os::range::Range;
 use protocol::migration::Migration;
-use protocol::resync::{Base, Offer};
+use protocol::resync::Base;
 use protocol::{Epoch, Micros, RunPermit, Session};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,7 +122,8 @@ fn lock(busy: &Mutex<Busy>) -> MutexGuard<'_, Busy> {
 }
 
 struct Active {
-    session: Session,
+    /// Its name.
+    base: Base,
     tracker: Box<dyn PageTracker>,
     pool: Pool,
     outbox: Outbox,
@@ -179,13 +180,12 @@ impl Worker {
     fn run(&mut self) {
         while let Some(job) = self.next() {
             match job {
-                Job::Copy { session, outbox, base, offer, rate, migration } => {
-                    self.copy((session, base), outbox, &offer, (rate, migration));
-                }
+                Job::Copy { begin, migration } => self.copy(*begin, migration),
                 Job::CopyBeside(begin) => self.copy_beside(*begin),
                 // A copy that asked is the second session's, or over.
                 Job::Hashes(session, _) | Job::Reached(session) => {
-                    if let Some(second) = self.second.as_ref().filter(|second| second.session == session) {
+                    if let Some(second) = self.second.as_ref().filter(|second| second.base.session == session)
+                    {
                         second.send(job);
                     }
                 }
@@ -235,7 +235,7 @@ impl Worker {
     }
 
     fn slow(&mut self, session: Session, percent: u8) {
-        if self.active.as_ref().is_some_and(|active| active.session == session) {
+        if self.active.as_ref().is_some_and(|active| active.base.session == session) {
             self.brake.set(percent);
         }
     }
@@ -281,12 +281,12 @@ impl Worker {
     }
 
     fn end_session(&mut self, session: Session) {
-        if let Some(second) = self.second.take_if(|second| second.session == session) {
+        if let Some(second) = self.second.take_if(|second| second.base.session == session) {
             second.send(Job::EndSession(session));
             self.tap.end_second();
             self.bytes.fetch_sub(second.pool.bytes(), Ordering::Relaxed);
         }
-        if self.active.as_ref().is_some_and(|active| active.session == session) {
+        if self.active.as_ref().is_some_and(|active| active.base.session == session) {
             self.forget();
         }
     }
@@ -306,16 +306,11 @@ impl Worker {
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    fn copy(
-        &mut self,
-        (session, base): (Session, Base),
-        outbox: Outbox,
-        offer: &Offer,
-        (rate, migration): (Option<u64>, Option<Box<Migration>>),
-    ) {
+    fn copy(&mut self, Begin { base, outbox, offer, rate }: Begin, migration: Option<Box<Migration>>) {
+        let session = base.session;
         // A migration's only checkpoint is streamed: buffers of one round's pieces suffice, and are there sooner.
         let pages = if migration.is_some() { CHUNK } else { BUFFER_PAGES };
-        let mut active = match self.begin((session, base), outbox, pages) {
+        let mut active = match self.begin(base, outbox, pages) {
             Ok(active) => active,
             Err(why) => return self.say(Done::Failed { session, why, resumable: false }),
         };
@@ -328,7 +323,7 @@ impl Worker {
             tracker: &mut *active.tracker,
             images: &self.images,
             tap: &self.tap,
-            offer,
+            offer: &offer,
             pace: Pace::new(rate),
             wire: 0,
             hashes: VecDeque::new(),
@@ -361,12 +356,7 @@ impl Worker {
         }
     }
 
-    fn begin(
-        &mut self,
-        (session, base): (Session, Base),
-        outbox: Outbox,
-        buffer_pages: usize,
-    ) -> Result<Active, String> {
+    fn begin(&mut self, base: Base, outbox: Outbox, buffer_pages: usize) -> Result<Active, String> {
         self.active = None;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let tracker = self.computer.track().map_err(|error| text(&error))?;
@@ -388,7 +378,7 @@ impl Worker {
         let slowed = self.brake.total();
         let settling = Settling::begin();
         Ok(Active {
-            session,
+            base,
             tracker,
             pool,
             outbox,
@@ -405,7 +395,7 @@ impl Worker {
 
     fn checkpoint(&mut self, session: Session, wanted: Wanted) {
         let Wanted { epoch, last, with, .. } = wanted;
-        let Some(mut active) = self.active.take_if(|active| active.session == session) else { return };
+        let Some(mut active) = self.active.take_if(|active| active.base.session == session) else { return };
         let slowed = self.brake.total();
         let mut saver = self.saver.take();
         let taken = self.go_ahead(&mut active).and_then(|()| match &mut saver {
@@ -431,6 +421,7 @@ impl Worker {
                 tracing::debug!(%error, "the machine does not go on");
             }
         }
+        let base = active.base;
         let slowed_us = u64::try_from((slowed - active.slowed).as_micros()).unwrap_or(0);
         active.slowed = slowed;
         let paused_us = slowed_us + taken.as_ref().map_or(0, |staged| staged.record.pause_us);
@@ -440,10 +431,12 @@ impl Worker {
             tracing::warn!(%error, "the guest's clock is not corrected");
         }
         if epoch == Epoch(1) && taken.is_ok() {
-            self.propose(session);
+            self.propose(base);
         }
-        if let Some(with) = with.filter(|_| taken.is_ok()) {
-            self.propose(with);
+        if let Some(second) =
+            self.second.as_ref().filter(|second| taken.is_ok() && with == Some(second.base.session))
+        {
+            self.propose(second.base);
         }
         match taken {
             Ok(staged) => self.say(Done::Checkpoint(session, Box::new(staged))),
@@ -452,10 +445,9 @@ impl Worker {
     }
 
     /// The first epoch is about to be sent: from then on the backup may have its state.
-    fn propose(&self, session: Session) {
-        let second = self.second.as_ref().filter(|second| second.session == session);
+    fn propose(&self, base: Base) {
         if let Some(marker) = self.tap.marker()
-            && let Err(error) = marker.map().propose(second.map(|second| second.base))
+            && let Err(error) = marker.map().propose(base)
         {
             tracing::warn!(%error, "the disks may have to be compared whole next time");
         }

@@ -35,7 +35,7 @@ fn marks_go_when_their_epoch_is_acknowledged_and_not_before() {
     write(&mut map, 2048, 512);
     map.cut(Epoch(1));
     write(&mut map, 4096, 512);
-    map.propose();
+    map.propose(S);
     assert_eq!(map.bases(), [P, S], "good for both while nobody knows which of them the backup has");
     assert!(map.acknowledged(Epoch(1)));
     assert_eq!(map.bases(), [S]);
@@ -94,8 +94,9 @@ fn only_so_many_bases_are_kept_and_without_one_nothing_is_wanted() {
     let mut map = Differences::new(GRAIN, &[SIZE], &[]);
     assert!(!map.is_wanted());
     for session in 1..=6 {
-        map.begin_session(Base { session: Session(session), ..S });
-        map.propose();
+        let base = Base { session: Session(session), ..S };
+        map.begin_session(base);
+        map.propose(base);
         map.end_session();
     }
     let kept: Vec<_> = map.bases().iter().map(|base| base.session.0).collect();
