@@ -47,19 +47,25 @@ impl Worker {
         (active.base, active.outbox, active.pool) = (second.base, second.outbox, second.pool);
     }
 
-    /// What this checkpoint found is owed to the second session; copies all of that if it is that one's first checkpoint.
-    pub(super) fn owe(&mut self, active: &Active, with: Option<Session>) -> Result<Option<Joint>, Failure> {
-        let Some(second) = &mut self.second else { return Ok(None) };
+    /// What this checkpoint found is owed to the second session; copies all of that if it is that one's first checkpoint. If that
+    /// cannot be done it is the end of the second session, and the present one's checkpoint goes on.
+    pub(super) fn owe(&mut self, active: &Active, with: Option<Session>) -> Option<Joint> {
+        let second = self.second.as_mut()?;
         second.owed.add(&active.dirty);
         second.owed.add(&active.ahead.addresses);
-        let Some(session) = with.filter(|&with| with == second.base.session) else { return Ok(None) };
+        let session = with.filter(|&with| with == second.base.session)?;
         second.ranges = second.owed.take();
         second.changes = self.tap.take_second();
         let mut pages = Vec::new();
         self.computer.ram().number(&second.ranges, &mut pages);
         let to = (&second.pool, &second.outbox);
-        let parts = gather(self.computer.ram(), &pages, to, Vec::new(), (Epoch(1), Sends::Later))?;
-        Ok(Some(Joint { session, parts, pages: pages.len() as u64 }))
+        match gather(self.computer.ram(), &pages, to, Vec::new(), (Epoch(1), Sends::Later)) {
+            Ok(parts) => Some(Joint { session, parts, pages: pages.len() as u64 }),
+            Err(Failure { why, .. }) => {
+                self.say(Done::Failed { session, why, resumable: false });
+                None
+            }
+        }
     }
 
     pub(super) fn stage_joint(&mut self, joint: Joint, staged: &Staged) -> Staged {

@@ -508,7 +508,7 @@ impl Worker {
         let ram = self.computer.ram();
         let to = (&active.pool, &active.outbox);
         let parts = gather(ram, &active.pages, to, ahead, (epoch, sends))?;
-        let joint = self.owe(active, with)?;
+        let joint = self.owe(active, with);
         // The guest's processors surely stand still.
         let busy = lock(&self.busy).since_last();
         if then == Then::GoOn {
