@@ -343,8 +343,9 @@ pub enum VmCommand {
     ///
     /// Waits, with progress, until the VM runs there, or stays here because the migration gave up or failed. The VM runs on
     /// meanwhile, with its open connections and its disks; it stands still for the end of it only. Disks with `shared = true` in
-    /// the VM file are handed over, others are copied. A VM that is protected stays so: by its old host if it moves to its
-    /// backup, and after a while without a backup if it moves to a third host.
+    /// the VM file are handed over, others are copied. A VM that is protected stays so: a third host becomes
+    /// its backup first, at no more than the ceiling of the rate, the other limits having no use there; behind the move the VM is
+    /// protected by its old host, once that has a first copy.
     #[command(
         after_long_help = "Examples:\n  undying vm migrate web --to beta\n  undying vm migrate web --to beta --max-downtime 50ms --rate-floor 20M --rate-ceiling 200M\n  undying vm migrate web --to beta --strategy stop-the-world\n  undying vm migrate web --cancel"
     )]

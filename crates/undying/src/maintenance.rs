@@ -8,8 +8,8 @@ pub enum MaintenanceCommand {
     /// Give away the VMs of this host, and take no new ones
     ///
     /// VMs that run here move to their backups, planned and without loss; one without a backup is protected on one of its
-    /// candidates first. Primaries of standbys here protect their VMs on other candidates; a VM has one backup at a time,
-    /// so until the first copy there is complete it is not protected. The drain lasts, restarts of the agent included, until
+    /// candidates first. Primaries of standbys here bring up other candidates in this host's place; their VMs are protected
+    /// all the while. The drain lasts, restarts of the agent included, until
     /// `undrain`. Exits with 4 if for 30 s nothing moved and VMs are still here.
     #[command(
         after_long_help = "Examples:\n  undying host drain\n  undying host drain --wait\n  undying host drain --no-wait --output json"

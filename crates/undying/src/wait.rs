@@ -124,7 +124,7 @@ fn judge(goal: Goal, status: Option<&VmStatus>, events: &[EventRecord]) -> Verdi
     }
 }
 
-/// The agent says in one event that a VM stays, whatever the reason; a VM that is protected is let go in between.
+/// The agent says in one event that a VM stays, whatever the reason; a VM that is protected may be let go in between.
 fn judge_migration(status: Option<&VmStatus>, events: &[EventRecord]) -> Verdict {
     let over = |event: &&EventRecord| event.what["event"] == "stays" || event.what["event"] == "vm_died";
     if let Some(event) = events.iter().rev().find(over) {

@@ -164,6 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_takes_anothers_place_counts_from_its_newest_cut() {
+        let meter = Meter::new(1);
+        for epoch in [6, 7] {
+            meter.written(0, 100);
+            meter.cut(Epoch(epoch));
+        }
+        meter.written(0, 30);
+        meter.succeed();
+        meter.acknowledged(Epoch(1));
+        assert_eq!(meter.of_disk(0).1, 30);
+        meter.cut(Epoch(2));
+        meter.acknowledged(Epoch(2));
+        assert_eq!(meter.of_disk(0).1, 0);
+    }
+
+    #[test]
     fn a_copy_is_counted_for_each_disk_and_for_all() {
         let meter = Meter::new(2);
         assert_eq!(meter.copy(), None);
@@ -173,6 +189,9 @@ mod tests {
         let all = meter.copy().unwrap();
         assert_eq!((all.done_bytes, all.remaining_bytes, all.sent_bytes), (600, 900, 50));
         assert_eq!(meter.of_disk(1).0.unwrap().remaining_bytes, 500);
+        meter.copy_anew();
+        assert_eq!(meter.copy(), None, "another one begins");
+        meter.begin_copy(0, CopyKind::Full, 10);
         meter.restart();
         assert_eq!(meter.copy(), None);
     }

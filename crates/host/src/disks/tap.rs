@@ -378,6 +378,13 @@ mod tests {
         disk.slow_down();
         tap.take();
         assert_eq!(disk.written(0, DATA), Pace::Full);
+        // What a second session has not taken counts, too.
+        tap.begin_second();
+        assert_eq!(write(), Pace::Slow);
+        tap.take();
+        assert_eq!(disk.written(0, DATA), Pace::Slow);
+        tap.take_second();
+        assert_eq!(disk.written(0, DATA), Pace::Full);
     }
 
     #[test]

@@ -30,7 +30,8 @@
 //! ```
 //!
 //! From the moment the first epoch is committed the backup is entitled to claim the next term, once
-//! its time-out has passed since it last heard the primary's clock.
+//! its time-out has passed since it last heard the primary's clock. It gives that up by its own word only: asked to resign,
+//! it says Resigned and is Done (`primary::change`).
 
 mod claims;
 mod copying;

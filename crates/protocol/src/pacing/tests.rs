@@ -32,6 +32,24 @@ fn even_checkpoints_are_an_interval_apart_whatever_waits() {
 }
 
 #[test]
+fn what_is_known_of_a_guest_goes_over_to_the_session_that_takes_the_place_of_another() {
+    let mut pacer = follower();
+    for epoch in 1..=7 {
+        take(&mut pacer, epoch, 4 * MS);
+    }
+    let cut_at = take(&mut pacer, 8, 4 * MS);
+    pacer.output(Epoch(9), cut_at + Micros(5 * MS));
+    let mut next = pacer.handed_on((Pacing::Follow(FOLLOW), Micros(250 * MS)), Epoch(8));
+    assert_eq!((next.due(), next.view()), (pacer.due(), pacer.view()));
+    // What waits is of the new session's second epoch: its checkpoint closes it, and nothing waits any more.
+    let closes = take(&mut next, 2, 4 * MS);
+    assert_eq!(closes, pacer.due());
+    assert!(next.may_spare(next.due()).is_some());
+    let even = pacer.handed_on((Pacing::Even, Micros(25 * MS)), Epoch(8));
+    assert_eq!(even.due(), cut_at + Micros(25 * MS));
+}
+
+#[test]
 fn a_checkpoint_is_spared_unless_somebody_waits_or_the_last_is_long_ago() {
     for pacing in [Pacing::Even, Pacing::Follow(FOLLOW)] {
         let mut pacer = Pacer::new(pacing, Micros(25 * MS), Instant(500 * MS));

@@ -63,6 +63,22 @@ fn an_epoch_that_is_cut_again_covers_what_was_written_between() {
 }
 
 #[test]
+fn a_session_that_takes_anothers_place_begins_with_its_newest_cut() {
+    let next = Base { session: Session(4), ..S };
+    let mut map = Differences::new(GRAIN, &[SIZE], &[P]);
+    map.begin_session(S);
+    write(&mut map, 0, 512);
+    map.cut(Epoch(7));
+    map.propose(next);
+    assert_eq!(map.bases(), [P, next], "the other host may have it");
+    write(&mut map, 2048, 512);
+    map.succeed(next);
+    assert!(map.acknowledged(Epoch(1)));
+    map.forget(map.settled());
+    assert_eq!((map.bases(), map.runs()), (&[next][..], alloc::vec![run(2048, 512)]));
+}
+
+#[test]
 fn an_acknowledgement_of_a_session_before_says_nothing_of_this_one() {
     let mut map = Differences::new(GRAIN, &[SIZE], &[P]);
     map.begin_session(S);
