@@ -5,10 +5,11 @@ mod common;
 use common::*;
 use protocol::backup;
 use protocol::notice::{Discard, LinkLoss, Notice};
+use protocol::pacing::Taken;
 use protocol::primary::{Action, ChangeStage, Command, CommandError, Event, PhaseName};
 use protocol::resync::Offer;
 use protocol::wire::{EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
-use protocol::{Epoch, Micros, Session, Term};
+use protocol::{Epoch, Micros, Session, Term, Timing};
 
 const S2: Session = Session(2);
 
@@ -136,6 +137,53 @@ fn a_successor_that_fails_before_its_checkpoint_costs_nothing() {
     cutting.feed(lost(S2));
     assert_eq!(cutting.takes(2)[0], Action::SendCheckpoint(S1, Epoch(2)));
     assert_eq!(releases(&cutting.hears_ack(2)), [2]);
+}
+
+#[test]
+fn a_pulse_is_no_acknowledgement() {
+    let mut owner = joint();
+    let body = answer(owner.now);
+    assert_eq!(owner.hears_in(S2, ToPrimary::Pulse(body)), [], "gamma may not have the checkpoint yet");
+    assert_eq!(gamma_acks(&mut owner, 1), [Action::Send(S1, ToBackup::Resign)]);
+}
+
+/// Gamma is the backup, by these times.
+fn changed(timing: Timing) -> Owner {
+    let mut owner = Owner::protected(short());
+    owner.command(Command::Change { peer: host("gamma"), timing, machine: vec![1] }).unwrap();
+    let hello = owner.feed(Event::Connected(S2));
+    assert!(matches!(&hello[..], [Action::Send(S2, ToBackup::Hello(hello))] if hello.timing == timing));
+    owner.hears_in(S2, ToPrimary::Accept(Offer::NoDisks));
+    owner.feed(Event::Copied(S2));
+    owner.pass(short().interval);
+    owner.takes(2);
+    gamma_acks(&mut owner, 1);
+    owner.hears_in(S1, ToPrimary::Resigned);
+    owner
+}
+
+#[test]
+fn checkpoints_are_as_often_as_the_new_session_wants_them() {
+    let mut owner = changed(Timing { interval: Micros(2 * short().interval.0), ..short() });
+    assert!(!asks_for_checkpoint(&owner.pass(short().interval), 2, false), "beta had them so often");
+    assert!(asks_for_checkpoint(&owner.pass(short().interval), 2, false));
+}
+
+#[test]
+fn a_new_backup_may_be_as_slow_as_its_times_say() {
+    let mut owner = changed(Timing { stall: Micros(3 * short().stall.0), ..short() });
+    for _ in 0..2 * short().stall.0 / short().heartbeat.0 {
+        for action in owner.pass(short().heartbeat) {
+            if let Action::TakeCheckpoint { session, epoch, .. } = action {
+                let taken =
+                    Taken { cut_at: owner.now, pause: Micros(0), busy: None, waited: false, pages: 0 };
+                owner.feed(Event::CheckpointTaken { session, epoch, taken });
+            }
+        }
+        let body = answer(owner.now);
+        owner.hears_in(S2, ToPrimary::Pulse(body));
+    }
+    assert_eq!(owner.phase(), PhaseName::Protected, "by beta's times it would be lost");
 }
 
 #[test]

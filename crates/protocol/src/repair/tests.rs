@@ -188,10 +188,16 @@ fn a_backup_that_leaves_is_left_only_for_another() {
     assert!(policy.leaves(at(5), &beta));
     assert!(!policy.leaves(at(6), &beta), "no news");
     assert_eq!(policy.next(at(6), protected_by(&beta)), Some(Step::Change(gamma.clone())));
-    let changing = Situation { changing: true, ..protected_by(&beta) };
-    assert_eq!(policy.next(at(9_000), changing), None, "one at a time");
     policy.leaves(at(5_005), &beta);
-    assert_eq!(policy.next(at(5_005), protected_by(&beta)), None, "nor again at once");
+    assert_eq!(policy.next(at(5_005), protected_by(&beta)), None, "not again at once");
+    let changing = Situation { changing: true, ..protected_by(&beta) };
+    policy.leaves(at(5_500), &beta);
+    assert_eq!(
+        policy.clone().next(at(5_500), protected_by(&beta)),
+        Some(Step::Change(gamma.clone())),
+        "again"
+    );
+    assert_eq!(policy.next(at(5_500), changing), None, "one at a time");
     let mut alone = armed(true, None);
     alone.failed(at(1), &gamma, "no room", false);
     alone.leaves(at(3_000), &beta);
