@@ -349,11 +349,15 @@ proptest! {
             }
             world.busy(steps);
         }
-        // One link is enough.
+        // One link is enough. An end that has not heard of it yet may give its connection up for another that has just been made:
+        // whoever dials makes it again.
         world.consumes = true;
         let good = usize::from(seed % 2 == 0);
         stick(&mut world, good, [false; 2]);
-        world.connect(good);
+        for _ in 0..4_000 {
+            world.connect(good);
+            world.step();
+        }
         world.finish();
     }
 
