@@ -21,8 +21,12 @@ pub struct DeviceStates {
 }
 
 impl DeviceStates {
-    /// The bodies for the state of an epoch.
+    /// The bodies for the state of an epoch. A state without a byte has none: the other side does not hear of it, so here, too, the
+    /// one before it stays the newest.
     pub fn pack(&mut self, epoch: Epoch, state: Vec<u8>) -> Vec<Vec<u8>> {
+        if state.is_empty() {
+            return Vec::new();
+        }
         self.begin(epoch);
         let mut bodies = Vec::with_capacity(state.len().div_ceil(MAX_PIECE));
         let mut piece = Vec::with_capacity(state.len().min(MAX_PIECE));
