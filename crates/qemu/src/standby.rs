@@ -79,6 +79,7 @@ pub enum StandbyError {
 #[derive(Debug)]
 pub struct Standby {
     qemu: Qemu,
+    incoming: Incoming,
     /// None if there was no thread for it.
     heap: Option<HeapMapping>,
 }
@@ -99,8 +100,9 @@ impl Standby {
         let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
         let set = qemu.qmp().execute(Command::with("migrate-set-capabilities", events));
         set.map_err(|e| qemu.explain(e))?;
+        let incoming = Incoming::open(&mut qemu)?;
         let heap = HeapMapping::begin(qemu.pid());
-        Ok((Self { qemu, heap }, channels))
+        Ok((Self { qemu, incoming, heap }, channels))
     }
 
     /// The waiting QEMU: its number, its memory map, its end.
@@ -138,11 +140,11 @@ impl Standby {
     /// # Errors
     /// If the state is none, or QEMU does not accept it.
     pub fn load(self, state: &DeviceState) -> Result<Qemu, StandbyError> {
-        let Self { mut qemu, heap } = self;
+        let Self { mut qemu, incoming, heap } = self;
         if let Some(heap) = heap {
             heap.end();
         }
-        match feed(&qemu, state) {
+        match incoming.feed(&qemu, state) {
             Ok(()) => Ok(qemu),
             // A QEMU that cannot load a state says so on its standard error and ends.
             Err(StandbyError::Qmp(error @ QmpError::Gone { .. })) => {
@@ -191,27 +193,44 @@ fn rejected(qemu: &mut Qemu, why: String) -> StandbyError {
     StandbyError::Rejected { why, messages: qemu.messages() }
 }
 
-fn feed(qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
-    let stream = state.to_stream(&qemu.resolved().machine)?;
-    let channel = |source| StandbyError::Channel { source };
-    let (mut ours, theirs) = UnixStream::pair().map_err(channel)?;
-    let qmp = qemu.qmp();
-    let events = qmp.subscribe();
-    qmp.execute_with_fd(Command::with("getfd", json!({ "fdname": "incoming" })), theirs.as_fd())?;
-    drop(theirs);
-    qmp.execute(Command::with("migrate-incoming", json!({ "uri": "fd:incoming" })))?;
-    ours.set_write_timeout(Some(LOAD_TIMEOUT)).map_err(channel)?;
-    // If QEMU rejects the beginning, it closes its end; what it reports is the better error.
-    let written = ours.write_all(&stream).and_then(|()| ours.shutdown(std::net::Shutdown::Write));
-    let status = |event: &Event| event.data["status"].as_str().map(str::to_string);
-    let ended = |event: &Event| {
-        event.name == "MIGRATION" && matches!(status(event).as_deref(), Some("completed" | "failed"))
-    };
-    let end = wait_event(&events, "migrate-incoming", LOAD_TIMEOUT, ended)?;
-    if status(&end).as_deref() != Some("completed") {
-        return Err(StandbyError::Rejected { why: end.data.to_string(), messages: String::new() });
+/// Our end of the connection through which QEMU is given its device state. It is opened when QEMU starts, which then waits for
+/// the first byte: the commands for it, which QEMU reads byte by byte, would take a millisecond while the VM stands still.
+#[derive(Debug)]
+struct Incoming(UnixStream);
+
+impl Incoming {
+    fn open(qemu: &mut Qemu) -> Result<Self, StandbyError> {
+        let (ours, theirs) = UnixStream::pair().map_err(unhanded)?;
+        ours.set_write_timeout(Some(LOAD_TIMEOUT)).map_err(unhanded)?;
+        let qmp = qemu.qmp();
+        let given =
+            qmp.execute_with_fd(Command::with("getfd", json!({ "fdname": "incoming" })), theirs.as_fd());
+        let waits =
+            given.and_then(|_| qmp.execute(Command::with("migrate-incoming", json!({ "uri": "fd:incoming" }))));
+        waits.map_err(|error| qemu.explain(error))?;
+        Ok(Self(ours))
     }
-    written.map_err(channel)
+
+    fn feed(mut self, qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
+        let stream = state.to_stream(&qemu.resolved().machine)?;
+        let events = qemu.qmp().subscribe();
+        // If QEMU rejects the beginning, it closes its end; what it reports is the better error.
+        let written =
+            self.0.write_all(&stream).and_then(|()| self.0.shutdown(std::net::Shutdown::Write));
+        let status = |event: &Event| event.data["status"].as_str().map(str::to_string);
+        let ended = |event: &Event| {
+            event.name == "MIGRATION" && matches!(status(event).as_deref(), Some("completed" | "failed"))
+        };
+        let end = wait_event(&events, "migrate-incoming", LOAD_TIMEOUT, ended)?;
+        if status(&end).as_deref() != Some("completed") {
+            return Err(StandbyError::Rejected { why: end.data.to_string(), messages: String::new() });
+        }
+        written.map_err(unhanded)
+    }
+}
+
+fn unhanded(source: std::io::Error) -> StandbyError {
+    StandbyError::Channel { source }
 }
 
 /// Announces the VM's addresses to the network, some times in growing distances, so that switches learn its place.
