@@ -54,9 +54,9 @@ pub(crate) struct Owner {
     /// The session with the host that shall be the backup.
     second: Option<(Session, usize)>,
     cut: Option<Cut>,
-    gathered: Option<(Epoch, Snapshot, Instant)>,
+    gathered: Option<(Epoch, Snapshot, Instant, bool)>,
     /// The same for the second session.
-    joint: Option<(Epoch, Snapshot, Instant)>,
+    joint: Option<(Epoch, Snapshot, Instant, bool)>,
 }
 
 impl Owner {
@@ -222,13 +222,13 @@ impl World {
         let Some(owner) = self.owner(host) else { return };
         let second = owner.second.is_some_and(|(second, _)| second == session);
         let gathered = if second { &mut owner.joint } else { &mut owner.gathered };
-        let Some((gathered, snapshot, sent_at)) = gathered.take() else { return };
+        let Some((gathered, snapshot, sent_at, last)) = gathered.take() else { return };
         self.judge.departed = true;
         assert_eq!(gathered, epoch, "a checkpoint is sent as soon as it is taken");
         // Every other epoch changes the disk.
         let kind = if epoch.0.is_multiple_of(2) { Kind::Disk } else { Kind::Pages };
         self.send_to_backup(host, session, Item::Bulk(kind, epoch, snapshot));
-        let commit = Commit { frames: 1, bytes: BULK_BYTES as u64, sent_at, gate: Vec::new() };
+        let commit = Commit { frames: 1, bytes: BULK_BYTES as u64, sent_at, last, gate: Vec::new() };
         self.send_to_backup(host, session, Item::ToBackup(ToBackup::Commit(epoch, commit)));
     }
 
@@ -238,8 +238,8 @@ impl World {
         let Some(Owner { vm: Some(vm), cut, gathered, second, joint, .. }) = self.owner(host) else { return };
         let Some(Cut { session, epoch, cut, last, with }) = cut.take() else { return };
         let snapshot = Snapshot { life: vm.life, step: vm.step };
-        *gathered = Some((epoch, snapshot, cut_at));
-        *joint = second.filter(|&(of, _)| with == Some(of)).map(|_| (Epoch(1), snapshot, cut_at));
+        *gathered = Some((epoch, snapshot, cut_at, last));
+        *joint = second.filter(|&(of, _)| with == Some(of)).map(|_| (Epoch(1), snapshot, cut_at, false));
         vm.gate.cut(cut);
         vm.runs = !last;
         let taken = Taken { cut_at, pause: Micros(0), busy: None, waited: false, pages: 0 };

@@ -229,8 +229,9 @@ impl Standby {
             Action::DropStaged => self.staged.clear(),
             Action::Promote(grant, epoch, not_before) => self.promotion = Some((grant, epoch, not_before)),
             Action::Discard => (self.image, self.alive) = (None, false),
-            // Copies are blank here: nothing is compared, and nobody asks how far they are.
+            // Copies are blank here: nothing is compared, and nobody asks how far they are. Devices are loaded at a promotion.
             Action::Notice(_)
+            | Action::Stand
             | Action::Compare(..)
             | Action::Reach(_)
             | Action::Send(..)

@@ -107,6 +107,29 @@ fn data_of_an_epoch_that_is_not_open_is_refused() {
 }
 
 #[test]
+fn behind_the_last_epoch_the_standby_stands_where_it_ended_and_takes_nothing_more() {
+    let stands = |actions: &[Action]| actions.contains(&Action::Stand);
+    let mut standby = Standby::armed();
+    assert!(!stands(&standby.receives(2)), "others may follow");
+    standby.bulk(3, 100);
+    let told = standby.hears(last_commit(3, 1, 100));
+    let acknowledges = |action: &Action| matches!(action, Action::Send(C1, ToPrimary::Ack(Epoch(3), _)));
+    let (ack, stand) = (told.iter().position(acknowledges), told.iter().position(|a| *a == Action::Stand));
+    assert!(ack.is_some() && ack < stand, "nobody waits for it: {told:?}");
+    let (used, refused) = standby.bulk(4, 10);
+    assert_eq!(used, BulkUse::Ignore);
+    assert!(refused.iter().any(|action| matches!(action, Action::Send(C1, ToPrimary::Broken(_)))));
+    let claiming = standby.pass(short().timeout);
+    assert_eq!(promotes(&standby.decided(&claiming, "beta")).unwrap().1, Epoch(3));
+
+    // A migration's only epoch, with disk changes: they must be durable first.
+    let mut standby = Standby::copying();
+    standby.bulk_of(protocol::wire::Kind::Disk, 1, 100);
+    assert!(!stands(&standby.hears(last_commit(1, 1, 100))));
+    assert!(stands(&standby.persisted(1)));
+}
+
+#[test]
 fn before_the_first_whole_epoch_nothing_entitles_it() {
     for event in [lost(), Event::Tick] {
         let mut standby = Standby::copying();

@@ -27,13 +27,13 @@ fn offer() -> impl Strategy<Value = Offer> {
 fn to_backup() -> impl Strategy<Value = ToBackup> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..50);
     let hello = |machine| Hello { vm: vm(), primary: host("alpha"), timing: Timing::default(), machine };
-    let commit = |(epoch, frames, bytes, at, gate)| {
-        ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(at), gate })
+    let commit = |((epoch, frames, bytes), at, last, gate)| {
+        ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(at), last, gate })
     };
     let reason = prop_oneof![Just(YieldReason::Planned), Just(YieldReason::VmDied), Just(YieldReason::Moved)];
     prop_oneof![
         bytes().prop_map(move |machine| ToBackup::Hello(hello(machine))),
-        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), bytes()).prop_map(commit),
+        (any::<(u64, u64, u64)>(), any::<u64>(), any::<bool>(), bytes()).prop_map(commit),
         any::<(u64, u64)>()
             .prop_map(|(at, wish)| ToBackup::Heartbeat(Beat { at: Instant(at), wish: Micros(wish) })),
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),

@@ -205,8 +205,8 @@ impl Incoming {
         let qmp = qemu.qmp();
         let given =
             qmp.execute_with_fd(Command::with("getfd", json!({ "fdname": "incoming" })), theirs.as_fd());
-        let waits =
-            given.and_then(|_| qmp.execute(Command::with("migrate-incoming", json!({ "uri": "fd:incoming" }))));
+        let waits = given
+            .and_then(|_| qmp.execute(Command::with("migrate-incoming", json!({ "uri": "fd:incoming" }))));
         waits.map_err(|error| qemu.explain(error))?;
         Ok(Self(ours))
     }
@@ -215,8 +215,7 @@ impl Incoming {
         let stream = state.to_stream(&qemu.resolved().machine)?;
         let events = qemu.qmp().subscribe();
         // If QEMU rejects the beginning, it closes its end; what it reports is the better error.
-        let written =
-            self.0.write_all(&stream).and_then(|()| self.0.shutdown(std::net::Shutdown::Write));
+        let written = self.0.write_all(&stream).and_then(|()| self.0.shutdown(std::net::Shutdown::Write));
         let status = |event: &Event| event.data["status"].as_str().map(str::to_string);
         let ended = |event: &Event| {
             event.name == "MIGRATION" && matches!(status(event).as_deref(), Some("completed" | "failed"))

@@ -87,6 +87,7 @@ struct Gathered {
     devices: Devices,
     console: Vec<(u64, u64)>,
     cut_at: Instant,
+    last: bool,
 }
 
 /// Room for pages that the backup is known to have: fewer than a guest has.
@@ -110,6 +111,8 @@ pub(crate) struct Owner {
     gathered: BTreeMap<Epoch, Gathered>,
     /// Frames and bytes of the open epoch that are sent already.
     early: (u64, u64),
+    /// The session whose last checkpoint was sent.
+    complete: Option<Session>,
     /// What the session's backup was sent: room for some of the guest's pages.
     known: KnownPages,
     purpose_asked: bool,
@@ -136,6 +139,7 @@ impl Owner {
             cuts: 0,
             gathered: BTreeMap::new(),
             early: (0, 0),
+            complete: None,
             known: KnownPages::new(KNOWN),
             purpose_asked: false,
             yielded: false,

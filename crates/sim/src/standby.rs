@@ -73,6 +73,8 @@ pub(crate) struct Standby {
     offer: Offer,
     /// Of the process that holds the image.
     alive: bool,
+    /// The devices are loaded.
+    stands: bool,
     promotion: Option<(Grant, Epoch)>,
     pub(crate) cause: Cause,
 }
@@ -90,6 +92,7 @@ impl Standby {
             of: (Term(0), Session(0)),
             offer: Offer::NoDisks,
             alive: false,
+            stands: false,
             promotion: None,
             cause: Cause::Silence,
         }
@@ -264,6 +267,10 @@ impl World {
             Action::Persist(conn, epoch) => self.persist(host, conn, epoch),
             Action::Close(conn) => self.close_socket(host, ConnId(conn.0), "closed by the backup"),
             Action::Commit(epoch, _) => self.commit_epoch(host, epoch),
+            Action::Stand => {
+                let standby = self.standby(host);
+                standby.into_iter().for_each(|standby| standby.stands = true);
+            }
             Action::DropStaged => {
                 let torn = self.standby(host).is_some_and(|s| !core::mem::take(&mut s.staged).is_empty());
                 self.report.add(Count::TornEpochs, u64::from(torn));
@@ -332,6 +339,7 @@ impl World {
     fn commit_epoch(&mut self, host: HostId, epoch: Epoch) {
         let trims = self.rng.chance(100);
         let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
+        assert!(!standby.stands, "an epoch is committed into a standby that stands where it goes on");
         let behind = standby.staged.partition_point(|(of, ..)| *of <= epoch);
         let (image, staged) = (&mut standby.image, standby.staged.drain(..behind));
         let disk = staged.fold(0, |disk, (_, kind, body)| {

@@ -12,7 +12,7 @@ mod staged;
 mod story;
 
 use crate::context::Context;
-use crate::disks::{self, DiskError, Label};
+use crate::disks::{self, Label};
 use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, LinkNotes, name_of, now};
@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, never, unbounded};
 use input::InputLog;
 pub use persister::LIMIT as JOURNAL_LIMIT;
 use persister::{Persisted, Persister, Place};
-use promote::Standing;
+use promote::{Bringing, Standing};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
@@ -108,8 +108,8 @@ struct Loop<'a> {
     /// A connection whose Hello is being considered.
     candidate: Option<Connection>,
     standby: Option<Standby>,
-    /// The standby, from the first question to the arbiter on.
-    standing: Option<(Result<Standing, MachineError>, Option<Plan>)>,
+    /// The standby, once it can only go on or be thrown away.
+    standing: Option<(Bringing, Option<Plan>)>,
     staged: Staged,
     /// What the standby takes of this host, or the VM that it became.
     reserved: Option<Reservation>,
@@ -412,15 +412,14 @@ impl Loop<'_> {
             Action::Reach(conn) => self.reach(conn),
             Action::Persist(conn, epoch) => self.persist(conn, epoch),
             Action::Commit(epoch, gate) => self.commit(epoch, gate),
+            Action::Stand => self.stand(),
             Action::DropStaged => self.staged.clear(),
             Action::Claim(claim) => {
                 let reply = self.claims.0.clone();
                 crate::claims::ask(&self.context.arbiter, claim, move |claim, answer| {
                     let _ = reply.send((claim, answer));
                 });
-                if self.standby.as_ref().is_some_and(Standby::needs_no_term) {
-                    self.bring(|_, _| Ok(()));
-                }
+                self.stand();
             }
             Action::Promote(grant, epoch, not_before) => self.promote(grant, epoch, not_before),
             Action::Discard => self.discard(),
@@ -582,23 +581,29 @@ impl Loop<'_> {
         self.standby.is_some() || self.standing.is_some()
     }
 
-    /// Brings the standby to where its newest committed epoch ended.
-    fn bring(
-        &mut self,
-        take_over: impl FnOnce(Option<(Persister, Base)>, &StandbyMachine) -> Result<(), DiskError>,
-    ) {
-        let Some(standby) = self.standby.take() else { return };
-        let Standby { machine, applier, persister, .. } = standby;
+    /// Begins to bring the standby to where its newest committed epoch ended, if it waits for no term.
+    fn stand(&mut self) {
+        if let Some(standby) = self.standby.take_if(|standby| standby.needs_no_term()) {
+            let plan = standby.machine.plan().cloned();
+            self.standing = Some((Bringing::begin(standby.machine, standby.applier), plan));
+        }
+    }
+
+    /// The standby where its newest committed epoch ended.
+    fn brought(&mut self, grant: &Grant) -> Option<(Result<Standing, MachineError>, Option<Plan>)> {
+        let Some(Standby { machine, applier, persister, .. }) = self.standby.take() else {
+            return self.standing.take().map(|(bringing, plan)| (bringing.end(), plan));
+        };
         let plan = machine.plan().cloned();
-        let standing = Standing::bring(machine, applier, |machine| take_over(persister, machine));
-        self.standing = Some((standing, plan));
+        let disks = promote::Disks { config: &self.context.config, persister };
+        let standing = Standing::bring(machine, applier, |machine| disks.take_over(machine, grant));
+        Some((standing, plan))
     }
 
     fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
-        let (start, name, config) = (Instant::now(), self.handle.name().clone(), &self.context.config);
+        let (start, name) = (Instant::now(), self.handle.name().clone());
         let shared = self.standby.as_ref().map(|standby| standby.machine.disks().handed_over());
-        self.bring(|persister, machine| promote::Disks { config, persister }.take_over(machine, &grant));
-        let Some((standing, plan)) = self.standing.take() else { return };
+        let Some((standing, plan)) = self.brought(&grant) else { return };
         let inherited = self.story.inheritance(now(), plan.as_ref());
         let input = std::mem::take(&mut self.input);
         match standing.and_then(|standing| standing.promote(start, input, &grant, (epoch, not_before))) {

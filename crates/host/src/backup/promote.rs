@@ -1,7 +1,8 @@
 //! Owns the steps of a promotion, in order, and how long each took.
 //!
-//! A backup that has asked the arbiter goes on or is thrown away, so a machine without disks is given its devices' state while
-//! the arbiter is asked. One with disks has to wait: their label names the term, and shared ones are not this host's before.
+//! A backup that has its session's last epoch, or has asked the arbiter, goes on or is thrown away, so a machine without disks is
+//! given its devices' state then, by a thread of its own. One with disks has to wait: their label names the term, and shared ones
+//! are not this host's before.
 
 use super::applier::{Applied, Applier};
 use super::input::InputLog;
@@ -13,6 +14,7 @@ use protocol::journal::stamp::Content;
 use protocol::resync::Base;
 use protocol::{Epoch, Grant, Session, VmName};
 use serde::Serialize;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// After so long without an answer a promoted VM's addresses are announced again.
@@ -28,7 +30,7 @@ const ANNOUNCE: [Duration; 5] = [
 /// fenced, it must have heard that this host cannot go on.
 const LOCK_LINGERS: Duration = Duration::from_millis(100);
 
-/// How long the steps of a promotion took, in microseconds. What was done while the arbiter was asked is not in the total.
+/// How long the steps of a promotion took, in microseconds. What was done before the term was won is not in the total.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(tag = "event", rename = "promoted")]
 pub struct Split {
@@ -62,7 +64,7 @@ impl Split {
             format!(", {:.1} ms after this host noticed that it had to", ms(noticed))
         });
         format!(
-            "VM {vm}: RUNS HERE in term {} from epoch {}{noticed}; promoted in {:.1} ms (by steps, some done while the arbiter was asked: apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
+            "VM {vm}: RUNS HERE in term {} from epoch {}{noticed}; promoted in {:.1} ms (by steps, some done before the term was won: apply {:.1}, disks {:.1}, devices {:.1}, old owner's lease {:.1}, resume {:.1}), {} frames of input replayed",
             self.term,
             self.epoch,
             ms(self.total_us),
@@ -98,6 +100,39 @@ impl Disks<'_> {
         disks.mark_with(disks::differences_from(self.config, grant.vm(), &disks.sizes(), base)?)?;
         let label = Label::of(self.config, grant.vm());
         label.write(Content::Running, grant.term(), Session(0), Epoch(0))
+    }
+}
+
+/// A standby that is being brought to where its newest committed epoch ended, beside the loop: that takes milliseconds, in which
+/// the arbiter is asked.
+pub struct Bringing(Option<JoinHandle<Result<Standing, MachineError>>>);
+
+impl Bringing {
+    /// Begins with it. No disk waits for anything.
+    pub fn begin(machine: StandbyMachine, applier: Applier) -> Self {
+        let bring = move || {
+            crate::loops::prefer_this_thread();
+            Standing::bring(machine, applier, |_| Ok(()))
+        };
+        let thread = std::thread::Builder::new().name("ud-bring".into()).spawn(bring);
+        if let Err(error) = &thread {
+            tracing::error!(%error, "no thread for a promotion: this VM cannot go on here");
+        }
+        Self(thread.ok())
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Result<Standing, MachineError> {
+        let ended = self.0.take().map(JoinHandle::join);
+        let failed = || MachineError::Apply("the thread that loads the devices failed".into());
+        ended.and_then(Result::ok).ok_or_else(failed)?
+    }
+}
+
+impl Drop for Bringing {
+    /// The machine is not left alone: its memory counts as free behind this.
+    fn drop(&mut self) {
+        self.0.take().map(JoinHandle::join);
     }
 }
 

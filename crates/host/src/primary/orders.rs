@@ -101,6 +101,8 @@ pub enum Done {
 pub struct Staged {
     /// The epoch.
     pub epoch: Epoch,
+    /// It is the session's last.
+    pub(super) last: bool,
     /// When the guest was stopped.
     pub cut_at: Instant,
     /// What was measured.
@@ -132,6 +134,6 @@ impl Staged {
                 outbox.console(self.epoch, console.offset, &console.bytes);
             }
         }
-        outbox.commit(self.epoch, self.cut_at, self.gate);
+        outbox.commit(self.epoch, (self.cut_at, self.last), self.gate);
     }
 }

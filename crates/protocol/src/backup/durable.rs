@@ -13,7 +13,7 @@ use super::{Action, Backup, Conn, Phase, Primary};
 use crate::ids::Epoch;
 use crate::notice::Notice;
 use crate::time::Instant;
-use crate::wire::{ToPrimary, YieldReason};
+use crate::wire::{Kind, ToPrimary, YieldReason};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -29,9 +29,17 @@ pub(super) struct Received {
 }
 
 impl Primary {
-    /// The epoch whose data may come now.
-    pub(super) fn open_epoch(&self) -> Epoch {
-        self.received.back().map_or(self.committed, |received| received.epoch).next()
+    /// Whether something of this epoch may come now.
+    pub(super) fn expects(&self, kind: Kind, epoch: Epoch) -> Result<(), String> {
+        let newest = self.received.back().map_or(self.committed, |received| received.epoch);
+        let open = newest.next();
+        if self.complete {
+            Err(alloc::format!("{kind:?} of epoch {epoch} came behind the session's last epoch, {newest}"))
+        } else if epoch != open {
+            Err(alloc::format!("{kind:?} of epoch {epoch} came while epoch {open} is open"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -60,6 +68,9 @@ impl Backup {
         }
         if let Some(conn) = primary.conn {
             out.push(Action::Send(conn, ToPrimary::Ack(primary.committed, primary.answer(now))));
+        }
+        if primary.complete && primary.received.is_empty() {
+            out.push(Action::Stand);
         }
         self.arm(out);
     }

@@ -32,9 +32,8 @@ impl Backup {
         if copying && epoch == Epoch(0) && primary.received.is_empty() {
             return BulkUse::ApplyNow;
         }
-        let open = primary.open_epoch();
-        if epoch != open {
-            self.refuse_stream(alloc::format!("data of epoch {epoch} came while epoch {open} is open"), out);
+        if let Err(why) = primary.expects(kind, epoch) {
+            self.refuse_stream(why, out);
             return BulkUse::Ignore;
         }
         primary.staged.frames += 1;
@@ -58,6 +57,7 @@ impl Backup {
             return self.refuse_stream(why, out);
         }
         let staged = core::mem::take(&mut primary.staged);
+        primary.complete = commit.last;
         primary.take_echo(now, commit.sent_at);
         let has_disk = staged.disk_frames > 0 || core::mem::take(&mut primary.copies_disks);
         let durable = !has_disk;
@@ -82,10 +82,8 @@ impl Backup {
 impl Primary {
     /// Whether all of the epoch came, and it is the next.
     fn check_whole(&self, epoch: Epoch, commit: &Commit) -> Result<(), String> {
-        let (staged, open) = (self.staged, self.open_epoch());
-        if epoch != open {
-            return Err(alloc::format!("Commit of epoch {epoch} while epoch {open} is open"));
-        }
+        self.expects(Kind::Commit, epoch)?;
+        let staged = self.staged;
         if (staged.frames, staged.bytes) != (commit.frames, commit.bytes) {
             return Err(alloc::format!(
                 "epoch {epoch} is not whole: {} of {} frames, {} of {} bytes",

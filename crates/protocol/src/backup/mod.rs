@@ -119,6 +119,9 @@ pub enum Action {
     /// Apply everything staged for this epoch, and only this: what is staged of later ones stays. It is whole, and its
     /// disk changes are durable. The gate's memory of the epoch comes with it.
     Commit(Epoch, Vec<u8>),
+    /// Bring the standby to where the newest committed epoch ended, as far as that needs no term: it was the session's last, so
+    /// the standby goes on from there or is thrown away.
+    Stand,
     /// Throw away what is staged and not committed, of every epoch. What the journal holds of it is never applied.
     DropStaged,
     /// Ask the arbiter.
@@ -204,6 +207,8 @@ struct Primary {
     copies_disks: bool,
     /// Whole and not committed, oldest first: the epochs right behind the committed one.
     received: VecDeque<Received>,
+    /// The last epoch of the session was received.
+    complete: bool,
     /// Its VM died while the first epoch was received and not yet committed: take over once it is.
     vm_died: bool,
     committed: Epoch,
@@ -419,6 +424,7 @@ impl Backup {
             marked: false,
             copies_disks: false,
             received: VecDeque::new(),
+            complete: false,
             vm_died: false,
             committed: Epoch(0),
         });

@@ -35,7 +35,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 6: a backup refuses an owner that would overwrite a newer copy of the disks.
 /// - 7: Mark and Reached; few changed words of a page go one by one.
 /// - 8: Resign and Resigned: a VM's backup is changed while it stays protected.
-pub const VERSION: u16 = 8;
+/// - 9: a Commit says whether it is its session's last.
+pub const VERSION: u16 = 9;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -305,9 +306,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_8() {
+    fn golden_bytes_of_version_9() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 8, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 9, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);
@@ -327,10 +328,10 @@ mod tests {
     #[test]
     fn an_unknown_version_is_named_even_with_a_right_checksum() {
         let mut bytes = sample().encode();
-        bytes[4] = 9;
+        bytes[4] = 10;
         let sum = xxh3_64(&bytes[..72]);
         bytes[72..80].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(WireError::Version { got: 9 }));
+        assert_eq!(Header::decode(&bytes), Err(WireError::Version { got: 10 }));
     }
 
     #[test]

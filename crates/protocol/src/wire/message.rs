@@ -43,6 +43,8 @@ pub struct Commit {
     pub bytes: u64,
     /// The primary's clock when the checkpoint was cut; echoed in the acknowledgement.
     pub sent_at: Instant,
+    /// The session ends with it, in a promotion or otherwise: no data come behind.
+    pub last: bool,
     /// What the gate must know after a promotion, opaque to the protocol.
     pub gate: Vec<u8>,
 }

@@ -292,7 +292,12 @@ pub fn beat(at: Instant) -> Beat {
 }
 
 pub fn commit(epoch: u64, frames: u64, bytes: u64) -> ToBackup {
-    ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(9), gate: vec![3] })
+    ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(9), last: false, gate: vec![3] })
+}
+
+/// The same of a session's last epoch.
+pub fn last_commit(epoch: u64, frames: u64, bytes: u64) -> ToBackup {
+    ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(9), last: true, gate: vec![3] })
 }
 
 pub fn backup_claim(actions: &[backup::Action]) -> Claim {

@@ -83,6 +83,7 @@ impl World {
             map.cut(cut.epoch);
         }
         let (session, epoch, term, with) = (cut.session, cut.epoch, owner.machine.term(), cut.with);
+        let last = cut.last;
         let dirty = vm.guest.take_dirty();
         let mut pages = pages_of(&vm.guest, dirty);
         let (passed, console) = (vm.gate.cut(cut.cut), vm.gate.console_of(cut.cut));
@@ -95,12 +96,14 @@ impl World {
                 let pages = pages_of(&vm.guest, core::mem::take(&mut second.owed));
                 let (disk, dirty) = (core::mem::take(&mut second.tapped), pages.len());
                 let console = console.clone();
-                second.gathered = Some(Gathered { pages, dirty, disk, devices, console, cut_at: clock });
+                let (cut_at, last) = (clock, false);
+                second.gathered = Some(Gathered { pages, dirty, disk, devices, console, cut_at, last });
             }
         }
         let dirty = pages.len();
         let sent = if early { core::mem::take(&mut pages) } else { Vec::new() };
-        owner.gathered.insert(epoch, Gathered { pages, dirty, disk, devices, console, cut_at: clock });
+        let (cut_at, last) = (clock, last);
+        owner.gathered.insert(epoch, Gathered { pages, dirty, disk, devices, console, cut_at, last });
         self.send_early(host, session, epoch, &sent);
         if let Some(with) = with {
             self.checks.snapshots.insert((term, with, Epoch(1)), snapshot.clone());
@@ -135,6 +138,10 @@ impl World {
         let of_first = || self.owner(host).and_then(|owner| owner.gathered.remove(&epoch));
         let Some(gathered) = of_second.unwrap_or_else(of_first) else { return };
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
+        assert_ne!(owner.complete, Some(session), "nothing follows a session's last checkpoint");
+        if gathered.last {
+            owner.complete = Some(session);
+        }
         let (mut frames, mut bytes) = if second { (0, 0) } else { core::mem::take(&mut owner.early) };
         if epoch == Epoch(1)
             && let Some(map) = &mut storage.map
@@ -158,7 +165,7 @@ impl World {
             self.send_frame(host, conn, kind, epoch, &body);
         }
         let gate = gathered.devices.sent.to_le_bytes().to_vec();
-        let commit = Commit { frames, bytes, sent_at: gathered.cut_at, gate };
+        let commit = Commit { frames, bytes, sent_at: gathered.cut_at, last: gathered.last, gate };
         let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
         self.send_frame(host, conn, kind, epoch, &body);
     }

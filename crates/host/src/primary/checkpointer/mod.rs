@@ -542,8 +542,20 @@ impl Worker {
         };
         let gate = self.addresses(cut.addresses_version);
         let changes = std::mem::take(&mut active.changes);
-        let mut staged =
-            Staged { epoch, cut_at, record, busy, waited, parts, changes, device, cut, gate, with: None };
+        let mut staged = Staged {
+            epoch,
+            last,
+            cut_at,
+            record,
+            busy,
+            waited,
+            parts,
+            changes,
+            device,
+            cut,
+            gate,
+            with: None,
+        };
         staged.with = joint.map(|joint| (joint.session, Box::new(self.stage_joint(joint, &staged))));
         Ok(staged)
     }
