@@ -104,9 +104,30 @@ pub fn normalize(ranges: &mut Vec<Range>) {
     });
 }
 
+/// What of `ranges` is not in `other`; both sorted and joined.
+pub(crate) fn subtract(ranges: &[Range], other: &[Range]) -> Vec<Range> {
+    let mut left = Vec::with_capacity(ranges.len());
+    let mut first = 0;
+    for range in ranges {
+        first += other[first..].iter().take_while(|hole| hole.end() <= range.start).count();
+        let mut start = range.start;
+        for hole in other[first..].iter().take_while(|hole| hole.start < range.end()) {
+            if start < hole.start {
+                left.push(Range::between(start, hole.start));
+            }
+            start = hole.end();
+        }
+        if start < range.end() {
+            left.push(Range::between(start, range.end()));
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const P: u64 = PAGE_SIZE;
 
@@ -140,6 +161,22 @@ mod tests {
         assert_eq!(range.pages().collect::<Vec<_>>(), [4 * P, 5 * P, 6 * P]);
         assert_eq!(page_count(&[range, Range::new(0, P)]), 4);
         assert!(!range.contains(7 * P) && range.contains(7 * P - 1));
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_what_is_in_the_other_is_taken_away(
+            ranges in prop::collection::btree_set(0u64..80, 0..50),
+            other in prop::collection::btree_set(0u64..80, 0..50),
+        ) {
+            let joined = |pages: &std::collections::BTreeSet<u64>| {
+                let mut ranges: Vec<_> = pages.iter().map(|page| Range::new(page * P, P)).collect();
+                normalize(&mut ranges);
+                ranges
+            };
+            let left = subtract(&joined(&ranges), &joined(&other));
+            prop_assert_eq!(left, joined(&ranges.difference(&other).copied().collect()));
+        }
     }
 
     #[test]

@@ -112,13 +112,17 @@ pub type Launched = (Arc<dyn Computer>, Channels);
 /// Tracks the pages that a guest writes, until it is dropped. Ranges are addresses of [`GuestRam`].
 pub trait PageTracker: Send {
     /// Puts the pages written since the last scan, and those owed, into `dirty` (sorted, joined), and starts anew. For
-    /// checkpoints: the guest stands still, or will in a moment.
+    /// checkpoints: the guest stands still, or will in a moment. The caller takes the pages of `open` (sorted, joined) for
+    /// written: they may be left out, and left as they are.
     ///
     /// # Errors
     /// If the machine is gone. What was read until then is owed.
-    fn scan(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError>;
+    fn scan(&mut self, open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError>;
 
-    /// The same where much is dirty, in the rounds of a first copy.
+    /// Whether the guest pays for its first write to a page behind a scan.
+    fn costs_writes(&self) -> bool;
+
+    /// The same as a scan where much is dirty, in the rounds of a first copy.
     ///
     /// # Errors
     /// As for [`PageTracker::scan`].

@@ -7,6 +7,7 @@ mod busy;
 mod checkpointer;
 mod copied;
 mod copy;
+mod hot;
 mod migrate;
 mod orders;
 mod pace;

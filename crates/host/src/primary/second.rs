@@ -58,13 +58,17 @@ impl Owed {
 struct Relay(Arc<Owed>);
 
 impl PageTracker for Relay {
-    fn scan(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        dirty.extend(self.0.take());
-        Ok(())
+    fn scan(&mut self, _open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
+        self.scan_live(dirty)
+    }
+
+    fn costs_writes(&self) -> bool {
+        false
     }
 
     fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        self.scan(dirty)
+        dirty.extend(self.0.take());
+        Ok(())
     }
 
     fn give_back(&mut self, ranges: &[Range]) {

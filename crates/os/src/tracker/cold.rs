@@ -10,7 +10,7 @@ use super::regions::{Cooling, Regions, Watch};
 use super::told::Told;
 use super::uffd::Uffd;
 use crate::process_memory::ProcessMemory;
-use crate::range::{PAGE_SIZE, Range, byte_count, normalize};
+use crate::range::{PAGE_SIZE, Range, byte_count, normalize, subtract};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -149,7 +149,7 @@ impl Cold {
     ) -> Result<Vec<Range>, TrackerError> {
         let mut differ = Vec::new();
         pagemap.scan(&[region], Wanted::Present, &mut differ)?;
-        differ = without(&differ, present);
+        differ = subtract(&differ, present);
         read(&self.memory, present, &mut self.after)?;
         let pages = present.iter().flat_map(Range::pages);
         for ((page, before), after) in pages.zip(self.before.chunks(PAGE)).zip(self.after.chunks(PAGE)) {
@@ -176,17 +176,4 @@ fn read(memory: &ProcessMemory, ranges: &[Range], into: &mut Vec<u8>) -> Result<
 /// a one, if anything can be swapped out here.
 fn may_be_swapped_out(region: Range, present: &[Range]) -> bool {
     present != [region] && rustix::system::sysinfo().totalswap > 0
-}
-
-/// The pages of `ranges` that are not in `other`. Both are sorted and joined.
-fn without(ranges: &[Range], other: &[Range]) -> Vec<Range> {
-    let mut other = other.iter().peekable();
-    let mut left = Vec::new();
-    for page in ranges.iter().flat_map(Range::pages) {
-        while other.next_if(|range| range.end() <= page).is_some() {}
-        if !other.peek().is_some_and(|range| range.contains(page)) {
-            left.push(Range::new(page, PAGE_SIZE));
-        }
-    }
-    left
 }

@@ -29,7 +29,7 @@ pub use self_test::{SelfTestReport, self_test};
 
 use crate::process::PidFd;
 use crate::process_memory::mappings;
-use crate::range::{Range, byte_count, normalize, push_near};
+use crate::range::{Range, byte_count, normalize, push_near, subtract};
 use cold::{Cold, Moved};
 use pagemap::{Pagemap, Wanted};
 use uffd::{OnWrite, Uffd};
@@ -139,10 +139,23 @@ impl Tracker {
     /// # Errors
     /// If the target is gone or has changed its mappings. What was read until then is owed, so nothing is lost.
     pub fn scan_paused(&mut self, dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
+        self.scan_but(&[], dirty)
+    }
+
+    /// Like [`Tracker::scan_paused`], but leaves the pages of `open` (sorted, joined) as they are: they are not returned, unless
+    /// they are owed, and their marks stay. Who takes them for written spares the target the faults at their first writes; the
+    /// first scan that does not leave them out returns those that were written since they were last returned.
+    ///
+    /// # Errors
+    /// As for [`Tracker::scan_paused`].
+    pub fn scan_but(&mut self, open: &[Range], dirty: &mut Vec<Range>) -> Result<(), TrackerError> {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         let looked = self.look(&mut found);
-        let result = looked.and_then(|()| self.consume(&found, dirty));
+        let result = looked.and_then(|()| match open {
+            [] => self.consume(&found, dirty),
+            open => self.consume(&subtract(&found, open), dirty),
+        });
         self.found = found;
         result
     }

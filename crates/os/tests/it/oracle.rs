@@ -2,6 +2,7 @@
 
 use crate::target::{PRIVATE_PAGES, Random, SHARED_NAME, SLOW, Target};
 use os::process_memory::ProcessMemory;
+use os::range::normalize;
 use os::tracker::Cooling;
 use os::{Memory, PAGE_SIZE, Range, Tracker};
 use std::collections::BTreeSet;
@@ -122,6 +123,26 @@ fn no_changed_page_is_missed_by_scans_in_two_steps() {
 #[test]
 fn no_changed_page_is_missed_by_scans_in_one_step() {
     run_epochs(false, 2);
+}
+
+/// Pages that were written, at random, are left open for the next scan, which takes them for written again.
+#[test]
+fn no_changed_page_is_missed_where_some_are_left_open() {
+    let (mut oracle, mut open) = (Oracle::new(5), Vec::new());
+    for _ in 0..80 {
+        oracle.run_for(2000);
+        oracle.target.pause();
+        let mut dirty = Vec::new();
+        oracle.tracker.scan_but(&open, &mut dirty).unwrap();
+        dirty.append(&mut open);
+        normalize(&mut dirty);
+        let indices = oracle.indices(&dirty);
+        oracle.check(&indices);
+        let pages = dirty.iter().flat_map(Range::pages).filter(|_| oracle.random.below(3) > 0);
+        open.extend(pages.map(|page| Range::new(page, PAGE_SIZE)));
+        normalize(&mut open);
+        oracle.target.resume();
+    }
 }
 
 /// As in a first copy: rounds while it runs, the pages of each copied after its scan, then one round while it stands.

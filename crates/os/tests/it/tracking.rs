@@ -182,6 +182,29 @@ fn present_pages_are_those_that_the_target_has() {
 }
 
 /// More ranges than fit one call, and than the kernel gathers at a time, come out complete and in order.
+/// Pages that are left open are neither returned nor protected, so that what is written to them comes once they are not left out.
+#[test]
+fn what_is_left_open_costs_no_fault_and_is_returned_afterwards() {
+    let (target, memory, range) = quiet();
+    let mut tracker = Tracker::attach(target.pid(), &[range]).unwrap();
+    let write = |number: u64| memory.write(range.start + number * PAGE_SIZE, b"x").unwrap();
+    let open = [page(range, 3), Range::new(range.start + 10 * PAGE_SIZE, 2 * PAGE_SIZE)];
+    let but = |tracker: &mut Tracker| {
+        let mut dirty = Vec::new();
+        tracker.scan_but(&open, &mut dirty).unwrap();
+        dirty
+    };
+    for round in 0..3 {
+        [2, 3, 4, 11].into_iter().for_each(write);
+        assert_eq!(but(&mut tracker), [page(range, 2), page(range, 4)], "round {round}");
+        assert_eq!(but(&mut tracker), [], "round {round}: nothing was written");
+    }
+    tracker.give_back(&[page(range, 10)]);
+    assert_eq!(but(&mut tracker), [page(range, 10)], "what is owed comes all the same");
+    assert_eq!(scanned(&mut tracker), [page(range, 3), page(range, 11)]);
+    assert_eq!(scanned(&mut tracker), []);
+}
+
 #[test]
 fn very_many_ranges_are_all_returned() {
     for pages in [1500, 12_000] {

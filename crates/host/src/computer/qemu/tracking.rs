@@ -24,9 +24,14 @@ impl QemuTracker {
 impl PageTracker for QemuTracker {
     /// Under KVM protecting all memory in one step would drop the guest's whole second-level page table; TCG has none, and one
     /// step is cheaper.
-    fn scan(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        let scanned = if self.kvm { self.tracker.scan_paused(dirty) } else { self.tracker.scan_live(dirty) };
-        Ok(scanned?)
+    fn scan(&mut self, open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
+        let two_steps = self.kvm || !open.is_empty();
+        let tracker = &mut self.tracker;
+        Ok(if two_steps { tracker.scan_but(open, dirty) } else { tracker.scan_live(dirty) }?)
+    }
+
+    fn costs_writes(&self) -> bool {
+        true
     }
 
     fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {

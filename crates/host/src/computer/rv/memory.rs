@@ -44,13 +44,22 @@ pub struct RvTracker {
 impl RvTracker {
     pub fn attach(driver: &Arc<Driver>) -> Result<Self, MachineError> {
         let mut tracker = Self { driver: Arc::clone(driver), pages: Vec::new(), owed: Vec::new() };
-        tracker.scan(&mut Vec::new())?;
+        tracker.scan_live(&mut Vec::new())?;
         Ok(tracker)
     }
 }
 
 impl PageTracker for RvTracker {
-    fn scan(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
+    fn scan(&mut self, _open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
+        self.scan_live(dirty)
+    }
+
+    /// It notes them itself.
+    fn costs_writes(&self) -> bool {
+        false
+    }
+
+    fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
         self.pages.clear();
         self.driver.hosted.take_dirty(&mut self.pages);
         dirty.clear();
@@ -58,10 +67,6 @@ impl PageTracker for RvTracker {
         dirty.append(&mut self.owed);
         normalize(dirty);
         Ok(())
-    }
-
-    fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        self.scan(dirty)
     }
 
     fn give_back(&mut self, ranges: &[Range]) {

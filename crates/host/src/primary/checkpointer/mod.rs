@@ -15,6 +15,7 @@ use super::ahead::{Ahead, Policy};
 use super::brake::Brake;
 use super::busy::Busy;
 use super::copy::{Copy, Outcome};
+use super::hot::Hot;
 use super::orders::{Begin, Done, Job, Staged};
 use super::pace::Pace;
 use super::precopy::CHUNK;
@@ -129,6 +130,7 @@ struct Active {
     outbox: Outbox,
     dirty: Vec<Range>,
     pages: Vec<(u8, u64)>,
+    hot: Hot,
     ahead: Ahead,
     policy: Policy,
     /// For so long its brake had stopped the guest in all, at the last checkpoint.
@@ -374,6 +376,7 @@ impl Worker {
         self.tap.begin();
         let (dirty, pages, changes) = (Vec::new(), Vec::new(), Vec::new());
         let (ahead, policy) = (Ahead::default(), Policy::default());
+        let hot = Hot::new(tracker.costs_writes());
         *lock(&self.busy) = Busy::of(&*self.computer);
         let slowed = self.brake.total();
         let settling = Settling::begin();
@@ -384,6 +387,7 @@ impl Worker {
             outbox,
             dirty,
             pages,
+            hot,
             ahead,
             policy,
             slowed,
@@ -461,7 +465,10 @@ impl Worker {
             return Ok(());
         }
         let fail = |why: String| Failure { why, resumable: true };
-        active.tracker.scan(&mut active.dirty).map_err(|error| fail(error.to_string()))?;
+        active
+            .tracker
+            .scan(active.hot.pages(), &mut active.dirty)
+            .map_err(|error| fail(error.to_string()))?;
         let left = active.ahead.copy(self.computer.ram(), &active.pool, &active.dirty).map_err(fail)?;
         active.tracker.give_back(&left);
         active.dirty.clear();
@@ -495,7 +502,8 @@ impl Worker {
         if let Some(marker) = self.tap.marker() {
             marker.map().cut(epoch);
         }
-        active.tracker.scan(&mut active.dirty).map_err(|error| fail(&error))?;
+        active.tracker.scan(active.hot.pages(), &mut active.dirty).map_err(|error| fail(&error))?;
+        active.hot.join(&mut active.dirty);
         active.pages.clear();
         self.computer.ram().number(&active.dirty, &mut active.pages);
         let (ahead, again) = active.ahead.take(&active.dirty);
@@ -530,6 +538,7 @@ impl Worker {
         let ahead_pages = ahead - again;
         let dirty_pages = active.pages.len() as u64 + ahead_pages;
         active.policy.learn(dirty_pages, ahead, again);
+        active.hot.learn();
         let record = EpochRecord {
             term: 0,
             epoch: epoch.0,
