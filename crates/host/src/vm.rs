@@ -182,10 +182,11 @@ impl VmHandle {
         Some(Asked { resolved, disk_sizes: disks })
     }
 
-    /// The role changed: a backup was promoted.
+    /// The role changed: a backup was promoted. Its link to the old owner may take a while to end.
     pub fn set_role(&self, role: Role) {
         let mut state = self.state();
         state.role = role;
+        state.paths = Weak::new();
         state.warnings.clear();
     }
 
