@@ -18,13 +18,15 @@ use api::types::{
 };
 use arbiter::Arbiter;
 use arbiter::memory::Remembering;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use protocol::VmName;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Events of a VM that its status tells.
 const LATELY: usize = 8;
+/// A VM's loop answers a request within milliseconds; when it has not by then, who asked is told so.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +151,16 @@ impl Agent {
         let (reply, answer) = bounded(1);
         let gone = || ApiError::new(ErrorCode::Refused, format!("VM {name} at host {here} is ending"));
         entry.requests.send(request(reply)).map_err(|_| gone())?;
-        answer.recv_timeout(Duration::from_secs(30)).map_err(|_| gone())?
+        answer.recv_timeout(ANSWER_WITHIN).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => gone(),
+            RecvTimeoutError::Timeout => {
+                let seconds = ANSWER_WITHIN.as_secs();
+                let message = format!(
+                    "VM {name} at host {here} did not answer for {seconds} s: the request may still be carried out (`undying vm status {name}`); what it waits for is in the agent's log"
+                );
+                ApiError::new(ErrorCode::Failed, message)
+            }
+        })?
     }
 }
 

@@ -53,6 +53,20 @@ pub fn name_of(phase: &impl serde::Serialize) -> String {
     serde_json::to_value(phase).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
+/// So long a VM's loop may wait for something without a word.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Does what a VM's loop has to wait for, and tells the log if that took long: nothing else was done for the VM meanwhile.
+pub fn waited_for<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = std::time::Instant::now();
+    let result = work();
+    let took = start.elapsed();
+    if took > LONG {
+        tracing::warn!(what, took_ms = took.as_millis(), "a VM's loop had to wait");
+    }
+    result
+}
+
 /// Lets the current thread run before ordinary ones: it guards a pause or a heartbeat, and its work is short.
 pub fn prefer_this_thread() {
     if let Err(error) = os::sched::raise_current_thread() {

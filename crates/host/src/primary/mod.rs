@@ -23,7 +23,7 @@ pub use checkpointer::Checkpointer;
 use crate::context::Context;
 use crate::disks::{self, Label, Proofs};
 use crate::incident::Incident;
-use crate::loops::{Channel, LinkNotes, name_of, now};
+use crate::loops::{Channel, LinkNotes, name_of, now, waited_for};
 use crate::machine::Machine;
 use crate::measure::Measurements;
 use crate::plan::{Inheritance, Plan};
@@ -572,11 +572,14 @@ impl Engine {
     ) -> Result<Approach, ApiError> {
         self.check_peer(to)?;
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
-        self.machine.check_protectable().map_err(|error| refused(error.to_string()))?;
-        let identity = self.context.arbiter.identity().map_err(|error| refused(error.to_string()))?;
+        waited_for("whether its memory can be tracked", || self.machine.check_protectable())
+            .map_err(|error| refused(error.to_string()))?;
+        let identity = waited_for("the arbiter's identity", || self.context.arbiter.identity())
+            .map_err(|error| refused(error.to_string()))?;
         let plan = plan.map(|plan| plan.clone().after_losses(self.repair.losses(to)));
         let (machine, proofs) =
-            self.machine.describe(&identity, plan.as_ref()).map_err(|error| refused(error.to_string()))?;
+            waited_for("the machine's description", || self.machine.describe(&identity, plan.as_ref()))
+                .map_err(|error| refused(error.to_string()))?;
         let interval =
             request.map_or(Timing::default().interval, |request| protocol::Micros(request.interval_us));
         let mut timing =
