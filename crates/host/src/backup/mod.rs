@@ -17,7 +17,7 @@ use crate::incident::Incident;
 use crate::link::{Frame, Outbox};
 use crate::loops::{Channel, Haste, LinkNotes, name_of, now};
 use crate::machine::{Machine, MachineError, MachineEvent, StandbyMachine};
-use crate::plan::{Inheritance, Plan};
+use crate::plan::Inheritance;
 use crate::primary::{Engine, Request};
 use crate::room::{self, Reservation};
 use crate::vm::{Ended, Facts, Snapshot, VmHandle};
@@ -109,7 +109,7 @@ struct Loop<'a> {
     candidate: Option<Connection>,
     standby: Option<Standby>,
     /// The standby, once it can only go on or be thrown away.
-    standing: Option<(Bringing, Option<Plan>)>,
+    standing: Option<Bringing>,
     staged: Staged,
     /// What the standby takes of this host, or the VM that it became.
     reserved: Option<Reservation>,
@@ -584,27 +584,25 @@ impl Loop<'_> {
     /// Begins to bring the standby to where its newest committed epoch ended, if it waits for no term.
     fn stand(&mut self) {
         if let Some(standby) = self.standby.take_if(|standby| standby.needs_no_term()) {
-            let plan = standby.machine.plan().cloned();
-            self.standing = Some((Bringing::begin(standby.machine, standby.applier), plan));
+            self.standing = Some(Bringing::begin(standby.machine, standby.applier));
         }
     }
 
     /// The standby where its newest committed epoch ended.
-    fn brought(&mut self, grant: &Grant) -> Option<(Result<Standing, MachineError>, Option<Plan>)> {
+    fn brought(&mut self, grant: &Grant) -> Option<Result<Standing, MachineError>> {
         let Some(Standby { machine, applier, persister, .. }) = self.standby.take() else {
-            return self.standing.take().map(|(bringing, plan)| (bringing.end(), plan));
+            return self.standing.take().map(Bringing::end);
         };
-        let plan = machine.plan().cloned();
         let disks = promote::Disks { config: &self.context.config, persister };
-        let standing = Standing::bring(machine, applier, |machine| disks.take_over(machine, grant));
-        Some((standing, plan))
+        Some(Standing::bring(machine, applier, |machine| disks.take_over(machine, grant)))
     }
 
     fn promote(&mut self, grant: Grant, epoch: Epoch, not_before: protocol::Instant) {
         let (start, name) = (Instant::now(), self.handle.name().clone());
         let shared = self.standby.as_ref().map(|standby| standby.machine.disks().handed_over());
-        let Some((standing, plan)) = self.brought(&grant) else { return };
-        let inherited = self.story.inheritance(now(), plan.as_ref());
+        let Some(standing) = self.brought(&grant) else { return };
+        let plan = standing.as_ref().ok().and_then(|standing| standing.plan());
+        let inherited = self.story.inheritance(now(), plan);
         let input = std::mem::take(&mut self.input);
         match standing.and_then(|standing| standing.promote(start, input, &grant, (epoch, not_before))) {
             Ok((machine, split)) => {

@@ -10,6 +10,7 @@ use super::persister::Persister;
 use crate::config::HostConfig;
 use crate::disks::{self, DiskError, Label};
 use crate::machine::{Machine, MachineError, StandbyMachine, StandingMachine};
+use crate::plan::Plan;
 use protocol::journal::stamp::Content;
 use protocol::resync::Base;
 use protocol::{Epoch, Grant, Session, VmName};
@@ -139,6 +140,7 @@ impl Drop for Bringing {
 /// A standby that stands where its newest committed epoch ended, and how long that took. It goes on, or is thrown away.
 pub struct Standing {
     machine: StandingMachine,
+    plan: Option<Plan>,
     applied: Applied,
     apply: Duration,
     disks: Duration,
@@ -157,9 +159,15 @@ impl Standing {
         let apply = start.elapsed();
         take_over(&machine)?;
         let disks = start.elapsed() - apply;
+        let plan = machine.plan().cloned();
         let machine = machine.load(std::mem::take(&mut applied.device))?;
         let load = start.elapsed() - apply - disks;
-        Ok(Self { machine, applied, apply, disks, load })
+        Ok(Self { machine, plan, applied, apply, disks, load })
+    }
+
+    /// What the operator asked of the old owner, as far as that told.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// Promotes it; it runs at `not_before` at the earliest. From the resume on nothing can fail: the VM runs under the grant.

@@ -117,10 +117,14 @@ pub trait PageTracker: Send {
     ///
     /// # Errors
     /// If the machine is gone. What was read until then is owed.
-    fn scan(&mut self, open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError>;
+    fn scan(&mut self, _open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
+        self.scan_live(dirty)
+    }
 
     /// Whether the guest pays for its first write to a page behind a scan.
-    fn costs_writes(&self) -> bool;
+    fn costs_writes(&self) -> bool {
+        false
+    }
 
     /// The same as a scan where much is dirty, in the rounds of a first copy.
     ///

@@ -16,7 +16,7 @@ use protocol::wire::disk::{DiskBatch, MAX_DATA};
 use protocol::wire::known::{KnownPages, MAX_KNOWN};
 use protocol::wire::pages::{PAGE, PageBatch};
 use protocol::wire::{Commit, HEADER_LEN, Kind, MAX_BODY_LEN, Outbound, ToBackup, ToPrimary};
-use protocol::{Change, Epoch, Instant, Session, Term, VmId, What};
+use protocol::{Change, Epoch, Session, Term, VmId, What};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -137,7 +137,7 @@ enum Item {
     Device(Epoch, Vec<u8>),
     Disks(Epoch, Vec<KeptChange>),
     Console(Epoch, Vec<u8>),
-    Commit(Epoch, (Instant, bool), Vec<u8>),
+    Commit(Epoch, Commit),
     Input(Epoch, Vec<u8>),
     Close,
 }
@@ -281,9 +281,9 @@ impl Outbox {
         }
     }
 
-    /// Queues the end of `epoch`, which was cut at `cut_at` and may be the session's last.
-    pub fn commit(&self, epoch: Epoch, (cut_at, last): (Instant, bool), gate: Vec<u8>) {
-        self.put(Item::Commit(epoch, (cut_at, last), gate));
+    /// Queues the end of `epoch`; what was sent of it is counted here.
+    pub fn commit(&self, epoch: Epoch, commit: Commit) {
+        self.put(Item::Commit(epoch, commit));
     }
 
     /// Queues a frame that was given to the guest's NIC number `nic`. When many wait already it is left out: to the
@@ -371,7 +371,7 @@ impl Writer {
             }
             Item::Disks(epoch, changes) => self.disks(epoch, &changes),
             Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, body.into()),
-            Item::Commit(epoch, at, gate) => self.commit(epoch, at, gate),
+            Item::Commit(epoch, commit) => self.commit(epoch, commit),
             Item::Input(epoch, body) => {
                 self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
                 self.frame(Kind::Input, epoch, body.into())
@@ -495,14 +495,9 @@ impl Writer {
         self.frame(kind, epoch, body)
     }
 
-    fn commit(
-        &mut self,
-        epoch: Epoch,
-        (sent_at, last): (Instant, bool),
-        gate: Vec<u8>,
-    ) -> std::io::Result<()> {
+    fn commit(&mut self, epoch: Epoch, commit: Commit) -> std::io::Result<()> {
         self.begin(epoch);
-        let commit = Commit { frames: self.open.frames, bytes: self.body_bytes, sent_at, last, gate };
+        let commit = Commit { frames: self.open.frames, bytes: self.body_bytes, ..commit };
         let (kind, epoch, body) = ToBackup::Commit(epoch, commit).encode();
         self.open.wire_bytes += (body.len() + HEADER_LEN) as u64;
         self.frame(kind, epoch, body.into())?;

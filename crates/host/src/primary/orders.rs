@@ -7,6 +7,7 @@ use api::types::{CopyProgress, EpochRecord};
 use net::CutReport;
 use protocol::migration::Migration;
 use protocol::resync::{Base, Offer};
+use protocol::wire::Commit;
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Instant, Micros, RunPermit, Session};
 
@@ -134,6 +135,7 @@ impl Staged {
                 outbox.console(self.epoch, console.offset, &console.bytes);
             }
         }
-        outbox.commit(self.epoch, (self.cut_at, self.last), self.gate);
+        let (sent_at, last, gate) = (self.cut_at, self.last, self.gate);
+        outbox.commit(self.epoch, Commit { sent_at, last, gate, ..Commit::default() });
     }
 }

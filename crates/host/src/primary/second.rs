@@ -58,14 +58,6 @@ impl Owed {
 struct Relay(Arc<Owed>);
 
 impl PageTracker for Relay {
-    fn scan(&mut self, _open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        self.scan_live(dirty)
-    }
-
-    fn costs_writes(&self) -> bool {
-        false
-    }
-
     fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
         dirty.extend(self.0.take());
         Ok(())

@@ -152,10 +152,7 @@ impl Tracker {
         let mut found = std::mem::take(&mut self.found);
         found.clear();
         let looked = self.look(&mut found);
-        let result = looked.and_then(|()| match open {
-            [] => self.consume(&found, dirty),
-            open => self.consume(&subtract(&found, open), dirty),
-        });
+        let result = looked.and_then(|()| self.consume(&subtract(&found, open), dirty));
         self.found = found;
         result
     }

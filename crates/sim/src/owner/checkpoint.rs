@@ -82,8 +82,8 @@ impl World {
         if let Some(map) = &mut storage.map {
             map.cut(cut.epoch);
         }
-        let (session, epoch, term, with) = (cut.session, cut.epoch, owner.machine.term(), cut.with);
-        let last = cut.last;
+        let (session, epoch, with, last) = (cut.session, cut.epoch, cut.with, cut.last);
+        let (term, cut_at) = (owner.machine.term(), clock);
         let dirty = vm.guest.take_dirty();
         let mut pages = pages_of(&vm.guest, dirty);
         let (passed, console) = (vm.gate.cut(cut.cut), vm.gate.console_of(cut.cut));
@@ -96,13 +96,12 @@ impl World {
                 let pages = pages_of(&vm.guest, core::mem::take(&mut second.owed));
                 let (disk, dirty) = (core::mem::take(&mut second.tapped), pages.len());
                 let console = console.clone();
-                let (cut_at, last) = (clock, false);
+                let last = false;
                 second.gathered = Some(Gathered { pages, dirty, disk, devices, console, cut_at, last });
             }
         }
         let dirty = pages.len();
         let sent = if early { core::mem::take(&mut pages) } else { Vec::new() };
-        let (cut_at, last) = (clock, last);
         owner.gathered.insert(epoch, Gathered { pages, dirty, disk, devices, console, cut_at, last });
         self.send_early(host, session, epoch, &sent);
         if let Some(with) = with {

@@ -50,15 +50,6 @@ impl RvTracker {
 }
 
 impl PageTracker for RvTracker {
-    fn scan(&mut self, _open: &[Range], dirty: &mut Vec<Range>) -> Result<(), MachineError> {
-        self.scan_live(dirty)
-    }
-
-    /// It notes them itself.
-    fn costs_writes(&self) -> bool {
-        false
-    }
-
     fn scan_live(&mut self, dirty: &mut Vec<Range>) -> Result<(), MachineError> {
         self.pages.clear();
         self.driver.hosted.take_dirty(&mut self.pages);
