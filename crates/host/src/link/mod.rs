@@ -1,5 +1,6 @@
 //! Owns the replication connection: frames in, frames out, and what its errors mean to the protocol.
 
+mod input;
 mod outbox;
 pub mod paths;
 

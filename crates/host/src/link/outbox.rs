@@ -3,13 +3,14 @@
 //! Pages are encoded here, off the guest's path and off the engine's loop. The counts that a Commit carries are
 //! taken where the frames are written, so that they say what was sent and not what was meant.
 
+use super::input::{LINGER, WaitingInput};
 use super::paths::Bundle;
 use crate::ablation::{Piece, without};
 use crate::disks::{Kept, KeptChange};
 use crate::loops::{Haste, micros};
 use crate::ram::{GuestRam, RamError};
 use crate::staging::PooledBuffer;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvError, Sender, at, never, unbounded};
 use protocol::packing::{Batch, Packing};
 use protocol::wire::device::DeviceStates;
 use protocol::wire::disk::{DiskBatch, MAX_DATA};
@@ -20,9 +21,6 @@ use protocol::{Change, Epoch, Session, Term, VmId, What};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-/// Bytes of input that may wait behind a slow link.
-const MAX_INPUT_WAITING: usize = 4 << 20;
 
 /// Whether pages are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +136,8 @@ enum Item {
     Disks(Epoch, Vec<KeptChange>),
     Console(Epoch, Vec<u8>),
     Commit(Epoch, Commit),
-    Input(Epoch, Vec<u8>),
+    /// Some waits, since now.
+    Input,
     Close,
 }
 
@@ -165,8 +164,8 @@ pub struct Outbox {
     queue: Sender<Item>,
     /// Heartbeats: they overtake pages, so that a large checkpoint does not make them late.
     urgent: Sender<Item>,
-    /// Bytes of input that wait.
-    input: Arc<AtomicUsize>,
+    /// What the guest was given.
+    input: Arc<WaitingInput>,
     /// Bytes of disks that wait.
     disks: Arc<AtomicUsize>,
     copied: Arc<CopyWire>,
@@ -190,7 +189,7 @@ impl Outbox {
     ) -> std::io::Result<Self> {
         let (queue, items) = unbounded();
         let (urgent, urgent_items) = unbounded();
-        let (input, disks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (input, disks) = (Arc::new(WaitingInput::default()), Arc::new(AtomicUsize::new(0)));
         let copied = Arc::new(CopyWire::default());
         let mut writer = Writer {
             copied: Arc::clone(&copied),
@@ -204,6 +203,7 @@ impl Outbox {
             body_bytes: 0,
             written: Box::new(written),
             input: Arc::clone(&input),
+            input_due: None,
             disks: Arc::clone(&disks),
             changes: DiskBatch::new(),
             urgent: urgent_items,
@@ -286,18 +286,12 @@ impl Outbox {
         self.put(Item::Commit(epoch, commit));
     }
 
-    /// Queues a frame that was given to the guest's NIC number `nic`. When many wait already it is left out: to the
-    /// guest at the backup it is then as if the network had lost it.
+    /// Queues a frame that was given to the guest's NIC number `nic`, to be told with others that come soon. When many
+    /// wait already it is left out: to the guest at the backup it is then as if the network had lost it.
     pub fn input(&self, epoch: Epoch, nic: u8, frame: &[u8]) {
-        let waiting = self.input.fetch_add(frame.len(), Ordering::Relaxed);
-        if waiting > MAX_INPUT_WAITING {
-            self.input.fetch_sub(frame.len(), Ordering::Relaxed);
-            return;
+        if self.input.push(epoch, nic, frame) {
+            self.put(Item::Input);
         }
-        let mut body = Vec::with_capacity(frame.len() + 1);
-        body.push(nic);
-        body.extend_from_slice(frame);
-        self.put(Item::Input(epoch, body));
     }
 
     /// Closes the connection behind everything queued.
@@ -317,7 +311,9 @@ struct Writer {
     open: Written,
     body_bytes: u64,
     written: Box<dyn Fn(Written) + Send>,
-    input: Arc<AtomicUsize>,
+    input: Arc<WaitingInput>,
+    /// When it is told at the latest.
+    input_due: Option<std::time::Instant>,
     disks: Arc<AtomicUsize>,
     changes: DiskBatch,
     urgent: Receiver<Item>,
@@ -332,19 +328,40 @@ impl Writer {
                 Ok(item) => Ok(item),
                 Err(_) => {
                     self.flush()?;
-                    let item = crossbeam_channel::select! {
-                        recv(self.urgent) -> item => item,
-                        recv(items) -> item => item,
-                    };
-                    // Without an outbox left, what was queued is still written.
-                    item.or_else(|_| items.recv())
+                    match self.wait(items) {
+                        Some(item) => item,
+                        None => {
+                            self.tell_input()?;
+                            continue;
+                        }
+                    }
                 }
             };
             match item {
-                Ok(Item::Close) | Err(_) => return Ok(()),
+                Ok(Item::Close) | Err(_) => return self.tell_input(),
                 Ok(item) => self.item(item)?,
             }
         }
+    }
+
+    /// The next item; none if input has waited long enough.
+    fn wait(&self, items: &Receiver<Item>) -> Option<Result<Item, RecvError>> {
+        let due = self.input_due.map_or_else(never, at);
+        crossbeam_channel::select! {
+            // Without an outbox left, what was queued is still written.
+            recv(self.urgent) -> item => Some(item.or_else(|_| items.recv())),
+            recv(items) -> item => Some(item),
+            recv(due) -> _ => None,
+        }
+    }
+
+    fn tell_input(&mut self) -> std::io::Result<()> {
+        if self.input_due.take().is_some() {
+            for (epoch, body) in self.input.take() {
+                self.frame(Kind::Input, epoch, body.into())?;
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -355,6 +372,10 @@ impl Writer {
     }
 
     fn item(&mut self, item: Item) -> std::io::Result<()> {
+        if !matches!(item, Item::Input) {
+            // What an epoch was given is there before its end.
+            self.tell_input()?;
+        }
         if let Item::Part(epoch, _)
         | Item::Disks(epoch, _)
         | Item::Device(epoch, _)
@@ -372,9 +393,9 @@ impl Writer {
             Item::Disks(epoch, changes) => self.disks(epoch, &changes),
             Item::Console(epoch, body) => self.bulk(Kind::Console, epoch, body.into()),
             Item::Commit(epoch, commit) => self.commit(epoch, commit),
-            Item::Input(epoch, body) => {
-                self.input.fetch_sub(body.len() - 1, Ordering::Relaxed);
-                self.frame(Kind::Input, epoch, body.into())
+            Item::Input => {
+                self.input_due.get_or_insert_with(|| std::time::Instant::now() + LINGER);
+                Ok(())
             }
             Item::Close => Ok(()),
         }

@@ -4,7 +4,7 @@ use super::tests::{Bed, bed, hello_of, name};
 use super::*;
 use crate::backup::BackupInput;
 use crate::link::paths::{Bundle, Teller, run};
-use protocol::wire::Outbound;
+use protocol::wire::{Commit, Outbound};
 use protocol::{Epoch, Micros, Session, VmId, VmName};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -158,4 +158,30 @@ fn nobody_joins_a_session_without_its_secret_or_in_another_hosts_name() {
     outbox.console(Epoch(1), 5, b"still here");
     assert_eq!(offsets(&frames, 1), [5]);
     drop(back);
+}
+
+#[test]
+fn what_a_guest_was_given_is_told_before_the_end_of_its_epoch_and_soon_in_any_case() {
+    let bed = bed();
+    let inputs = bed.stands_by("alpha", 1);
+    let bundle = alpha(&bed);
+    let outbox = Outbox::start(Wire::Several(Arc::clone(&bundle)), identity(), |_| ()).expect("a thread");
+    carry(&bundle, 0, call(&bed, "alpha", bed.address, secret()));
+    outbox.to_backup(&ToBackup::Hello(hello_of("web", "alpha")));
+    let opened = inputs.recv_timeout(PATIENCE).expect("opened");
+    let BackupInput::Opened { frames, outbox: _back, .. } = opened;
+    let next = || {
+        let frame = frames.recv_timeout(PATIENCE).expect("a frame").expect("no end");
+        (frame.header.kind, frame.header.epoch, frame.body)
+    };
+    for epoch in 1..50 {
+        outbox.input(Epoch(epoch), 0, b"one");
+        outbox.input(Epoch(epoch), 1, b"two");
+        outbox.commit(Epoch(epoch), Commit::default());
+        assert_eq!(next(), (Kind::Input, Epoch(epoch), b"\0one".to_vec()));
+        assert_eq!(next(), (Kind::Input, Epoch(epoch), b"\x01two".to_vec()));
+        assert_eq!(next().0, Kind::Commit);
+    }
+    outbox.input(Epoch(50), 0, b"the last");
+    assert_eq!(next(), (Kind::Input, Epoch(50), b"\0the last".to_vec()));
 }
