@@ -9,7 +9,7 @@ use crate::console::{ConsolePort, ConsoleSink};
 use crate::event::{GateError, GateEvent, PortFailure};
 use crate::framing::QEMU_MAX_FRAME;
 use crate::nic::NicPort;
-use crate::state::{CutReport, InputObserver, Kind, Port, State, Watch};
+use crate::state::{CutReport, GuestWorks, InputObserver, Kind, Port, State, Watch};
 use crate::stats::GateStats;
 use crossbeam_channel::{Receiver, unbounded};
 use os::clock::now_us;
@@ -235,6 +235,13 @@ impl Gate {
     /// told so that a promoted guest gets it as well, instead of its peers' retransmissions.
     pub fn observe_input(&self, observer: Option<InputObserver>) {
         self.shared().lock().observe_input(observer);
+    }
+
+    /// From now on an answer is not taken for whole as long as the guest is at work, but told of when its first frame has
+    /// waited for `longest` (10 ms at most).
+    pub fn linger(&self, longest: Duration, works: GuestWorks) {
+        let longest_us = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+        self.shared().lock().linger(longest_us, works);
     }
 
     /// Gives frames to the guest ahead of anything new from the TAP. Frames that no NIC could have are left out.

@@ -29,10 +29,12 @@ pub enum Mode {
     Fenced,
 }
 
-/// An answer is often several packets: the owner hears of it when so long none came, in microseconds.
-const QUIET_US: u64 = 200;
+/// An answer is often several packets: the owner hears of it when so long none came, in microseconds, and the guest waits.
+const QUIET_US: u64 = 100;
+/// A guest at work may be about to go on, or to answer others: then when so long none came.
+const QUIET_AT_WORK_US: u64 = 1_000;
 /// And of one that does not end when its first packet has waited for so long.
-const LONGEST_LINGER_US: u64 = 2_000;
+const LONGEST_LINGER_US: u64 = 10_000;
 
 /// Closed epochs that are not released yet are bounded by the protocol's window; this is far above any.
 const MAX_CUTS: usize = 1 << 16;
@@ -42,11 +44,22 @@ const MAX_CUTS: usize = 1 << 16;
 struct Untold {
     first_us: u64,
     last_us: u64,
+    /// When to look whether the guest is still at work.
+    look_us: u64,
 }
 
 impl Untold {
-    fn due_us(self) -> u64 {
-        (self.last_us + QUIET_US).min(self.first_us + LONGEST_LINGER_US)
+    fn new(now_us: u64) -> Self {
+        Self { first_us: now_us, last_us: now_us, look_us: now_us + QUIET_US }
+    }
+
+    fn goes_on(&mut self, now_us: u64) {
+        (self.last_us, self.look_us) = (now_us, now_us + QUIET_US);
+    }
+
+    /// When it is told of whatever the guest does.
+    fn late_us(&self, longest_us: u64) -> u64 {
+        (self.last_us + QUIET_AT_WORK_US).min(self.first_us + longest_us)
     }
 }
 
@@ -69,6 +82,7 @@ pub(crate) struct Ledger {
     high_water: Volume,
     open_epoch: Volume,
     untold: Option<Untold>,
+    longest_us: u64,
     pub(crate) hold_times: Histogram,
 }
 
@@ -92,6 +106,7 @@ impl Ledger {
             high_water: Volume::default(),
             open_epoch: Volume::default(),
             untold: None,
+            longest_us: LONGEST_LINGER_US,
             hold_times: Histogram::default(),
         }
     }
@@ -142,9 +157,9 @@ impl Ledger {
         self.high_water.frames = self.high_water.frames.max(after.frames);
         self.high_water.bytes = self.high_water.bytes.max(after.bytes);
         if let Some(untold) = &mut self.untold {
-            untold.last_us = now_us;
+            untold.goes_on(now_us);
         } else if self.open_epoch.frames == 0 && self.mode == Mode::Holding {
-            self.untold = Some(Untold { first_us: now_us, last_us: now_us });
+            self.untold = Some(Untold::new(now_us));
         }
         self.open_epoch.frames += 1;
         self.open_epoch.bytes += bytes;
@@ -158,14 +173,30 @@ impl Ledger {
         self.queued.bytes -= bytes;
     }
 
-    /// When [`Ledger::tell_waiting`] will have something to tell.
-    pub(crate) fn tells_at_us(&self) -> Option<u64> {
-        self.untold.map(Untold::due_us)
+    /// An answer is told of when its first packet has waited for so long, however it goes on.
+    pub(crate) fn linger(&mut self, longest_us: u64) {
+        self.longest_us = longest_us.min(LONGEST_LINGER_US);
     }
 
-    /// The open epoch, and when its first frame arrived, if an answer waits in it and that was not told before.
-    pub(crate) fn tell_waiting(&mut self, now_us: u64) -> Option<(Epoch, u64)> {
-        let untold = self.untold.take_if(|untold| untold.due_us() <= now_us)?;
+    /// When to ask [`Ledger::tell_waiting`].
+    pub(crate) fn tells_at_us(&self) -> Option<u64> {
+        self.untold.map(|untold| untold.look_us.min(untold.late_us(self.longest_us)))
+    }
+
+    /// The open epoch, and when its first frame arrived, if an answer waits in it that is whole, or has waited for long, and that
+    /// was not told before. `works` says whether the guest is at work.
+    pub(crate) fn tell_waiting(&mut self, now_us: u64, works: impl FnOnce() -> bool) -> Option<(Epoch, u64)> {
+        let untold = self.untold.as_mut()?;
+        if now_us < untold.late_us(self.longest_us) {
+            if now_us < untold.look_us {
+                return None;
+            }
+            if works() {
+                untold.look_us = now_us + QUIET_US;
+                return None;
+            }
+        }
+        let untold = self.untold.take()?;
         Some((self.last_cut.map_or(Epoch(1), Epoch::next), untold.first_us))
     }
 
@@ -176,7 +207,7 @@ impl Ledger {
         self.mode = Mode::Holding;
         self.number_anew();
         self.open_epoch = self.queued;
-        self.untold = (self.queued.frames > 0).then_some(Untold { first_us: now_us, last_us: now_us });
+        self.untold = (self.queued.frames > 0).then(|| Untold::new(now_us));
         Ok(())
     }
 
@@ -251,7 +282,11 @@ mod tests {
     use super::*;
 
     fn told(ledger: &mut Ledger, now_us: u64) -> Option<(Epoch, u64)> {
-        ledger.tell_waiting(now_us)
+        ledger.tell_waiting(now_us, || false)
+    }
+
+    fn told_at_work(ledger: &mut Ledger, now_us: u64) -> Option<(Epoch, u64)> {
+        ledger.tell_waiting(now_us, || true)
     }
 
     #[test]
@@ -259,16 +294,18 @@ mod tests {
         let mut ledger = Ledger::new(GateLimits::default());
         assert_eq!(ledger.tells_at_us(), None);
         ledger.admit(60, 1_000);
-        ledger.admit(60, 1_150);
-        assert_eq!((ledger.tells_at_us(), told(&mut ledger, 1_349)), (Some(1_350), None));
-        assert_eq!(told(&mut ledger, 1_350), Some((Epoch(1), 1_000)), "since its first packet");
+        ledger.admit(60, 1_050);
+        assert_eq!((ledger.tells_at_us(), told(&mut ledger, 1_149)), (Some(1_150), None));
+        assert_eq!(told(&mut ledger, 1_150), Some((Epoch(1), 1_000)), "since its first packet");
         ledger.admit(60, 1_400);
         assert_eq!(told(&mut ledger, 9_000), None, "once an epoch");
         ledger.cut(Epoch(3)).unwrap();
-        for at in (10_000..13_000).step_by(100) {
+        for at in (10_000..20_000).step_by(90) {
             ledger.admit(60, at);
         }
-        assert_eq!(ledger.tells_at_us(), Some(12_000), "the guest goes on and on");
+        assert_eq!(ledger.tells_at_us(), Some(20_000), "the guest goes on and on");
+        ledger.linger(3_000);
+        assert_eq!(ledger.tells_at_us(), Some(13_000), "nobody waits for longer than he shall");
         ledger.cut(Epoch(4)).unwrap();
         assert_eq!(ledger.tells_at_us(), None, "a cut closes what it would have told");
         ledger.admit(60, 20_000);
@@ -278,5 +315,31 @@ mod tests {
         ledger.open().unwrap();
         ledger.admit(60, 24_000);
         assert_eq!(ledger.tells_at_us(), None, "nothing is held");
+    }
+
+    #[test]
+    fn a_guest_at_work_may_go_on_answering() {
+        let mut ledger = Ledger::new(GateLimits::default());
+        ledger.admit(60, 1_000);
+        assert_eq!(told_at_work(&mut ledger, 1_100), None);
+        assert_eq!(ledger.tells_at_us(), Some(1_200), "it is looked at again");
+        assert_eq!(told_at_work(&mut ledger, 1_200), None);
+        ledger.admit(60, 1_250);
+        assert_eq!(told(&mut ledger, 1_300), None, "it has just gone on");
+        assert_eq!(told(&mut ledger, 1_350), Some((Epoch(1), 1_000)), "and waits now");
+        ledger.cut(Epoch(1)).unwrap();
+        ledger.admit(60, 5_000);
+        assert_eq!(told_at_work(&mut ledger, 5_990), None);
+        assert_eq!(ledger.tells_at_us(), Some(6_000));
+        assert_eq!(
+            told_at_work(&mut ledger, 6_000),
+            Some((Epoch(2), 5_000)),
+            "it is at work on something else"
+        );
+        ledger.cut(Epoch(2)).unwrap();
+        ledger.linger(300);
+        ledger.admit(60, 10_000);
+        assert_eq!(told_at_work(&mut ledger, 10_299), None);
+        assert_eq!(told_at_work(&mut ledger, 10_300), Some((Epoch(3), 10_000)));
     }
 }

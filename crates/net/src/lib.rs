@@ -39,5 +39,5 @@ pub use console::{ConsoleLog, ConsoleLogError, ConsoleSink};
 pub use event::{GateError, GateEvent, PortFailure, Side};
 pub use gate::{Gate, GateLimits, PortConfig};
 pub use ledger::Mode;
-pub use state::{ConsoleCut, CutReport, InputFrame, InputObserver};
+pub use state::{ConsoleCut, CutReport, GuestWorks, InputFrame, InputObserver};
 pub use stats::{GateStats, PortStats};

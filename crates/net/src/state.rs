@@ -69,6 +69,9 @@ pub struct InputFrame<'a> {
 /// Sees input on its way in, under the gate's lock: it must be quick and never call the gate.
 pub type InputObserver = Box<dyn Fn(InputFrame<'_>) + Send>;
 
+/// Says whether the guest is at work at the moment, under the gate's lock: it must be quick and never call the gate.
+pub type GuestWorks = Box<dyn Fn() -> bool + Send>;
+
 pub(crate) enum Kind {
     Nic(Box<NicPort>),
     Console(ConsolePort),
@@ -94,6 +97,7 @@ pub(crate) struct State {
     addresses_version: u64,
     input_paused: bool,
     observer: Option<InputObserver>,
+    works: Option<GuestWorks>,
     /// When announcements are due, in order.
     due_us: Vec<u64>,
     /// Grows whenever ports come or go, so that answers to old watches are recognised.
@@ -109,6 +113,7 @@ impl State {
             addresses_version: 0,
             input_paused: false,
             observer: None,
+            works: None,
             due_us: Vec::new(),
             generation: 0,
         }
@@ -265,6 +270,11 @@ impl State {
         self.observer = observer;
     }
 
+    pub(crate) fn linger(&mut self, longest_us: u64, works: GuestWorks) {
+        self.ledger.linger(longest_us);
+        self.works = Some(works);
+    }
+
     pub(crate) fn inject(&mut self, port: &str, frames: impl IntoIterator<Item = Vec<u8>>) {
         let port = self.ports.iter_mut().find(|p| p.name == port);
         if let Some(Port { kind: Kind::Nic(nic), .. }) = port {
@@ -301,7 +311,8 @@ impl State {
 
     /// Does what no descriptor tells, if its time has come.
     pub(crate) fn do_due(&mut self, now_us: u64) {
-        if let Some((epoch, since_us)) = self.ledger.tell_waiting(now_us) {
+        let works = || self.works.as_ref().is_some_and(|works| works());
+        if let Some((epoch, since_us)) = self.ledger.tell_waiting(now_us, works) {
             let _ = self.events.send(GateEvent::OutputWaits { epoch, since_us });
         }
         self.announce_due(now_us);

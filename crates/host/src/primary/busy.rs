@@ -49,6 +49,12 @@ impl Busy {
         !self.threads.is_empty() && self.threads.iter().all(|(thread, _)| thread.sleeps().unwrap_or(false))
     }
 
+    /// Whether one of its processors is at work now, as far as is known.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.threads.iter().any(|(thread, _)| thread.sleeps().is_ok_and(|sleeps| !sleeps))
+    }
+
     /// For how long the busiest thread ran, or wanted to, since the last time.
     pub fn since_last(&mut self) -> Option<Micros> {
         let mut most = None;

@@ -538,6 +538,10 @@ impl Engine {
         let configured = self.context.config.copy_rate.map(|rate| rate.0);
         self.copy_rate = rate.or(request.copy_rate).or(configured).filter(|&rate| rate > 0);
         self.open(command(to.clone(), timing, machine), proofs)?;
+        if let Pacing::Follow(follow) = timing.pacing {
+            let longest = Duration::from_micros(follow.max_latency.0);
+            self.machine.gate.linger(longest, self.checkpointer.guest_works());
+        }
         self.handle.set_copy_rate(self.copy_rate);
         self.handle.set_interval(timing.interval, request.follow);
         Ok(())

@@ -30,7 +30,7 @@ use crate::staging::Pool;
 use api::types::EpochRecord;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use disk::Image;
-use net::Gate;
+use net::{Gate, GuestWorks};
 use os::range::Range;
 use protocol::migration::Migration;
 use protocol::resync::Base;
@@ -102,6 +102,12 @@ impl Checkpointer {
     /// checkpoints sleeps on.
     pub fn guest_ran_less(&self, least: Micros) -> bool {
         lock(&self.busy).ran_less(least)
+    }
+
+    /// What says whether the guest is at work, as far as that is known.
+    pub fn guest_works(&self) -> GuestWorks {
+        let busy = Arc::clone(&self.busy);
+        Box::new(move || lock(&busy).works())
     }
 
     /// Memory of its buffers.
