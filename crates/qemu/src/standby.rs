@@ -7,7 +7,7 @@
 
 use crate::device_state::{DeviceState, DeviceStateError};
 use crate::install::{Installation, ResolvedSpec};
-use crate::launch::{Channels, LaunchError, Qemu, Role};
+use crate::launch::{Channels, LaunchError, Qemu, Role, hurry};
 use crate::qmp::{Command, Event, QmpError, wait_event};
 use crate::ram::BlockKind;
 use os::process_memory::ProcessMemoryError;
@@ -213,6 +213,7 @@ impl Incoming {
 
     fn feed(mut self, qemu: &Qemu, state: &DeviceState) -> Result<(), StandbyError> {
         let stream = state.to_stream(&qemu.resolved().machine)?;
+        let _hurry = hurry(qemu.pid());
         let events = qemu.qmp().subscribe();
         // If QEMU rejects the beginning, it closes its end; what it reports is the better error.
         let written = self.0.write_all(&stream).and_then(|()| self.0.shutdown(std::net::Shutdown::Write));

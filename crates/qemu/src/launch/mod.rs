@@ -16,6 +16,7 @@ use crate::ram::{BlockKind, RamError, RamMap};
 use crate::spec::Refusal;
 use os::process::{Exit, PidFd, ProcessError};
 use os::process_memory::{ProcessMemory, ProcessMemoryError};
+use os::sched::Hurry;
 use os::{Memory, Spawn};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -220,6 +221,7 @@ impl Qemu {
     /// # Errors
     /// If QEMU refuses or is gone.
     pub fn cont(&self) -> Result<(), QmpError> {
+        let _hurry = hurry(self.pid());
         self.qmp.execute(Command::new("cont")).map(drop)
     }
 
@@ -323,6 +325,14 @@ impl Qemu {
             other => other.into(),
         }
     }
+}
+
+/// While the guest stands still for what QEMU's main thread does, that must not wait for a processor: where there are two it did
+/// for half of each pause, behind threads of the agent that pack and send. None if it is not allowed.
+pub(crate) fn hurry(pid: u32) -> Option<Hurry> {
+    Hurry::of(pid)
+        .inspect_err(|error| tracing::debug!(%error, "QEMU saves and loads at its own priority"))
+        .ok()
 }
 
 fn look_up(process: &Process, qmp: &Qmp, memory: &Memory) -> Result<(RamMap, ProcessMemory), LaunchError> {

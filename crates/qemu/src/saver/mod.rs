@@ -10,8 +10,10 @@ mod held;
 
 use crate::Qemu;
 use crate::device_state::{DeviceState, DeviceStateError};
+use crate::launch::hurry;
 use crate::qmp::{ANSWER_TIMEOUT, Command, Prepared, Qmp, QmpError, Ticket};
 use held::Held;
+use os::sched::Hurry;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ pub struct DeviceSaver {
     next: Option<Prepared>,
     pipe: Held,
     filename: String,
+    /// Of QEMU's main thread, which saves.
+    pid: u32,
     /// Requests to them may be under way when the guest's processors stand still already.
     has_disks: bool,
 }
@@ -58,7 +62,8 @@ impl DeviceSaver {
             answer: answer.to_string(),
         })?;
         let has_disks = !qemu.resolved().spec.disks.is_empty();
-        Ok(Self { qmp, second, next: None, pipe, filename: format!("/dev/fd/{fd}"), has_disks })
+        let (filename, pid) = (format!("/dev/fd/{fd}"), qemu.pid());
+        Ok(Self { qmp, second, next: None, pipe, filename, pid, has_disks })
     }
 
     fn save(&self) -> Command {
@@ -72,6 +77,7 @@ impl DeviceSaver {
     /// If the pipe fails; then nothing was sent and the guest runs on.
     pub fn begin(&mut self, then: Then) -> Result<Pending<'_>, DeviceStateError> {
         self.pipe.forget()?;
+        let hurry = hurry(self.pid);
         // Of both conversations one may not have read all events of what was answered in the other.
         let runs = self.qmp.guest_runs() || self.second.guest_runs();
         let stops = self.qmp.stops().max(self.second.stops());
@@ -86,7 +92,7 @@ impl DeviceSaver {
             let [stop, save] = self.qmp.send_all([Command::new("stop"), self.save()]);
             (Some(stop), save)
         };
-        Ok(Pending { saver: self, stop, save: Some(save), stops, then, held, stopped: false })
+        Ok(Pending { saver: self, hurry, stop, save: Some(save), stops, then, held, stopped: false })
     }
 
     /// Whether the next state is longer than the pipe, and its first bytes are to be seen where these must be waited for.
@@ -101,6 +107,7 @@ impl DeviceSaver {
 #[derive(Debug)]
 pub struct Pending<'a> {
     saver: &'a mut DeviceSaver,
+    hurry: Option<Hurry>,
     stop: Option<Ticket>,
     save: Option<Ticket>,
     /// So often it was stopped before.
@@ -162,6 +169,7 @@ impl Pending<'_> {
         if self.then == Then::GoOn && !self.held {
             self.saver.qmp.execute(Command::new("cont"))?;
         }
+        self.hurry = None;
         let state = self.saver.pipe.take()?;
         if self.saver.next.is_none() {
             self.saver.next = Some(self.saver.second.prepare(self.saver.save()));
