@@ -52,11 +52,7 @@ pub fn raise_current_thread() -> Result<Priority, PriorityError> {
 /// # Errors
 /// If the system does not allow even that; the thread goes on as before.
 pub fn ordinary_current_thread() -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 means the calling thread; the parameter is read only.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
+    schedule(0, libc::SCHED_OTHER, 0)?;
     // SAFETY: takes numbers; with PRIO_PROCESS, 0 means the calling thread on Linux.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) } == -1 {
         return Err(io::Error::last_os_error());

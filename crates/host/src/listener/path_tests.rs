@@ -82,6 +82,28 @@ fn carry(bundle: &Arc<Bundle>, slot: usize, connection: Connection) {
     std::thread::spawn(move || run(&bundle, slot, connection, format!("path {slot:?}"), 0));
 }
 
+/// A session that alpha opened with the bed's standby.
+struct Opened {
+    bundle: Arc<Bundle>,
+    outbox: Outbox,
+    /// What came to the standby.
+    frames: crossbeam_channel::Receiver<Result<link::Frame, LinkLoss>>,
+    /// The standby's way back.
+    back: Outbox,
+    _inputs: crossbeam_channel::Receiver<BackupInput>,
+}
+
+/// Opens it over a first path to `address`.
+fn open_session(bed: &Bed, address: SocketAddr) -> Opened {
+    let (inputs, bundle) = (bed.stands_by("alpha", 1), alpha(bed));
+    let outbox = Outbox::start(Wire::Several(Arc::clone(&bundle)), identity(), |_| ()).expect("a thread");
+    carry(&bundle, 0, call(bed, "alpha", address, secret()));
+    outbox.to_backup(&ToBackup::Hello(hello_of("web", "alpha")));
+    let opened = inputs.recv_timeout(PATIENCE).expect("opened");
+    let BackupInput::Opened { frames, outbox: back, .. } = opened;
+    Opened { bundle, outbox, frames, back, _inputs: inputs }
+}
+
 /// The console's offsets among the next `many` frames.
 fn offsets(frames: &crossbeam_channel::Receiver<Result<link::Frame, LinkLoss>>, many: u64) -> Vec<u64> {
     let offset = |_| {
@@ -94,13 +116,8 @@ fn offsets(frames: &crossbeam_channel::Receiver<Result<link::Frame, LinkLoss>>, 
 #[test]
 fn a_session_goes_on_over_its_second_path_when_the_first_one_swallows_everything() {
     let bed = bed();
-    let inputs = bed.stands_by("alpha", 1);
-    let (relay, bundle) = (Relay::to(bed.address), alpha(&bed));
-    let outbox = Outbox::start(Wire::Several(Arc::clone(&bundle)), identity(), |_| ()).expect("a thread");
-    carry(&bundle, 0, call(&bed, "alpha", relay.address, secret()));
-    outbox.to_backup(&ToBackup::Hello(hello_of("web", "alpha")));
-    let opened = inputs.recv_timeout(PATIENCE).expect("opened");
-    let BackupInput::Opened { frames, outbox: back, .. } = opened;
+    let relay = Relay::to(bed.address);
+    let Opened { bundle, outbox, frames, back, .. } = open_session(&bed, relay.address);
     let second = PathHello { slot: 1, first: false, ..secret() };
     carry(&bundle, 1, call(&bed, "alpha", bed.address, second));
     let both = Instant::now() + PATIENCE;
@@ -134,12 +151,7 @@ fn a_session_goes_on_over_its_second_path_when_the_first_one_swallows_everything
 #[test]
 fn nobody_joins_a_session_without_its_secret_or_in_another_hosts_name() {
     let bed = bed();
-    let inputs = bed.stands_by("alpha", 1);
-    let bundle = alpha(&bed);
-    let outbox = Outbox::start(Wire::Several(Arc::clone(&bundle)), identity(), |_| ()).expect("a thread");
-    carry(&bundle, 0, call(&bed, "alpha", bed.address, secret()));
-    outbox.to_backup(&ToBackup::Hello(hello_of("web", "alpha")));
-    let BackupInput::Opened { frames, outbox: back, .. } = inputs.recv_timeout(PATIENCE).expect("opened");
+    let Opened { outbox, frames, back, .. } = open_session(&bed, bed.address);
     let join = PathHello { slot: 1, first: false, ..secret() };
     let strangers = [
         ("alpha", PathHello { secret: [8; 16], ..join }),
@@ -163,13 +175,7 @@ fn nobody_joins_a_session_without_its_secret_or_in_another_hosts_name() {
 #[test]
 fn what_a_guest_was_given_is_told_before_the_end_of_its_epoch_and_soon_in_any_case() {
     let bed = bed();
-    let inputs = bed.stands_by("alpha", 1);
-    let bundle = alpha(&bed);
-    let outbox = Outbox::start(Wire::Several(Arc::clone(&bundle)), identity(), |_| ()).expect("a thread");
-    carry(&bundle, 0, call(&bed, "alpha", bed.address, secret()));
-    outbox.to_backup(&ToBackup::Hello(hello_of("web", "alpha")));
-    let opened = inputs.recv_timeout(PATIENCE).expect("opened");
-    let BackupInput::Opened { frames, outbox: _back, .. } = opened;
+    let Opened { outbox, frames, back: _back, .. } = open_session(&bed, bed.address);
     let next = || {
         let frame = frames.recv_timeout(PATIENCE).expect("a frame").expect("no end");
         (frame.header.kind, frame.header.epoch, frame.body)

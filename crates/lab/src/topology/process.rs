@@ -140,7 +140,7 @@ impl Lab {
         })
     }
 
-    /// A host dies: all that runs on it stands still, its cables are pulled, then it is killed by SIGKILL. Returns when the kill
+    /// A host dies: its programs stand still, its cables are pulled, then they are killed by SIGKILL. Returns when the kill
     /// began, on `os::clock`.
     ///
     /// The cables go before, because no host that dies says goodbye: the kernel would close its connections.
