@@ -520,6 +520,8 @@ pub struct RoomStatus {
     pub configured: bool,
     /// Most VMs.
     pub vms: Option<u32>,
+    /// Bytes that VMs left here which may come back; given up when they are wanted, or after some minutes.
+    pub remnant_bytes: u64,
     /// Who takes of it.
     pub tenants: Vec<RoomTenant>,
 }

@@ -103,6 +103,7 @@ impl Agent {
         let table = Arc::new(Table::default());
         let watch = ArbiterWatch::start(&arbiter, &table).map_err(AgentError::Thread)?;
         let room = Room::of(&config);
+        room.watch_remnants().map_err(AgentError::Thread)?;
         let has = room.status();
         let from = if has.configured { "as configured" } else { "what is available now without a reserve" };
         tracing::info!("standbys may use {} MiB of memory: {from}", has.memory_bytes >> 20);

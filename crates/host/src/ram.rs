@@ -19,11 +19,11 @@ pub struct Block {
 
 /// Where the pages of the blocks are.
 pub trait PageStore: Send + Sync {
-    /// The parts of a block, by their offsets in it, that may hold anything but zeroes.
+    /// The first range in the rest of a block, by offsets in it, that may hold anything but zeroes.
     ///
     /// # Errors
     /// If the system cannot tell.
-    fn populated(&self, block: usize, whole: Range) -> Result<Vec<Range>, RamError>;
+    fn next_populated(&self, block: usize, rest: Range) -> Result<Option<Range>, RamError>;
 
     /// Copies pages of one block into `dst`, one behind the other. The guest may run.
     ///
@@ -74,6 +74,12 @@ impl GuestRam {
         self.blocks.iter().map(|block| block.pages).collect()
     }
 
+    /// Bytes of each block.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<u64> {
+        self.blocks.iter().map(|block| block.pages * PAGE_SIZE).collect()
+    }
+
     /// What must be copied at first: of main memory only what is not a hole.
     ///
     /// # Errors
@@ -81,8 +87,12 @@ impl GuestRam {
     pub fn populated(&self) -> Result<Vec<Range>, RamError> {
         let mut ranges = Vec::new();
         for (at, block) in self.blocks.iter().enumerate() {
-            let parts = self.store.populated(at, Range::new(0, block.pages * PAGE_SIZE))?;
-            ranges.extend(parts.iter().map(|part| Range::new(block.address + part.start, part.len)));
+            let end = block.pages * PAGE_SIZE;
+            let mut rest = Range::new(0, end);
+            while let Some(part) = self.store.next_populated(at, rest)? {
+                ranges.push(Range::new(block.address + part.start, part.len));
+                rest = Range::between(part.end(), end);
+            }
         }
         Ok(ranges)
     }
@@ -161,6 +171,43 @@ impl GuestRam {
     }
 }
 
+/// Which pages may hold anything but zeroes: the others are holes, which reading would fill. To be asked from the first page to
+/// the last: where populated memory ends takes the system as long to find as there is of it, so that is remembered.
+#[derive(Debug, Default)]
+pub struct Occupied {
+    block: u8,
+    /// Populated pages.
+    known: std::ops::Range<u64>,
+}
+
+impl Occupied {
+    /// Those among these pages of a block, in order.
+    ///
+    /// # Errors
+    /// If the system cannot tell.
+    pub fn among(
+        &mut self,
+        ram: &GuestRam,
+        block: u8,
+        pages: std::ops::Range<u64>,
+    ) -> Result<Vec<u64>, RamError> {
+        let end = ram.blocks.get(usize::from(block)).map_or(0, |block| block.pages);
+        let (mut at, mut found) = (pages.start, Vec::new());
+        while at < pages.end.min(end) {
+            if self.block != block || !self.known.contains(&at) {
+                let rest = Range::between(at * PAGE_SIZE, end * PAGE_SIZE);
+                let Some(next) = ram.store.next_populated(usize::from(block), rest)? else { break };
+                (self.block, self.known) = (block, next.start / PAGE_SIZE..next.end() / PAGE_SIZE);
+                at = self.known.start;
+            }
+            let to = self.known.end.min(pages.end);
+            found.extend(at..to);
+            at = to.max(at);
+        }
+        Ok(found)
+    }
+}
+
 /// Why pages could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
@@ -188,4 +235,71 @@ pub enum ApplyError {
 
 fn range_of(block: &Block) -> Range {
     Range::new(block.address, block.pages * PAGE_SIZE)
+}
+
+#[cfg(test)]
+pub mod plain {
+    //! Owns RAM without a machine: one block in shared memory.
+
+    use super::{Block, GuestRam, PageStore, RamError};
+    use os::Memory;
+    use os::range::{PAGE_SIZE, Range};
+    use std::sync::Arc;
+
+    struct Plain(Arc<Memory>);
+
+    impl PageStore for Plain {
+        fn next_populated(&self, _block: usize, rest: Range) -> Result<Option<Range>, RamError> {
+            Ok(self.0.populated_in(rest).next().transpose()?)
+        }
+
+        fn copy_out(&self, _block: usize, pages: &[(u8, u64)], dst: &mut [u8]) -> Result<(), RamError> {
+            let offsets: Vec<u64> = pages.iter().map(|(_, page)| page * PAGE_SIZE).collect();
+            self.0.copy_pages_out(&offsets, dst);
+            Ok(())
+        }
+
+        fn write(&self, _block: usize, page: u64, bytes: &[u8; PAGE_SIZE as usize]) -> Result<(), RamError> {
+            self.0.write_at(page * PAGE_SIZE, bytes);
+            Ok(())
+        }
+
+        fn zero(&self, _block: usize, first: u64, count: u64) -> Result<(), RamError> {
+            Ok(self.0.discard(Range::new(first * PAGE_SIZE, count * PAGE_SIZE))?)
+        }
+    }
+
+    /// All of this memory.
+    pub fn ram_of(memory: &Arc<Memory>) -> GuestRam {
+        let block = Block { address: 0, pages: memory.len() / PAGE_SIZE, writable: true };
+        GuestRam::new(Arc::new(Plain(Arc::clone(memory))), &[block])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use os::Memory;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_occupied_is_found_in_parts_of_any_size(
+            written in prop::collection::btree_set(0u64..200, 0..40),
+            parts in prop::collection::vec(1u64..50, 1..20),
+        ) {
+            let memory = Arc::new(Memory::create("test-occupied", 200 * PAGE_SIZE).unwrap());
+            written.iter().for_each(|page| memory.write_at(page * PAGE_SIZE, &[1]));
+            let (ram, mut occupied) = (plain::ram_of(&memory), Occupied::default());
+            let (mut at, mut found, mut parts) = (0, Vec::new(), parts.into_iter().cycle());
+            while at < 200 {
+                let to = at + parts.next().unwrap_or(1);
+                found.extend(occupied.among(&ram, 0, at..to).unwrap());
+                at = to;
+            }
+            prop_assert_eq!(&found, &written.into_iter().collect::<Vec<_>>());
+            let pages: u64 = ram.populated().unwrap().iter().map(|range| range.len / PAGE_SIZE).sum();
+            prop_assert_eq!(pages, found.len() as u64, "nothing was filled");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::owner::{BULK_BYTES, Vm};
 use crate::world::{HostId, Incoming, Role, World};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary};
 use protocol::{Epoch, Grant, Instant, Session, Term};
 use std::collections::VecDeque;
@@ -219,7 +219,7 @@ impl Standby {
         match action {
             Action::Prepare(conn, _) => {
                 *self = Self { alive: true, ..Self::new(self.machine.clone()) };
-                return Some(Event::StandbyReady(conn, Offer::Blank));
+                return Some(Event::StandbyReady(conn, DiskOffer::Blank.into()));
             }
             Action::Persist(conn, epoch) => self.persisting.push_back((conn, epoch)),
             Action::Commit(epoch, _) => {

@@ -185,7 +185,13 @@ impl Memory {
     /// Holes read as zeros, but reading one allocates it.
     #[must_use]
     pub fn populated(&self) -> Populated<'_> {
-        Populated { memory: self, next: 0 }
+        self.populated_in(Range::new(0, self.len()))
+    }
+
+    /// The same, of a part of it.
+    #[must_use]
+    pub fn populated_in(&self, part: Range) -> Populated<'_> {
+        Populated { memory: self, next: part.start, end: part.end().min(self.len()) }
     }
 
     fn checked(&self, offset: u64, len: usize) -> *mut u8 {
@@ -213,6 +219,7 @@ impl Drop for Memory {
 pub struct Populated<'a> {
     memory: &'a Memory,
     next: u64,
+    end: u64,
 }
 
 impl Iterator for Populated<'_> {
@@ -223,17 +230,19 @@ impl Iterator for Populated<'_> {
         // lseek to a given place and its answer do not depend on the descriptor's shared position, so several
         // iterators do not disturb each other.
         let seek = |to| rustix::fs::seek(&memory.fd, to);
-        if self.next >= memory.len() {
+        if self.next >= self.end {
             return None;
         }
         let found = match seek(SeekFrom::Data(self.next)) {
-            Ok(start) => seek(SeekFrom::Hole(start)).map(|end| Some(Range::between(start, end))),
-            Err(Errno::NXIO) => Ok(None),
+            Ok(start) if start < self.end => {
+                seek(SeekFrom::Hole(start)).map(|end| Some(Range::between(start, end.min(self.end))))
+            }
+            Ok(_) | Err(Errno::NXIO) => Ok(None),
             Err(other) => Err(other),
         };
         self.next = match &found {
             Ok(Some(range)) => range.end(),
-            Ok(None) | Err(_) => memory.len(),
+            Ok(None) | Err(_) => self.end,
         };
         found.map_err(|e| system("look for holes in", &memory.name, memory.len(), e)).transpose()
     }
@@ -270,6 +279,12 @@ mod tests {
         let expected = [Range::new(3 * PAGE_SIZE, PAGE_SIZE), Range::new(10 * PAGE_SIZE, 2 * PAGE_SIZE)];
         assert_eq!(populated(), expected);
         assert_eq!(populated(), expected);
+        let part = |first: u64, pages: u64| {
+            let part = Range::new(first * PAGE_SIZE, pages * PAGE_SIZE);
+            memory.populated_in(part).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        assert_eq!(part(4, 7), [Range::new(10 * PAGE_SIZE, PAGE_SIZE)]);
+        assert_eq!((part(4, 6), part(12, 99)), (vec![], vec![]));
         memory.discard(expected[1]).unwrap();
         assert_eq!(populated(), expected[..1]);
         assert!(memory.is_zero_page(10 * PAGE_SIZE));

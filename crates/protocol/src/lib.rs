@@ -67,4 +67,6 @@ pub struct Planted {
     pub resign_and_stay: bool,
     /// An owner forgets what is acknowledged although its own disk does not durably have it.
     pub forget_unsynced: bool,
+    /// An owner takes a remnant for its memory as it is.
+    pub trust_remnant: bool,
 }

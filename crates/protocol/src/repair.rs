@@ -25,6 +25,8 @@ use alloc::vec::Vec;
 /// After a planned failover the old host alone is tried for so long: its memory and disks differ least, and it needs
 /// a moment to let go of its copy.
 const HEAD_START: Micros = Micros::from_millis(5_000);
+/// So long that takes usually. One that takes longer is tried again after as long as it has taken.
+const LETS_GO: Micros = Micros::from_millis(50);
 /// A backup that says it will leave says it again within this time.
 const LEAVES_FOR: Micros = Micros::from_millis(6_000);
 /// A host that leaves is not tried for so long.
@@ -112,6 +114,7 @@ pub struct Repair {
     will: Will,
     candidates: Vec<Candidate>,
     pauses: Pauses,
+    /// The host that gave the VM up, and when.
     head_start: Option<(HostName, Instant)>,
     /// The VM shall run at this host, which was not its backup.
     goal: Option<HostName>,
@@ -156,7 +159,13 @@ impl Repair {
                 this.candidate(from).into_iter().for_each(|candidate| candidate.failures = losses);
                 this.lost(now, from, "the VM ran there and was lost there");
             }
-            Arrival::Planned | Arrival::Moved => this.head_start = Some((from.clone(), now + HEAD_START)),
+            Arrival::Planned | Arrival::Moved => {
+                this.head_start = Some((from.clone(), now));
+                let lets_go = now + LETS_GO;
+                this.candidate(from)
+                    .into_iter()
+                    .for_each(|candidate| candidate.waits(lets_go, "it lets go of its VM"));
+            }
         }
         this
     }
@@ -251,12 +260,15 @@ impl Repair {
     pub fn failed(&mut self, now: Instant, host: &HostName, why: &str, busy: bool) {
         // One that the VM shall run at, and that cannot be its backup: the VM stays.
         self.goal.take_if(|goal| goal == host && !self.alone);
-        if !busy && self.head_start.as_ref().is_some_and(|(first, _)| first == host) {
+        let since = self.first(now).filter(|(first, _)| *first == host).map(|(_, since)| since);
+        if since.is_some() && !busy {
             self.head_start = None;
         }
         let pauses = self.pauses;
-        if let Some(candidate) = self.candidate(host) {
-            candidate.failed(now, &pauses, why);
+        let Some(candidate) = self.candidate(host) else { return };
+        match since.filter(|_| busy) {
+            Some(since) => candidate.waits(now + now.since(since).max(LETS_GO), why),
+            None => candidate.failed(now, &pauses, why),
         }
     }
 
@@ -361,9 +373,23 @@ impl Repair {
         armed_at.is_some_and(|at| after(at, settle) <= now)
     }
 
+    /// The host that alone is tried now, and when it gave the VM up.
+    fn first(&self, now: Instant) -> Option<(&HostName, Instant)> {
+        let head_start = self.head_start.as_ref().filter(|(_, since)| now < *since + HEAD_START);
+        head_start.map(|(host, since)| (host, *since))
+    }
+
+    /// When that host, which still lets go of its old copy, shall be tried again; none if nothing is waited for.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let (first, _) = self.first(now)?;
+        let at = self.candidates.iter().find(|candidate| candidate.host == *first)?.not_before;
+        (at > now && self.will == Will::On).then_some(at)
+    }
+
     /// The first of the candidates that may be tried now.
     fn best(&self, now: Instant) -> Option<&HostName> {
-        let only = self.head_start.as_ref().filter(|(_, until)| now < *until).map(|(host, _)| host);
+        let only = self.first(now).map(|(host, _)| host);
         let may = |candidate: &&Candidate| match self.will {
             Will::Off => false,
             Will::Asked => !candidate.tried,

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use protocol::backup::{Action, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{EndReason, Hello, Refusal, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Grant, Instant, Micros, Session, Term, Timing};
 
@@ -26,7 +26,7 @@ fn a_standby_takes_its_phases_and_acknowledges_whole_epochs() {
     let prepared = standby.feed(Event::Hello(C1, (Term(1), S1), hello()));
     assert!(prepared.contains(&Action::Prepare(C1, hello())));
     assert_eq!(standby.phase(), PhaseName::Preparing);
-    standby.feed(Event::StandbyReady(C1, Offer::NoDisks));
+    standby.feed(Event::StandbyReady(C1, DiskOffer::NoDisks.into()));
     assert_eq!(standby.bulk(0, 4096).0, BulkUse::ApplyNow, "the first copy");
     let committed = standby.receives(1);
     assert!(committed.contains(&Action::Commit(Epoch(1), vec![3])));

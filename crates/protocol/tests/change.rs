@@ -7,7 +7,7 @@ use protocol::backup;
 use protocol::notice::{Discard, LinkLoss, Notice};
 use protocol::pacing::Taken;
 use protocol::primary::{Action, ChangeStage, Command, CommandError, Event, PhaseName};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Micros, Session, Term, Timing};
 
@@ -23,8 +23,8 @@ fn copying() -> Owner {
     assert_eq!(owner.command(change()).unwrap(), [Action::Connect(S2, host("gamma"))]);
     let hello = owner.feed(Event::Connected(S2));
     assert!(matches!(hello[..], [Action::Send(S2, ToBackup::Hello(_))]), "{hello:?}");
-    let accepted = owner.hears_in(S2, ToPrimary::Accept(Offer::NoDisks));
-    assert!(accepted.contains(&Action::StartCopy(S2, Offer::NoDisks)), "{accepted:?}");
+    let accepted = owner.hears_in(S2, ToPrimary::Accept(DiskOffer::NoDisks.into()));
+    assert!(accepted.contains(&Action::StartCopy(S2, DiskOffer::NoDisks.into())), "{accepted:?}");
     owner
 }
 
@@ -109,7 +109,7 @@ fn a_successor_that_fails_before_its_checkpoint_costs_nothing() {
         |owner| owner.hears_in(S2, ToPrimary::Broken("no".into())),
         |owner| owner.hears_in(S2, ToPrimary::Hashes(protocol::wire::compare::Hashes { sums: vec![] })),
         |owner| {
-            owner.hears_in(S2, ToPrimary::Accept(Offer::NoDisks));
+            owner.hears_in(S2, ToPrimary::Accept(DiskOffer::NoDisks.into()));
             Vec::new()
         },
     ];
@@ -153,7 +153,7 @@ fn changed(timing: Timing) -> Owner {
     owner.command(Command::Change { peer: host("gamma"), timing, machine: vec![1] }).unwrap();
     let hello = owner.feed(Event::Connected(S2));
     assert!(matches!(&hello[..], [Action::Send(S2, ToBackup::Hello(hello))] if hello.timing == timing));
-    owner.hears_in(S2, ToPrimary::Accept(Offer::NoDisks));
+    owner.hears_in(S2, ToPrimary::Accept(DiskOffer::NoDisks.into()));
     owner.feed(Event::Copied(S2));
     owner.pass(short().interval);
     owner.takes(2);

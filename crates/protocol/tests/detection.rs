@@ -7,7 +7,7 @@ use protocol::backup::{self, Event as BackupEvent};
 use protocol::detector::Listening;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, Event, PhaseName};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{AckBody, Beat, ToBackup, ToPrimary, YieldReason};
 use protocol::{Instant, Micros, Session, Term, Timing};
 
@@ -160,7 +160,7 @@ fn what_was_learnt_of_a_link_is_known_in_the_next_session_with_that_backup_only(
             .unwrap();
         let second = Session(2);
         owner.feed(Event::Connected(second));
-        owner.hears_in(second, ToPrimary::Accept(Offer::NoDisks));
+        owner.hears_in(second, ToPrimary::Accept(DiskOffer::NoDisks.into()));
         let learnt = owner.machine.listening().unwrap().learnt.unwrap();
         assert_eq!(learnt.peak >= MS(199), known, "{learnt:?}");
         assert!(learnt.peak < MS(1_000), "the time between the sessions was no silence");
@@ -188,13 +188,13 @@ fn a_link_is_known_to_the_next_session_on_it_whoever_listened_before() {
         })
         .unwrap();
     owner.feed(Event::Connected(S1));
-    owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    owner.hears_in(S1, ToPrimary::Accept(DiskOffer::NoDisks.into()));
     assert_eq!(owner.machine.learnt().map(|(_, gaps)| gaps.needs()), Some(gaps.needs()));
     for (from, patient) in [("alpha", true), ("gamma", false)] {
         let mut other = Standby::empty();
         other.machine.recall(&host(from), gaps.clone());
         other.feed(BackupEvent::Hello(C1, (Term(1), S1), hello()));
-        other.feed(BackupEvent::StandbyReady(C1, Offer::NoDisks));
+        other.feed(BackupEvent::StandbyReady(C1, DiskOffer::NoDisks.into()));
         assert_eq!(listening(&other).timeout >= MS(400), patient, "known of {from}");
     }
 }

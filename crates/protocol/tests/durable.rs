@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use protocol::backup::{Action, BulkUse, Conn, Event, PhaseName};
 use protocol::notice::{LinkLoss, Notice};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{Kind, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Micros, Term};
 
@@ -103,14 +103,14 @@ fn answers_out_of_order_commit_nothing_out_of_order() {
 
 #[test]
 fn a_first_copy_of_disks_must_be_durable_before_the_first_epoch() {
-    let mut standby = Standby::copying_with(Offer::Blank);
+    let mut standby = Standby::copying_with(DiskOffer::Blank.into());
     assert_eq!(standby.bulk_of(Kind::Disk, 0, 4000).0, BulkUse::ApplyNow);
     assert_eq!(standby.receives(1), [persists(1)], "though it changes no disk itself");
     let (used, refused) = standby.bulk_of(Kind::Disk, 0, 4000);
     assert_eq!(used, BulkUse::Ignore, "the copy is over");
     assert!(refused.contains(&Action::Discard), "{refused:?}");
 
-    let mut standby = Standby::copying_with(Offer::Copies { bases: vec![], marked: vec![] });
+    let mut standby = Standby::copying_with(DiskOffer::Copies { bases: vec![], marked: vec![] }.into());
     assert_eq!(standby.receives(1), [persists(1)], "though nothing of the disks differed");
     assert_eq!(acks(&standby.persisted(1)), [1]);
     assert_eq!(acks(&standby.receives(2)), [2]);
@@ -211,7 +211,7 @@ fn an_answer_of_another_session_is_none() {
     let mut standby = Standby::copying();
     standby.receives_disk(1);
     standby.feed(Event::Hello(Conn(2), (Term(1), S1), hello()));
-    standby.feed(Event::StandbyReady(Conn(2), Offer::NoDisks));
+    standby.feed(Event::StandbyReady(Conn(2), DiskOffer::NoDisks.into()));
     assert_eq!(standby.phase(), PhaseName::Copying);
     let mut out = Vec::new();
     let (now, kind) = (standby.now, Kind::Disk);

@@ -4,8 +4,8 @@ mod common;
 
 use common::{host, vm};
 use proptest::prelude::*;
-use protocol::resync::{Base, Offer, Run};
-use protocol::wire::compare::{Ask, Hashes};
+use protocol::resync::{Base, DiskOffer, MemoryOffer, Offer, Run};
+use protocol::wire::compare::{Ask, Hashes, Store};
 use protocol::wire::{
     AckBody, Beat, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Lack, Refusal, ToBackup, ToPrimary,
     YieldReason,
@@ -20,8 +20,10 @@ fn offer() -> impl Strategy<Value = Offer> {
     let base =
         any::<(u64, u64)>().prop_map(|(term, session)| Base { term: Term(term), session: Session(session) });
     let (bases, marked) = (prop::collection::vec(base, 0..3), prop::collection::vec(run(), 0..5));
-    let copies = (bases, marked).prop_map(|(bases, marked)| Offer::Copies { bases, marked });
-    prop_oneof![Just(Offer::NoDisks), Just(Offer::Blank), copies]
+    let copies = (bases, marked).prop_map(|(bases, marked)| DiskOffer::Copies { bases, marked });
+    let disks = prop_oneof![Just(DiskOffer::NoDisks), Just(DiskOffer::Blank), copies];
+    let memory = prop_oneof![Just(MemoryOffer::Blank), Just(MemoryOffer::Remnant)];
+    (disks, memory).prop_map(|(disks, memory)| Offer { disks, memory })
 }
 
 fn to_backup() -> impl Strategy<Value = ToBackup> {
@@ -30,6 +32,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
     let commit = |((epoch, frames, bytes), at, last, gate)| {
         ToBackup::Commit(Epoch(epoch), Commit { frames, bytes, sent_at: Instant(at), last, gate })
     };
+    let store = prop_oneof![Just(Store::Disks), Just(Store::Memory)];
     let reason = prop_oneof![Just(YieldReason::Planned), Just(YieldReason::VmDied), Just(YieldReason::Moved)];
     prop_oneof![
         bytes().prop_map(move |machine| ToBackup::Hello(hello(machine))),
@@ -38,7 +41,7 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
             .prop_map(|(at, wish)| ToBackup::Heartbeat(Beat { at: Instant(at), wish: Micros(wish) })),
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
-        prop::collection::vec(run(), 0..5).prop_map(|runs| ToBackup::Ask(Ask { runs })),
+        (store, prop::collection::vec(run(), 0..5)).prop_map(|(of, runs)| ToBackup::Ask(Ask { of, runs })),
         Just(ToBackup::Mark),
         Just(ToBackup::Resign),
     ]

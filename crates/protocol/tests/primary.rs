@@ -7,7 +7,7 @@ use protocol::asking::ClaimAnswer;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::pacing::{Follow, Pacing, Taken};
 use protocol::primary::{Action, Command, CommandError, Event, PhaseName};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::{EndReason, Refusal, ToBackup, ToPrimary, YieldReason};
 use protocol::{Epoch, Instant, Micros, Session, Term, Timing};
 
@@ -26,8 +26,8 @@ fn protection_takes_its_phases_and_releases_on_acknowledgement() {
     assert_eq!(owner.protect(short()), [Action::Connect(S1, host("beta"))]);
     phases.push(owner.phase());
     assert!(matches!(owner.feed(Event::Connected(S1))[..], [Action::Send(S1, ToBackup::Hello(_))]));
-    let copy = owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
-    assert!(copy.contains(&Action::StartCopy(S1, Offer::NoDisks)));
+    let copy = owner.hears_in(S1, ToPrimary::Accept(DiskOffer::NoDisks.into()));
+    assert!(copy.contains(&Action::StartCopy(S1, DiskOffer::NoDisks.into())));
     assert!(
         copy.contains(&Action::Send(S1, ToBackup::Heartbeat(beat(owner.now)))),
         "beats as soon as it is accepted"
@@ -74,7 +74,7 @@ fn a_guest_that_does_nothing_is_spared_its_checkpoint_but_not_the_first_nor_the_
     let mut first = Owner::unprotected();
     first.protect(short());
     first.feed(Event::Connected(S1));
-    first.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    first.hears_in(S1, ToPrimary::Accept(DiskOffer::NoDisks.into()));
     assert_eq!(may_spare(&first.feed(Event::Copied(S1))), Some(false), "the backup has nothing yet");
 }
 
@@ -434,7 +434,7 @@ fn what_an_old_session_still_posts_is_not_taken_for_the_new_one_even_in_another_
     let [Action::Connect(session, _)] = connect[..] else { panic!("{connect:?}") };
     assert_ne!(session, S1);
     owner.feed(Event::Connected(session));
-    owner.hears_in(session, ToPrimary::Accept(Offer::NoDisks));
+    owner.hears_in(session, ToPrimary::Accept(DiskOffer::NoDisks.into()));
     owner.feed(Event::Copied(session));
     let cut_at = owner.now;
     let taken = Taken { cut_at, pause: Micros(0), busy: None, waited: false, pages: 0 };
@@ -516,9 +516,9 @@ fn migrating(stop_first: bool) -> Owner {
     let command = Command::Migrate { peer: host("beta"), timing: short(), machine: vec![1], stop_first };
     assert_eq!(owner.command(command).unwrap(), [Action::Connect(S1, host("beta"))]);
     owner.feed(Event::Connected(S1));
-    let copy = owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+    let copy = owner.hears_in(S1, ToPrimary::Accept(DiskOffer::NoDisks.into()));
     let at = |wanted: &Action| copy.iter().position(|action| action == wanted);
-    let started = at(&Action::StartCopy(S1, Offer::NoDisks)).expect("it copies");
+    let started = at(&Action::StartCopy(S1, DiskOffer::NoDisks.into())).expect("it copies");
     assert_eq!(at(&Action::Pause).is_some_and(|paused| paused < started), stop_first, "{copy:?}");
     assert!(!copy.contains(&Action::HoldOutput), "the guest speaks on");
     assert!(asks_for_checkpoint(&owner.feed(Event::Copied(S1)), 1, true));

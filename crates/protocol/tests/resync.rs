@@ -6,18 +6,19 @@ use common::*;
 use protocol::backup::{self, Conn, PhaseName};
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Event, PhaseName as Phase};
-use protocol::resync::{Base, Offer, Run};
-use protocol::wire::compare::{Ask, Hashes, MAX_ASKS};
+use protocol::resync::{Base, DiskOffer, MemoryOffer, Offer, Run};
+use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, Store};
 use protocol::wire::{ToBackup, ToPrimary};
 use protocol::{Epoch, Session, Term};
 
 fn offer() -> Offer {
     let base = Base { term: Term(1), session: Session(7) };
-    Offer::Copies { bases: vec![base], marked: vec![Run { disk: 0, offset: 0, len: 512 }] }
+    let disks = DiskOffer::Copies { bases: vec![base], marked: vec![Run { disk: 0, offset: 0, len: 512 }] };
+    Offer { disks, memory: MemoryOffer::Remnant }
 }
 
 fn ask() -> Ask {
-    Ask { runs: vec![Run { disk: 0, offset: 0, len: 4096 }] }
+    Ask { of: Store::Disks, runs: vec![Run { disk: 0, offset: 0, len: 4096 }] }
 }
 
 fn hashes() -> Hashes {

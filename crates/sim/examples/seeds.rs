@@ -19,6 +19,7 @@ fn main() {
         Some("apply_partial_disk") => options.planted.apply_partial_disk = true,
         Some("hide_own_writes") => options.planted.hide_own_writes = true,
         Some("forget_unsynced") => options.planted.forget_unsynced = true,
+        Some("trust_remnant") => options.planted.trust_remnant = true,
         Some("lease_from_learnt") => options.planted.lease_from_learnt = true,
         _ => {}
     }

@@ -9,16 +9,19 @@
 
 use crate::event::{Boot, Event, HostId, Job, MachineId};
 use crate::failure::Class;
+use crate::guest::Page;
 use crate::network::{ConnId, Item};
 use crate::owner::Owner;
 use crate::report::Count;
-use crate::standby::Standby;
+use crate::standby::{MAX_PAGES, Standby};
 use crate::storage::{DISK_SIZES, Storage};
 use crate::world::World;
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::detector::Links;
 use protocol::notice::LinkLoss;
 use protocol::primary;
+use protocol::wire::compare::Store;
+use protocol::wire::pages::PAGE;
 use protocol::wire::{
     HEADER_LEN, Header, Hello, Inbound, Kind, Outbound, Refusal, ToBackup, ToPrimary, WireError, disk,
 };
@@ -73,6 +76,8 @@ pub(crate) struct Host {
     pub(crate) guest_frozen: bool,
     pub(crate) role: Role,
     pub(crate) storage: Storage,
+    /// Memory that outlived its VM's process.
+    pub(crate) remnant: Option<Vec<Page>>,
     /// What the agent knows of its links.
     pub(crate) links: Links,
     pub(crate) kernel: VecDeque<(ConnId, Item)>,
@@ -98,6 +103,7 @@ impl Host {
             guest_frozen: false,
             role: Role::Idle,
             storage: Storage::default(),
+            remnant: None,
             links: Links::default(),
             kernel: VecDeque::new(),
             posted: VecDeque::new(),
@@ -512,7 +518,11 @@ fn understand(socket: &mut Socket, bytes: &[u8]) -> Result<Understood, Refused> 
     }
     let message = ToBackup::decode(header.kind, header.epoch, body).map_err(Refused::Message)?;
     if let ToBackup::Ask(ask) = &message {
-        ask.check(&DISK_SIZES).map_err(Refused::Ask)?;
+        let sizes = match ask.of {
+            Store::Disks => DISK_SIZES,
+            Store::Memory => [MAX_PAGES * PAGE as u64],
+        };
+        ask.check(&sizes).map_err(Refused::Ask)?;
     }
     Ok(Understood::Incoming(match message {
         ToBackup::Hello(hello) if first => Incoming::Hello(header.term, header.session, hello),

@@ -23,7 +23,7 @@ use crate::world::World;
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Action, ChangeStage, Command, Event as PrimaryEvent, PhaseName, Primary};
 use protocol::repair::Repair as Policy;
-use protocol::resync::{Offer, Repair};
+use protocol::resync::{MemoryOffer, Offer, Repair};
 use protocol::wire::compare::Ask;
 use protocol::wire::known::KnownPages;
 use protocol::wire::{Inbound, Outbound, Refusal, ToBackup, ToPrimary};
@@ -103,7 +103,7 @@ pub(crate) struct Owner {
     link: Option<(Session, Option<ConnId>)>,
     /// The session with the host that shall be the backup.
     pub(crate) second: Option<Second>,
-    /// The copy of the disk that the session's backup has, and what is asked about it.
+    /// What the session's backup has of disk and memory, and what is asked about it.
     pub(crate) offer: Offer,
     pub(crate) asked: Option<Ask>,
     cut: Option<Cut>,
@@ -133,7 +133,7 @@ impl Owner {
             vm: Some(vm),
             link: None,
             second: None,
-            offer: Offer::NoDisks,
+            offer: Offer::default(),
             asked: None,
             cut: None,
             cuts: 0,
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    fn owner_vm(&mut self, host: HostId) -> Option<&mut Vm> {
+    pub(crate) fn owner_vm(&mut self, host: HostId) -> Option<&mut Vm> {
         self.owner(host)?.vm.as_mut()
     }
 
@@ -410,7 +410,10 @@ impl World {
         for conn in first.into_iter().chain(second) {
             self.close_socket(host, conn, "the VM ended here");
         }
-        self.host(host).role = Role::Idle;
+        let Host { role, remnant, .. } = self.host(host);
+        if let Role::Owner(owner) = core::mem::replace(role, Role::Idle) {
+            *remnant = owner.vm.map(|vm| vm.guest.pages);
+        }
     }
 
     fn connect(&mut self, host: HostId, session: Session, peer: HostName) {
@@ -500,9 +503,12 @@ impl World {
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
         let Some(vm) = owner.vm.as_mut().filter(|_| owner.id == id) else { return };
         let dirty = vm.guest.take_dirty();
+        if core::mem::take(&mut owner.offer.memory) == MemoryOffer::Remnant {
+            return self.ask_memory(host, session);
+        }
         let pages = pages_of(&vm.guest, dirty);
         let tapped = vm.tap.replace(Vec::new()).unwrap_or_default();
-        let repair = storage.map.as_ref().map(|map| owner.offer.repair(map)).filter(|_| round == 0);
+        let repair = storage.map.as_ref().map(|map| owner.offer.disks.repair(map)).filter(|_| round == 0);
         self.send_pages(host, conn, (Epoch(0), round == 0), &pages);
         self.count_repair(repair.as_ref());
         if let Some(Repair::Compare(runs) | Repair::CompareAll(runs)) = &repair

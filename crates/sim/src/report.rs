@@ -56,6 +56,12 @@ counts! {
     PiecesSent,
     /// Pieces that need not be looked at.
     PiecesSpared,
+    /// Standbys that began with memory that was left of the VM there.
+    Remnants,
+    /// Pages of such memory that were found equal.
+    RemnantPagesEqual,
+    /// Pages that were found to differ and sent.
+    RemnantPagesSent,
     /// Marks of migrations that a backup reached.
     MarksReached,
     /// Copies that came back with own writes that nobody acknowledged.

@@ -1,32 +1,34 @@
-//! Owns resynchronisation by difference in the model: what a host offers, asks, answers and sends, and when its
-//! difference map is cleaned. What is decided is `protocol::resync`'s, the very one that the engine uses.
+//! Owns resynchronisation by difference in the model: what a host offers, asks, answers and sends, of the disk and of memory, and
+//! when its difference map is cleaned. What is decided is `protocol::resync`'s, the very one that the engine uses.
 
 use crate::event::{HostId, Job, MachineId};
 use crate::guest_disk::Tapped;
 use crate::host::{Host, Posted, Role};
+use crate::network::ConnId;
 use crate::report::Count;
 use crate::storage::SECTOR;
 use crate::world::World;
 use protocol::backup::{Conn, Event as BackupEvent};
-use protocol::resync::{Base, Offer, Repair, Run};
+use protocol::resync::{Base, DiskOffer, Repair, Run};
 use protocol::wire::ToBackup;
-use protocol::wire::compare::{Ask, Hashes, PIECE, hash};
+use protocol::wire::compare::{Ask, Hashes, PIECE, Store, hash};
+use protocol::wire::pages::PAGE;
 use protocol::{Epoch, Session, Term};
 use std::rc::Rc;
 
 impl World {
     /// A session begins at this backup: what it says of its copy.
-    pub(crate) fn offer(&mut self, host: HostId, sectors: usize, term: Term) -> Offer {
+    pub(crate) fn offer(&mut self, host: HostId, sectors: usize, term: Term) -> DiskOffer {
         #[allow(unused_mut, reason = "only with the feature `planted`")]
         let mut offer = self.host(host).storage.offer(sectors, term);
         #[cfg(feature = "planted")]
-        if let Offer::Copies { marked, .. } = &mut offer
+        if let DiskOffer::Copies { marked, .. } = &mut offer
             && self.planted.hide_own_writes
         {
             marked.clear();
         }
         let own =
-            matches!(&offer, Offer::Copies { marked, bases } if !marked.is_empty() && !bases.is_empty());
+            matches!(&offer, DiskOffer::Copies { marked, bases } if !marked.is_empty() && !bases.is_empty());
         self.report.add(Count::OffersWithOwnWrites, u64::from(own));
         offer
     }
@@ -59,7 +61,21 @@ impl World {
         assert!(len <= PIECE);
         let sectors =
             |run: Run| (0..run.len / len).map(move |at| Run { offset: run.offset + at * len, len, ..run });
-        let ask = Ask { runs: runs.into_iter().flat_map(sectors).collect() };
+        self.send_ask(
+            host,
+            session,
+            Ask { of: Store::Disks, runs: runs.into_iter().flat_map(sectors).collect() },
+        );
+    }
+
+    /// The owner asks about all memory that its backup has from before.
+    pub(crate) fn ask_memory(&mut self, host: HostId, session: Session) {
+        let pages = self.owner_vm(host).map_or(0, |vm| vm.guest.pages.len());
+        let page = |at: usize| Run { disk: 0, offset: (at * PAGE) as u64, len: PAGE as u64 };
+        self.send_ask(host, session, Ask { of: Store::Memory, runs: (0..pages).map(page).collect() });
+    }
+
+    fn send_ask(&mut self, host: HostId, session: Session, ask: Ask) {
         if let Some(second) = self.second(host, session) {
             second.asked = Some(ask.clone());
         } else if let Some(owner) = self.owner(host) {
@@ -78,10 +94,13 @@ impl World {
     }
 
     pub(crate) fn hashed(&mut self, host: HostId, id: MachineId, conn: Conn, ask: &Ask) {
-        let storage = &self.hosts[host.0].storage;
-        let sectors = storage.disk.sectors();
-        let sum = |run: &Run| sectors.get(index(run)).map_or(0, |sector| hash(&**sector));
-        let event = match storage.trouble().filter(|_| storage.failing > 0) {
+        let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
+        let (sectors, pages) = (storage.disk.sectors(), &standby.image.pages);
+        let sum = |run: &Run| match ask.of {
+            Store::Disks => sectors.get(index(run)).map_or(0, |sector| hash(&**sector)),
+            Store::Memory => pages.get(page(run)).map_or(0, |page| hash(&**page)),
+        };
+        let event = match storage.trouble().filter(|_| storage.failing > 0 && ask.of == Store::Disks) {
             Some(why) => BackupEvent::CompareFailed(conn, why.into()),
             None => BackupEvent::Compared(conn, Hashes { sums: ask.runs.iter().map(sum).collect() }),
         };
@@ -91,6 +110,10 @@ impl World {
     /// The hashes came: what differs now is sent, and behind it what the guest wrote meanwhile.
     pub(crate) fn compared(&mut self, host: HostId, session: Session, hashes: &Hashes) {
         let Some(conn) = self.session_conn(host, session) else { return };
+        let asked = self.open_ask(host, session).and_then(|asked| asked.as_ref());
+        if asked.is_some_and(|ask| ask.of == Store::Memory) {
+            return self.memory_compared(host, session, conn, hashes);
+        }
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
         let id = owner.id;
         let (asked, tapped) = match owner.second.as_mut().filter(|second| second.session == session) {
@@ -114,6 +137,34 @@ impl World {
         self.send_disk(host, conn, Epoch(0), &changes);
         let after = self.rng.between(1_000, 8_000);
         self.job(host, after, Job::Copy(id, session, 1));
+    }
+
+    fn open_ask(&mut self, host: HostId, session: Session) -> Option<&mut Option<Ask>> {
+        let owner = self.owner(host)?;
+        match owner.second.as_mut().filter(|second| second.session == session) {
+            Some(second) => Some(&mut second.asked),
+            None => Some(&mut owner.asked),
+        }
+    }
+
+    /// The hashes of a remnant came: pages that differ now are sent. What was written since it was asked is dirty.
+    fn memory_compared(&mut self, host: HostId, session: Session, conn: ConnId, hashes: &Hashes) {
+        let asked = self.open_ask(host, session).and_then(Option::take);
+        #[cfg(feature = "planted")]
+        let trusts = self.planted.trust_remnant;
+        #[cfg(not(feature = "planted"))]
+        let trusts = false;
+        let Some(owner) = self.owner(host) else { return };
+        let (id, Some(ask), Some(vm)) = (owner.id, asked, &owner.vm) else { return };
+        assert_eq!(ask.pieces(), hashes.sums.len(), "a hash for each page");
+        let differs = |&(at, sum): &(usize, &u128)| hash(&*vm.guest.pages[at]) != *sum && !trusts;
+        let differing = ask.runs.iter().map(page).zip(&hashes.sums).filter(differs);
+        let pages: Vec<_> = differing.map(|(at, _)| (at as u64, Rc::clone(&vm.guest.pages[at]))).collect();
+        self.report.add(Count::RemnantPagesEqual, (ask.runs.len() - pages.len()) as u64);
+        self.report.add(Count::RemnantPagesSent, pages.len() as u64);
+        self.send_pages(host, conn, (Epoch(0), true), &pages);
+        let after = self.rng.between(1_000, 8_000);
+        self.job(host, after, Job::Copy(id, session, 0));
     }
 
     /// The backup has an epoch. The first one, and sometimes another, is reason to clean the map.
@@ -150,6 +201,10 @@ impl World {
         storage.retire(keep);
         self.report.add(Count::MapsCleaned, 1);
     }
+}
+
+fn page(run: &Run) -> usize {
+    usize::try_from(run.offset).unwrap_or(usize::MAX) / PAGE
 }
 
 fn index(run: &Run) -> usize {

@@ -1,7 +1,8 @@
 //! Owns a backup's engine: it carries out what a backup's machine decides on a model standby.
 //!
 //! # Fault model
-//! A standby may fail to start, die at any time, or refuse the devices when it is promoted.
+//! A standby may fail to start, die at any time, or refuse the devices when it is promoted. A remnant may be gone when it is wanted,
+//! since others needed the room.
 
 use crate::event::{HostId, Job, MachineId};
 use crate::gate::Mode;
@@ -16,7 +17,7 @@ use protocol::backup::{Action, Backup, BulkUse, Conn, Event as BackupEvent, Phas
 use protocol::notice::{LinkLoss, Notice};
 use protocol::primary::{Event as PrimaryEvent, Primary};
 use protocol::repair::{Arrival, Repair};
-use protocol::resync::Offer;
+use protocol::resync::{MemoryOffer, Offer};
 use protocol::wire::pages::{PAGE, PageData, read_batch};
 use protocol::wire::{Hello, Kind, ToPrimary, YieldReason, disk};
 use protocol::{Epoch, Grant, Session, Term};
@@ -69,7 +70,7 @@ pub(crate) struct Standby {
     asked: (Conn, Term, Session),
     /// Term and session that it stands by for.
     pub(crate) of: (Term, Session),
-    /// What was said of the copy of the disk.
+    /// What was said of the copy of the disk, and of memory.
     offer: Offer,
     /// Of the process that holds the image.
     alive: bool,
@@ -90,7 +91,7 @@ impl Standby {
             appended: Epoch(0),
             asked: (Conn(0), Term(0), Session(0)),
             of: (Term(0), Session(0)),
-            offer: Offer::NoDisks,
+            offer: Offer::default(),
             alive: false,
             stands: false,
             promotion: None,
@@ -100,9 +101,11 @@ impl Standby {
 }
 
 impl Image {
-    fn empty() -> Self {
-        let zero = Rc::new([0; PAGE]);
-        Self { pages: vec![zero; usize::try_from(MAX_PAGES).unwrap_or(0)], ..Self::default() }
+    /// With this memory, or blank.
+    fn of(remnant: Option<Vec<Page>>) -> Self {
+        let mut pages = remnant.unwrap_or_default();
+        pages.resize(usize::try_from(MAX_PAGES).unwrap_or(0), Rc::new([0; PAGE]));
+        Self { pages, ..Self::default() }
     }
 
     fn apply(&mut self, kind: Kind, body: &[u8]) {
@@ -288,10 +291,10 @@ impl World {
                 }
             }
             Action::Discard => {
-                if let Some(standby) = self.standby(host) {
-                    standby.alive = false;
-                    standby.image = Image::default();
-                }
+                let Host { role: Role::Standby(standby), remnant, .. } = self.host(host) else { return };
+                let pages = core::mem::take(&mut standby.image).pages;
+                *remnant = Some(pages).filter(|_| standby.alive);
+                standby.alive = false;
             }
             Action::Notice(notice) => self.note_backup(host, &notice),
         }
@@ -321,17 +324,21 @@ impl World {
 
     fn prepare(&mut self, host: HostId, conn: Conn) {
         let (after, sectors) = (self.rng.between(1_000, 60_000), self.plan.sectors);
-        let Host { role: Role::Standby(standby), .. } = self.host(host) else { return };
-        (standby.image, standby.alive) = (Image::empty(), false);
+        let wanted = self.rng.chance(200);
+        let Host { role: Role::Standby(standby), remnant, .. } = self.host(host) else { return };
+        let remnant = remnant.take().filter(|_| !wanted);
+        let memory = if remnant.is_some() { MemoryOffer::Remnant } else { MemoryOffer::Blank };
+        (standby.image, standby.alive, standby.stands) = (Image::of(remnant), false, false);
         standby.staged.clear();
         (standby.sync, standby.appended) = (None, Epoch(0));
         assert_eq!(conn, standby.asked.0, "only who asked can be stood by for");
         standby.of = (standby.asked.1, standby.asked.2);
         let (id, standby_of, term) = (standby.id, standby.of, standby.of.0);
         self.check_overwrite(host, standby_of);
-        let offer = self.offer(host, sectors, term);
+        let disks = self.offer(host, sectors, term);
+        self.report.add(Count::Remnants, u64::from(memory == MemoryOffer::Remnant));
         if let Some(standby) = self.standby(host) {
-            standby.offer = offer;
+            standby.offer = Offer { disks, memory };
         }
         self.job(host, after, Job::StartStandby(id, conn));
     }

@@ -12,7 +12,7 @@
 
 use crate::rng::Rng;
 use protocol::resync::record::{Layout, Row, sector};
-use protocol::resync::{Base, Differences, Grain, Offer};
+use protocol::resync::{Base, Differences, DiskOffer, Grain};
 use protocol::wire::disk::read_batch;
 use protocol::{Epoch, Session, Term, What};
 use std::rc::Rc;
@@ -173,16 +173,16 @@ impl Storage {
     }
 
     /// A session of this term begins at this backup: what it has of the VM's disk, which is no disk from now on.
-    pub(crate) fn offer(&mut self, sectors: usize, term: Term) -> Offer {
+    pub(crate) fn offer(&mut self, sectors: usize, term: Term) -> DiskOffer {
         if sectors == 0 {
             self.forget(0);
-            return Offer::NoDisks;
+            return DiskOffer::NoDisks;
         }
         self.filling = term;
         let stamp = self.stamp.take();
         if self.disk.now.len() != sectors {
             self.forget(sectors);
-            return Offer::Blank;
+            return DiskOffer::Blank;
         }
         if let Some(stamp) = stamp.filter(|stamp| !stamp.owner) {
             if self.failing > 0 {
@@ -194,7 +194,7 @@ impl Storage {
         }
         self.cut();
         let nothing = || map_of(sectors, &[]);
-        Offer::of(self.map.get_or_insert_with(nothing))
+        DiskOffer::of(self.map.get_or_insert_with(nothing))
     }
 
     /// All that the map's file can say exactly it says, and extents that are long active are retired.

@@ -57,6 +57,11 @@ fn own_writes_of_an_old_owner_that_are_not_repaired_are_found() {
 }
 
 #[test]
+fn a_remnant_taken_for_the_memory_as_it_is_is_found() {
+    is_found(1..=1_000, Planted { trust_remnant: true, ..Planted::default() }, Class::ImageDiffers);
+}
+
+#[test]
 fn marks_forgotten_before_the_owners_disk_has_the_writes_are_found() {
     // It takes a power loss between two flushes of the guest, and the way back as that very backup: about one seed in a
     // thousand comes to it.

@@ -356,6 +356,10 @@ fn room_lines(room: &RoomStatus) -> Vec<String> {
     if let Some(most) = room.vms {
         lines.push(format!("for {most} VMs at the most"));
     }
+    if room.remnant_bytes > 0 {
+        let kept = bytes(room.remnant_bytes);
+        lines.push(format!("{kept} kept for VMs that may come back, as long as nobody else wants them"));
+    }
     lines.extend(room.tenants.iter().map(|tenant| {
         let what = if tenant.standby { "stands by" } else { "runs" };
         format!("VM {} {what} here with {}", tenant.vm, bytes(tenant.memory_bytes))

@@ -4,7 +4,7 @@ use super::error::MapError;
 use super::file::MapFile;
 use crate::journal::Storage;
 use protocol::resync::record::{self, Layout, Row, SECTOR};
-use protocol::resync::{Base, Differences, Extent, Grain, Offer, Repair};
+use protocol::resync::{Base, Differences, DiskOffer, Extent, Grain, Repair};
 use protocol::{Epoch, VmId};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -317,20 +317,20 @@ impl<S: Storage> DifferenceMap<S> {
 
     /// What is offered to a primary of copies that this map belongs to.
     #[must_use]
-    pub fn offer(&self) -> Offer {
+    pub fn offer(&self) -> DiskOffer {
         let state = self.state();
         match state.void {
-            Some(_) => Offer::Copies { bases: Vec::new(), marked: Vec::new() },
-            None => Offer::of(&state.map),
+            Some(_) => DiskOffer::Copies { bases: Vec::new(), marked: Vec::new() },
+            None => DiskOffer::of(&state.map),
         }
     }
 
     /// What is to be done so that copies which are offered become these disks.
     #[must_use]
-    pub fn repair(&self, offer: &Offer) -> Repair {
+    pub fn repair(&self, offer: &DiskOffer) -> Repair {
         let state = self.state();
         match (&state.void, offer) {
-            (Some(_), Offer::Copies { .. }) => Repair::CompareAll(state.map.everything()),
+            (Some(_), DiskOffer::Copies { .. }) => Repair::CompareAll(state.map.everything()),
             _ => offer.repair(&state.map),
         }
     }

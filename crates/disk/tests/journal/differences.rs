@@ -2,7 +2,7 @@
 
 use crate::storage::{Dice, FaultyStorage};
 use disk::differences::DifferenceMap;
-use protocol::resync::{Base, Offer, Run};
+use protocol::resync::{Base, DiskOffer, Run};
 use protocol::{Epoch, Session, Term, VmId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn open(storage: &Arc<FaultyStorage>) -> Result<DifferenceMap<FaultyStorage>, di
 
 fn marked(map: &DifferenceMap<FaultyStorage>) -> Vec<Run> {
     match map.offer() {
-        Offer::Copies { marked, .. } => marked,
+        DiskOffer::Copies { marked, .. } => marked,
         other => panic!("a map offers copies, not {other:?}"),
     }
 }

@@ -1,13 +1,14 @@
-//! Owns the thread that hashes a backup's copies of the disks for its primary.
+//! Owns the thread that hashes a backup's copies of the disks, and the memory that it has, for its primary.
 //!
 //! It reads beside the applier: whatever the guest writes meanwhile comes behind the hashes in the stream, so it does
 //! not matter how much of it was applied when a piece was read.
 
+use crate::ram::{GuestRam, Occupied, RamError};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::{Image, ImageError};
 use protocol::backup::Conn;
 use protocol::resync::Run;
-use protocol::wire::compare::{Ask, Hashes, PIECE, hash};
+use protocol::wire::compare::{Ask, Hashes, PIECE, Store, hash};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -28,9 +29,9 @@ impl Comparer {
     ///
     /// # Errors
     /// If the system gives none.
-    pub fn start(images: Vec<Arc<Image>>, answers: Sender<Compared>) -> std::io::Result<Self> {
+    pub fn start(images: Vec<Arc<Image>>, ram: GuestRam, answers: Sender<Compared>) -> std::io::Result<Self> {
         let (asks, queue) = unbounded();
-        let body = move || answer(&images, &queue, &answers);
+        let body = move || answer((&images, &ram), &queue, &answers);
         let thread = std::thread::Builder::new().name("ud-compare".into()).spawn(body)?;
         Ok(Self { asks: Some(asks), thread: Some(thread) })
     }
@@ -52,15 +53,23 @@ impl Drop for Comparer {
     }
 }
 
-fn answer(images: &[Arc<Image>], asks: &Receiver<(Conn, Ask)>, answers: &Sender<Compared>) {
-    let mut buffer = Vec::new();
+fn answer(
+    (images, ram): (&[Arc<Image>], &GuestRam),
+    asks: &Receiver<(Conn, Ask)>,
+    answers: &Sender<Compared>,
+) {
+    let (mut buffer, mut occupied) = (Vec::new(), Occupied::default());
     for (conn, ask) in asks {
         let mut sums = Vec::with_capacity(ask.pieces());
-        let done = ask.runs.iter().try_for_each(|run| match images.get(usize::from(run.disk)) {
-            Some(image) => hashes(image, run, &mut buffer, &mut sums),
-            None => Ok(()),
+        let done = ask.runs.iter().try_for_each(|run| match (ask.of, images.get(usize::from(run.disk))) {
+            (Store::Disks, Some(image)) => {
+                hashes(image, run, &mut buffer, &mut sums).map_err(|error| error.to_string())
+            }
+            (Store::Disks, None) => Ok(()),
+            (Store::Memory, _) => memory_hashes((ram, &mut occupied), run, &mut buffer, &mut sums)
+                .map_err(|error| error.to_string()),
         });
-        let outcome = done.map(|()| Hashes { sums }).map_err(|error: ImageError| error.to_string());
+        let outcome = done.map(|()| Hashes { sums });
         if answers.send((conn, outcome)).is_err() {
             return;
         }
@@ -84,6 +93,29 @@ fn hashes(image: &Image, run: &Run, buffer: &mut Vec<u8>, sums: &mut Vec<u128>) 
     Ok(())
 }
 
+fn memory_hashes(
+    (ram, occupied): (&GuestRam, &mut Occupied),
+    run: &Run,
+    buffer: &mut Vec<u8>,
+    sums: &mut Vec<u128>,
+) -> Result<(), RamError> {
+    let (first, behind) = (run.offset / PIECE, run.offset / PIECE + run.len.div_ceil(PIECE));
+    let zeroes = hash(&[0; PIECE as usize]);
+    let mut from = first;
+    while from < behind {
+        let to = behind.min(from + READ / PIECE);
+        let found = occupied.among(ram, run.disk, from..to)?;
+        buffer.resize(found.len() * PIECE as usize, 0);
+        let pages: Vec<(u8, u64)> = found.iter().map(|&page| (run.disk, page)).collect();
+        ram.copy_out(&pages, buffer)?;
+        let mut of_pages = found.iter().zip(buffer.chunks(PIECE as usize)).peekable();
+        let sum = |page| of_pages.next_if(|(at, _)| **at == page).map_or(zeroes, |(_, bytes)| hash(bytes));
+        sums.extend((from..to).map(sum));
+        from = to;
+    }
+    Ok(())
+}
+
 /// Whether nothing was ever written there: a file is not read then, which takes most of the time.
 fn is_hole(image: &Image, offset: u64, len: u64) -> bool {
     let mut extents = image.extents(offset..offset + len).peekable();
@@ -93,6 +125,30 @@ fn is_hole(image: &Image, offset: u64, len: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ram::plain;
+    use os::Memory;
+
+    fn memory() -> Arc<Memory> {
+        Arc::new(Memory::create("test-compare", 1_024 * PIECE).unwrap())
+    }
+
+    #[test]
+    fn every_page_has_its_hash_and_holes_stay_holes() {
+        let memory = memory();
+        for page in [3, 300, 301] {
+            memory.write_at(page * PIECE, &[page as u8; PIECE as usize]);
+        }
+        let (answers, answered) = unbounded();
+        let comparer = Comparer::start(Vec::new(), plain::ram_of(&memory), answers).unwrap();
+        let run = |first: u64, pages: u64| Run { disk: 0, offset: first * PIECE, len: pages * PIECE };
+        comparer.compare(Conn(1), Ask { of: Store::Memory, runs: vec![run(0, 1_000), run(300, 1)] });
+        let sums = answered.recv().unwrap().1.unwrap().sums;
+        let of = |page: u64| if [3, 300, 301].contains(&page) { page as u8 } else { 0 };
+        let expected: Vec<u128> =
+            (0..1_000).chain([300]).map(|page| hash(&[of(page); PIECE as usize])).collect();
+        assert_eq!(sums, expected);
+        assert_eq!(memory.populated().count(), 2);
+    }
 
     #[test]
     fn every_piece_has_its_hash_holes_and_short_ones_too() {
@@ -101,16 +157,16 @@ mod tests {
         image.write_at(4096, &[7; 4096]).unwrap();
         image.write_at(4 << 20, &[9; 512]).unwrap();
         let (answers, answered) = unbounded();
-        let comparer = Comparer::start(vec![image], answers).unwrap();
+        let comparer = Comparer::start(vec![image], plain::ram_of(&memory()), answers).unwrap();
         let run = |offset: u64, len: u64| Run { disk: 0, offset, len };
-        let ask = Ask { runs: vec![run(0, 12288), run((4 << 20) - 4096, 4608)] };
+        let ask = Ask { of: Store::Disks, runs: vec![run(0, 12288), run((4 << 20) - 4096, 4608)] };
         let pieces = ask.pieces();
         comparer.compare(Conn(3), ask);
         let (conn, hashes) = answered.recv().unwrap();
         let zero = hash(&[0; 4096]);
         assert_eq!((conn, hashes.as_ref().unwrap().sums.len()), (Conn(3), pieces));
         assert_eq!(hashes.unwrap().sums, [zero, hash(&[7; 4096]), zero, zero, hash(&[9; 512])]);
-        comparer.compare(Conn(3), Ask { runs: vec![run(8 << 20, 1)] });
+        comparer.compare(Conn(3), Ask { of: Store::Disks, runs: vec![run(8 << 20, 1)] });
         assert!(
             answered.recv().unwrap().1.unwrap_err().contains("bytes"),
             "a disk that cannot be read is named"

@@ -31,9 +31,9 @@ use persister::{Persisted, Persister, Place};
 use promote::{Bringing, Standing};
 use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{Action, Backup, BulkUse, Conn, Event, PhaseName};
-use protocol::notice::{LinkLoss, Notice};
-use protocol::resync::Base;
-use protocol::wire::compare::Ask;
+use protocol::notice::{Discard, LinkLoss, Notice};
+use protocol::resync::{Base, MemoryOffer};
+use protocol::wire::compare::{Ask, Store};
 use protocol::wire::device::DeviceStates;
 use protocol::wire::{Hello, Kind, Refusal, ToBackup, ToPrimary, disk, pages};
 use protocol::{Claim, Epoch, Grant, Session, Term};
@@ -86,7 +86,7 @@ struct Standby {
     applier: Applier,
     /// None for a VM without disks.
     persister: Option<(Persister, Base)>,
-    /// None for a VM without disks.
+    /// None if there is nothing to compare: neither disks nor a remnant.
     comparer: Option<Comparer>,
     /// The disks' first copy was ordered to be waited for.
     copied: bool,
@@ -321,7 +321,10 @@ impl Loop<'_> {
 
     fn on_message(&mut self, conn: Conn, message: ToBackup) {
         if let (ToBackup::Ask(ask), Some(standby)) = (&message, &self.standby)
-            && let Err(error) = ask.check(&standby.machine.disks().sizes())
+            && let Err(error) = ask.check(&match ask.of {
+                Store::Disks => standby.machine.disks().sizes(),
+                Store::Memory => standby.machine.ram().sizes(),
+            })
         {
             return self.lose(conn, LinkLoss::Stream(error.to_string()));
         }
@@ -424,6 +427,10 @@ impl Loop<'_> {
             Action::Promote(grant, epoch, not_before) => self.promote(grant, epoch, not_before),
             Action::Discard => self.discard(),
             Action::Notice(notice) => {
+                if let Notice::StandbyDiscarded { why: Discard::Ended(_) | Discard::Operator } = &notice {
+                    // Nobody will come back.
+                    self.context.room.forget_remnant(self.handle.name());
+                }
                 self.story.learn(now(), &notice);
                 self.context.notice(self.handle.name(), &notice, &mut self.incident);
             }
@@ -468,10 +475,13 @@ impl Loop<'_> {
         let machine = StandbyMachine::launch(self.context, self.handle.name(), session, &hello.machine)?;
         let images = machine.disks().images();
         let (mut persister, mut comparer) = (None, None);
+        let failed = |error: std::io::Error| MachineError::Apply(error.to_string());
+        if !images.is_empty() || machine.offer().memory == MemoryOffer::Remnant {
+            let (ram, answers) = (machine.ram().clone(), self.compared.0.clone());
+            comparer = Some(Comparer::start(images.clone(), ram, answers).map_err(failed)?);
+        }
         if !images.is_empty() {
-            let failed = |error: std::io::Error| MachineError::Apply(error.to_string());
             let (base, meter) = (place.base(), Arc::clone(machine.disks().tap().meter()));
-            comparer = Some(Comparer::start(images.clone(), self.compared.0.clone()).map_err(failed)?);
             let reports = self.persisted.0.clone();
             let started =
                 Persister::start(&self.context.config, place, persister::LIMIT, images, meter, reports);
@@ -545,6 +555,9 @@ impl Loop<'_> {
     fn discard(&mut self) {
         self.staged.clear();
         self.input = InputLog::default();
+        let memory = self.standby.as_ref().map(|standby| standby.machine.memory());
+        let memory = memory.or(self.standing.as_ref().map(Bringing::memory)).flatten();
+        self.context.room.keep_remnant(self.handle.name(), memory);
         self.standing = None;
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();

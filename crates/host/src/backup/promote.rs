@@ -11,10 +11,12 @@ use crate::config::HostConfig;
 use crate::disks::{self, DiskError, Label};
 use crate::machine::{Machine, MachineError, StandbyMachine, StandingMachine};
 use crate::plan::Plan;
+use os::Memory;
 use protocol::journal::stamp::Content;
 use protocol::resync::Base;
 use protocol::{Epoch, Grant, Session, VmName};
 use serde::Serialize;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -106,11 +108,15 @@ impl Disks<'_> {
 
 /// A standby that is being brought to where its newest committed epoch ended, beside the loop: that takes milliseconds, in which
 /// the arbiter is asked.
-pub struct Bringing(Option<JoinHandle<Result<Standing, MachineError>>>);
+pub struct Bringing {
+    thread: Option<JoinHandle<Result<Standing, MachineError>>>,
+    memory: Option<Arc<Memory>>,
+}
 
 impl Bringing {
     /// Begins with it. No disk waits for anything.
     pub fn begin(machine: StandbyMachine, applier: Applier) -> Self {
+        let memory = machine.memory();
         let bring = move || {
             crate::loops::prefer_this_thread();
             Standing::bring(machine, applier, |_| Ok(()))
@@ -119,12 +125,17 @@ impl Bringing {
         if let Err(error) = &thread {
             tracing::error!(%error, "no thread for a promotion: this VM cannot go on here");
         }
-        Self(thread.ok())
+        Self { thread: thread.ok(), memory }
+    }
+
+    /// Its main memory, if that outlives it.
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        self.memory.clone()
     }
 
     /// Waits for its end.
     pub fn end(mut self) -> Result<Standing, MachineError> {
-        let ended = self.0.take().map(JoinHandle::join);
+        let ended = self.thread.take().map(JoinHandle::join);
         let failed = || MachineError::Apply("the thread that loads the devices failed".into());
         ended.and_then(Result::ok).ok_or_else(failed)?
     }
@@ -133,7 +144,7 @@ impl Bringing {
 impl Drop for Bringing {
     /// The machine is not left alone: its memory counts as free behind this.
     fn drop(&mut self) {
-        self.0.take().map(JoinHandle::join);
+        self.thread.take().map(JoinHandle::join);
     }
 }
 

@@ -6,6 +6,7 @@ use super::rv::RvDecided;
 use super::{Launched, MachineError, Standby};
 use crate::disks::Disks;
 use ::qemu::{Channels, VmSpec};
+use os::Memory;
 use protocol::VmName;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +75,7 @@ impl Blueprint {
         }
     }
 
-    /// Builds it to stand by.
+    /// Builds it to stand by, with a remnant of its memory if there is one.
     ///
     /// # Errors
     /// If it does not start, or turns out to differ.
@@ -82,9 +83,10 @@ impl Blueprint {
         self,
         name: &VmName,
         disks: &Disks,
+        remnant: Option<Memory>,
     ) -> Result<(Box<dyn Standby>, Channels), MachineError> {
         match self {
-            Self::Qemu(blueprint) => blueprint.stand_by(name, disks),
+            Self::Qemu(blueprint) => blueprint.stand_by(name, disks, remnant),
             Self::Rv(decided) => decided.stand_by(disks),
         }
     }

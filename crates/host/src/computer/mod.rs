@@ -20,6 +20,7 @@ use crate::vm::Facts;
 use ::qemu::Channels;
 pub use ::qemu::Then;
 use crossbeam_channel::Sender;
+use os::Memory;
 use os::range::Range;
 use os::thread_time::ThreadTime;
 use std::sync::Arc;
@@ -31,6 +32,11 @@ pub trait Built: Send + Sync {
 
     /// Its memory.
     fn ram(&self) -> &GuestRam;
+
+    /// Its main memory, if that outlives the machine.
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        None
+    }
 
     /// From now on the loop hears of what it does by itself.
     fn watch(&self, events: Sender<MachineEvent>);

@@ -8,7 +8,7 @@ use super::{DiskError, differences};
 use crate::config::HostConfig;
 use disk::qcow2::{HEAD, Header};
 use disk::{Access, Image, qcow2};
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use qemu::spec::{DiskFormat, DiskSpec};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Placeholders {
 ///
 /// # Errors
 /// If the marks cannot be made durable.
-pub fn mark_placeholders(map: &differences::Map, headers: &[Option<Header>]) -> Result<Offer, DiskError> {
+pub fn mark_placeholders(map: &differences::Map, headers: &[Option<Header>]) -> Result<DiskOffer, DiskError> {
     let with_one = (0u8..).zip(headers).filter(|(_, header)| header.is_some());
     let mut any = false;
     for (disk, _) in with_one {

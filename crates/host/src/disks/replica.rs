@@ -7,7 +7,7 @@ use disk::qcow2::Header;
 use disk::{Access, Holes, Image, ImageError};
 use protocol::journal::Stamp;
 use protocol::journal::stamp::Content;
-use protocol::resync::Offer;
+use protocol::resync::DiskOffer;
 use protocol::wire::disk::read_batch;
 use protocol::{Change, Epoch, Session, Term, VmName, What};
 use qemu::VmSpec;
@@ -35,7 +35,7 @@ pub struct Replicas {
     /// Served to the standby.
     pub disks: Disks,
     /// What the primary is told of them.
-    pub offer: Offer,
+    pub offer: DiskOffer,
 }
 
 impl Disks {
@@ -66,7 +66,7 @@ impl Disks {
             }
         }
         if paths.is_empty() {
-            return Ok(Replicas { disks: Self::serve(spec, shared)?, offer: Offer::NoDisks });
+            return Ok(Replicas { disks: Self::serve(spec, shared)?, offer: DiskOffer::NoDisks });
         }
         // An image that cannot be looked at now, because somebody has it open, is not given up for that.
         let found = paths.iter().map(|path| size_of(path)).collect::<Result<Vec<_>, _>>()?;
@@ -76,15 +76,15 @@ impl Disks {
             None => {
                 // Before the images go: a map without them would be believed.
                 differences::remove(config, vm)?;
-                Offer::Blank
+                DiskOffer::Blank
             }
         };
         // Before anything is touched: a replica that is half filled must not pass for a disk.
         label.write(Content::Filling, term, session, Epoch(0))?;
         let make = |((path, &size), header): ((&PathBuf, &u64), Option<Header>)| {
             let image = match offer {
-                Offer::NoDisks | Offer::Blank => blank(path, size)?,
-                Offer::Copies { .. } => Image::open(path, Access::ReadWrite)?,
+                DiskOffer::NoDisks | DiskOffer::Blank => blank(path, size)?,
+                DiskOffer::Copies { .. } => Image::open(path, Access::ReadWrite)?,
             };
             if let Some(header) = &header {
                 image.write_at(0, &header.placeholder())?;
@@ -111,12 +111,12 @@ fn offer_copies(
     described: &Described<'_>,
     headers: &[Option<Header>],
     stamp: Stamp,
-) -> Result<Offer, DiskError> {
+) -> Result<DiskOffer, DiskError> {
     if let Err(error) = finish_journal(config, vm, described.spec) {
         tracing::warn!(vm = %vm, %error, "the replicas will be compared whole: their journal cannot be applied");
         // Written down before the session begins: the stamp will not say that the replicas lack something.
         differences::remove(config, vm)?;
-        return Ok(Offer::Copies { bases: Vec::new(), marked: Vec::new() });
+        return Ok(DiskOffer::Copies { bases: Vec::new(), marked: Vec::new() });
     }
     let map = differences::of_images(config, vm, described.sizes, Some(&stamp))?;
     mark_placeholders(&map, headers)
@@ -225,7 +225,7 @@ mod tests {
             Self { _folder: folder, config, vm, spec: spec.unwrap() }
         }
 
-        fn session(&self, size: u64, session: u64) -> Offer {
+        fn session(&self, size: u64, session: u64) -> DiskOffer {
             self.session_with(size, session, &Placeholders::default()).unwrap().offer
         }
 
@@ -241,9 +241,9 @@ mod tests {
         }
     }
 
-    fn bases(offer: &Offer) -> Vec<u64> {
+    fn bases(offer: &DiskOffer) -> Vec<u64> {
         match offer {
-            Offer::Copies { bases, .. } => bases.iter().map(|base| base.session.0).collect(),
+            DiskOffer::Copies { bases, .. } => bases.iter().map(|base| base.session.0).collect(),
             other => panic!("no copies: {other:?}"),
         }
     }
@@ -251,12 +251,12 @@ mod tests {
     #[test]
     fn a_backups_copy_is_its_sessions_state_and_stays_so_while_it_is_filled_again() {
         let host = Host::new();
-        assert_eq!(host.session(SIZE, 1), Offer::Blank);
+        assert_eq!(host.session(SIZE, 1), DiskOffer::Blank);
         assert_eq!(bases(&host.session(SIZE, 2)), [0; 0], "half filled, of nothing that is known");
         host.says(Content::Epoch, 2);
         assert_eq!(bases(&host.session(SIZE, 3)), [2]);
         assert_eq!(bases(&host.session(SIZE, 4)), [2], "session 3 was interrupted");
-        assert_eq!(host.session(2 * SIZE, 5), Offer::Blank, "another disk");
+        assert_eq!(host.session(2 * SIZE, 5), DiskOffer::Blank, "another disk");
         assert_eq!(bases(&host.session(2 * SIZE, 6)), [0; 0], "the old map is gone with it");
     }
 
@@ -271,7 +271,7 @@ mod tests {
         map.close(|| Ok(())).unwrap();
         let marked = vec![Run { disk: 0, offset: 65_536, len: 65_536 }];
         for session in [2, 3] {
-            let offer = Offer::Copies { bases: vec![base], marked: marked.clone() };
+            let offer = DiskOffer::Copies { bases: vec![base], marked: marked.clone() };
             assert_eq!(host.session(SIZE, session), offer, "until another base is made here");
         }
     }
@@ -290,7 +290,7 @@ mod tests {
         assert!(!path.exists());
 
         let blank = host.session_with(SIZE, 1, &placeholders(1)).unwrap();
-        assert_eq!((blank.offer, head()), (Offer::Blank, header(1).placeholder().to_vec()));
+        assert_eq!((blank.offer, head()), (DiskOffer::Blank, header(1).placeholder().to_vec()));
         let status = &blank.disks.status()[0];
         assert_eq!((status.size, status.image_size), (65_536, Some(SIZE)));
         drop(blank.disks);
@@ -300,7 +300,7 @@ mod tests {
             let again = host.session_with(SIZE, session, &placeholders(2)).unwrap();
             let base = Base { term: Term(1), session: Session(1) };
             let marked = vec![Run { disk: 0, offset: 0, len: 65_536 }];
-            assert_eq!(again.offer, Offer::Copies { bases: vec![base], marked }, "session {session}");
+            assert_eq!(again.offer, DiskOffer::Copies { bases: vec![base], marked }, "session {session}");
             assert_eq!(head(), header(2).placeholder());
         }
     }

@@ -105,7 +105,7 @@ pub struct Written {
     pub unchanged: u64,
 }
 
-/// Bytes on the wire, headers included, of a first copy.
+/// Bytes on the wire, headers included, of a first copy, and what it spared.
 #[derive(Debug, Default)]
 pub struct CopyWire {
     /// Changes of the first copy, those that the guest made meanwhile included.
@@ -114,6 +114,10 @@ pub struct CopyWire {
     pub hashes: AtomicU64,
     /// Pages of memory.
     pub memory: AtomicU64,
+    /// Bytes of memory that were compared with a remnant; they were not sent.
+    pub compared: AtomicU64,
+    /// Bytes of them that differed.
+    pub differing: AtomicU64,
 }
 
 impl CopyWire {

@@ -11,7 +11,8 @@ use crate::vm::Facts;
 use crossbeam_channel::{Receiver, unbounded};
 use disk::Image as DiskImage;
 use net::ConsoleLog;
-use protocol::resync::Offer;
+use os::Memory;
+use protocol::resync::{MemoryOffer, Offer};
 use protocol::{Session, Term, VmName};
 use qemu::Channels;
 use std::os::fd::OwnedFd;
@@ -76,14 +77,16 @@ impl StandbyMachine {
             shared: &description.shared,
         };
         let Replicas { disks, offer } = Disks::make_replicas(&context.config, name, &described, session)?;
-        let (standby, channels) = blueprint.stand_by(name, &disks)?;
+        let remnant = context.room.take_remnant(name, spec.memory.0);
+        let memory = if remnant.is_some() { MemoryOffer::Remnant } else { MemoryOffer::Blank };
+        let (standby, channels) = blueprint.stand_by(name, &disks, remnant)?;
         let (events_tx, events) = unbounded();
         standby.watch(events_tx);
         Ok(Self {
             page_counts: standby.ram().page_counts(),
             disks: Arc::new(disks),
             plan: description.plan,
-            offer,
+            offer: Offer { disks: offer, memory },
             taps: open_taps(name, &spec.nics)?,
             console_path: console_path(context, name)?,
             console: Arc::default(),
@@ -111,7 +114,7 @@ impl StandbyMachine {
         self.plan.as_ref()
     }
 
-    /// What the primary is told of the copies that they were before.
+    /// What the primary is told of what is left of an earlier copy.
     #[must_use]
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -133,6 +136,18 @@ impl StandbyMachine {
             console: Arc::clone(&self.console),
             console_path: self.console_path.clone(),
         }
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        self.standby.ram()
+    }
+
+    /// Its main memory, if that outlives it.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        self.standby.memory().cloned()
     }
 
     /// What does not change while it lives.

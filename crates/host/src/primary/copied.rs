@@ -1,4 +1,4 @@
-//! Owns what is told of the disks' part of a first copy, once it is committed.
+//! Owns what is told of a first copy, once it is committed: how the disks were repaired, and what a remnant of memory spared.
 
 use crate::disks::Meter;
 use crate::link::CopyWire;
@@ -6,7 +6,7 @@ use api::types::CopyKind;
 use protocol::{HostName, VmName};
 use serde::Serialize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// A first copy under way.
@@ -36,11 +36,45 @@ pub struct Report {
     pub took_ms: u64,
 }
 
+/// The event: a backup had a remnant, which is the primary's memory now.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename = "memory_compared")]
+pub struct MemoryReport {
+    /// The backup.
+    pub peer: HostName,
+    /// Bytes of memory that were compared.
+    pub compared_bytes: u64,
+    /// Of those, bytes that differed.
+    pub differing_bytes: u64,
+    /// Bytes on the wire for pages, those that the guest wrote meanwhile included.
+    pub wire_bytes: u64,
+    /// From the backup's offer to its first acknowledgement, in milliseconds.
+    pub took_ms: u64,
+}
+
 impl Copied {
     /// It begins.
     #[must_use]
     pub fn begin(wire: Arc<CopyWire>) -> Self {
         Self { wire, since: Instant::now() }
+    }
+
+    /// It is committed; nothing is told of memory that was blank.
+    #[must_use]
+    pub fn memory(&self, peer: &HostName) -> Option<MemoryReport> {
+        let bytes = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let compared_bytes = bytes(&self.wire.compared);
+        (compared_bytes > 0).then(|| MemoryReport {
+            peer: peer.clone(),
+            compared_bytes,
+            differing_bytes: bytes(&self.wire.differing),
+            wire_bytes: bytes(&self.wire.memory),
+            took_ms: self.took_ms(),
+        })
+    }
+
+    fn took_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// It is committed; nothing is told of a VM without disks.
@@ -54,9 +88,28 @@ impl Copied {
             sent_bytes: copy.sent_bytes,
             data_wire_bytes: self.wire.data.load(Ordering::Relaxed),
             hash_wire_bytes: self.wire.hashes.load(Ordering::Relaxed),
-            took_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            took_ms: self.took_ms(),
         })
     }
+}
+
+impl MemoryReport {
+    /// For people.
+    #[must_use]
+    pub fn words(&self, vm: &VmName) -> String {
+        format!(
+            "VM {vm}: host {} had its memory from before: {:.1} MiB compared, {:.1} MiB differed; {:.1} MiB of pages on the wire; {} ms",
+            self.peer,
+            mib(self.compared_bytes),
+            mib(self.differing_bytes),
+            mib(self.wire_bytes),
+            self.took_ms
+        )
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 impl Report {
@@ -68,7 +121,6 @@ impl Report {
             CopyKind::Comparison => "compared whole",
             CopyKind::Difference => "compared where they may differ",
         };
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         format!(
             "VM {vm}: its disks at {} were {how}: {:.1} MiB looked at, {:.1} MiB sent; {:.1} MiB on the wire, {:.1} MiB of it for hashes; {} ms with the memory",
             self.peer,

@@ -1,5 +1,5 @@
-//! Owns the first copy: the disks (`resync`), then all memory in rounds, while the guest runs (live migration's
-//! pre-copy, NSDI'05 §3).
+//! Owns the first copy: the disks (`resync`), then all memory in rounds, or what of it differs from a remnant (`remnant`), while the
+//! guest runs (live migration's pre-copy, NSDI'05 §3).
 
 use super::orders::{Done, Job};
 use super::pace::Pace;
@@ -12,7 +12,7 @@ use api::types::CopyProgress;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk::Image;
 use os::range::{PAGE_SIZE, Range, page_count};
-use protocol::resync::Offer;
+use protocol::resync::{MemoryOffer, Offer};
 use protocol::wire::ToBackup;
 use protocol::wire::compare::Hashes;
 use protocol::{Epoch, Session};
@@ -58,7 +58,7 @@ pub struct Copy<'a> {
     pub images: &'a [Arc<Image>],
     /// What is written to them; it is kept already.
     pub tap: &'a Tap,
-    /// What copies of them the backup has.
+    /// What the backup has of all that.
     pub offer: &'a Offer,
     /// How fast it may go.
     pub pace: Pace,
@@ -88,9 +88,10 @@ impl Copy<'_> {
             Ok(false) => return Outcome::Ended,
             Err(why) => return Outcome::Failed(why),
         }
-        let mut ranges = match self.ram.populated() {
-            Ok(ranges) => ranges,
-            Err(error) => return Outcome::Failed(error.to_string()),
+        let mut ranges = match self.all_memory() {
+            Ok(Some(ranges)) => ranges,
+            Ok(None) => return Outcome::Ended,
+            Err(why) => return Outcome::Failed(why),
         };
         let mut copied = 0;
         let (few, rounds) =
@@ -118,6 +119,20 @@ impl Copy<'_> {
         // What is dirty now is owed to the first checkpoint.
         self.tracker.give_back(&ranges);
         Outcome::Copied
+    }
+
+    /// What the first round sends: all that is not zeroes, or, to a host that has a remnant, what was written while all was
+    /// compared with that. None if the session ended.
+    pub(super) fn all_memory(&mut self) -> Result<Option<Vec<Range>>, String> {
+        if self.offer.memory == MemoryOffer::Blank {
+            return self.ram.populated().map(Some).map_err(|error| error.to_string());
+        }
+        if !self.compare_memory()? {
+            return Ok(None);
+        }
+        let mut ranges = Vec::new();
+        self.tracker.scan_live(&mut ranges).map_err(|error| error.to_string())?;
+        Ok(Some(ranges))
     }
 
     /// Waits until all that was sent is in the other host's copy; false if the session ended. What stood in queues before the
@@ -223,7 +238,7 @@ impl Copy<'_> {
     }
 
     /// A free buffer; none if the session ended before there was one.
-    fn buffer(&mut self) -> Option<PooledBuffer> {
+    pub(super) fn buffer(&mut self) -> Option<PooledBuffer> {
         loop {
             crossbeam_channel::select! {
                 recv(self.jobs) -> job => if !self.heed(job.ok()) {

@@ -12,6 +12,7 @@ mod migrate;
 mod orders;
 mod pace;
 mod precopy;
+mod remnant;
 mod repair;
 mod resync;
 mod second;
@@ -44,6 +45,9 @@ use protocol::{Claim, Epoch, Grant, Micros, Session, Timing};
 use session::{Incoming, SessionLink};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// How often a loop for which nothing is due looks around.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What operators ask of a running loop; answered when it was taken, not when it is done.
 #[derive(Debug)]
@@ -220,6 +224,9 @@ impl Engine {
         self.checkpointer.quit();
         let (images, tap) = (self.machine.disks.images(), Arc::clone(self.machine.disks.tap()));
         let shared = self.machine.disks.handed_over();
+        if ended == Ended::Fenced {
+            self.context.room.keep_remnant(self.handle.name(), self.machine.computer.memory().cloned());
+        }
         self.machine.end();
         // Not when the agent ends: it dies now.
         if let Some(marker) = tap.marker().filter(|_| ended != Ended::Agent) {
@@ -240,8 +247,10 @@ impl Engine {
 
     fn until_deadline(&self) -> Duration {
         let now = now();
-        let at = self.protocol.deadline();
-        at.map_or(Duration::from_millis(200), |at| Duration::from_micros(at.since(now).0))
+        let unprotected = self.protocol.phase() == PhaseName::Unprotected;
+        let due = self.repair.due(now).filter(|_| unprotected);
+        let at = self.protocol.deadline().into_iter().chain(due).min();
+        at.map_or(LOOK, |at| Duration::from_micros(at.since(now).0))
     }
 
     fn feed(&mut self, event: Event) {
@@ -360,9 +369,13 @@ impl Engine {
         {
             marker.clean();
         }
-        let told = self.copied.take().and_then(|copied| copied.report(self.protocol.peer()?, tap.meter()));
-        if let Some(report) = told {
-            self.context.events.log(self.handle.name(), &report, report.words(self.handle.name()));
+        let (name, events) = (self.handle.name(), &self.context.events);
+        let Some((copied, peer)) = self.copied.take().zip(self.protocol.peer()) else { return };
+        if let Some(report) = copied.memory(peer) {
+            events.log(name, &report, report.words(name));
+        }
+        if let Some(report) = copied.report(peer, self.machine.disks.tap().meter()) {
+            events.log(name, &report, report.words(name));
         }
     }
 

@@ -77,7 +77,8 @@ impl Copy<'_> {
     fn push(&mut self, policy: &mut Migration, brake: &mut Brake) -> Result<Outcome, End> {
         let mut set = WorkingSet::new(&self.ram.page_counts());
         let mut send = Vec::new();
-        self.ram.number(&self.ram.populated().map_err(|error| error.to_string())?, &mut send);
+        let Some(ranges) = self.all_memory()? else { return Err(End::Session) };
+        self.ram.number(&ranges, &mut send);
         let (mut step, mut copied) = (policy.begin(), 0);
         loop {
             let (rate, slowdown) = match step {

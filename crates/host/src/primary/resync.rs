@@ -12,9 +12,9 @@ use api::types::{CopyKind, CopyProgress};
 use crossbeam_channel::RecvTimeoutError;
 use disk::Image;
 use protocol::Epoch;
-use protocol::resync::{Offer, Repair, Run};
+use protocol::resync::{DiskOffer, Repair, Run};
 use protocol::wire::ToBackup;
-use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, PIECE, hash};
+use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, PIECE, Store, hash};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ impl Copy<'_> {
     /// written last belongs to the first checkpoint.
     pub(super) fn disks(&mut self) -> Result<bool, String> {
         let sizes: Vec<u64> = self.images.iter().map(|image| image.size()).collect();
-        self.offer.check(&sizes).map_err(|error| error.to_string())?;
+        self.offer.disks.check(&sizes).map_err(|error| error.to_string())?;
         let map = self.tap.marker().map(|marker| marker.map());
-        match (map.map(|map| map.repair(self.offer)), self.offer) {
+        match (map.map(|map| map.repair(&self.offer.disks)), &self.offer.disks) {
             (Some(Repair::Compare(runs)), _) => self.compare(CopyKind::Difference, runs),
             (Some(Repair::CompareAll(runs)), _) => self.compare(CopyKind::Comparison, runs),
-            (Some(Repair::SendAll), _) | (None, Offer::NoDisks | Offer::Blank) => self.send_all(),
+            (Some(Repair::SendAll), _) | (None, DiskOffer::NoDisks | DiskOffer::Blank) => self.send_all(),
             // No map was made for disks that are there: nothing is known of them.
-            (None, Offer::Copies { .. }) => {
+            (None, DiskOffer::Copies { .. }) => {
                 let whole = (0u8..).zip(&sizes).map(|(disk, &len)| Run { disk, offset: 0, len });
                 self.compare(CopyKind::Comparison, whole.collect())
             }
@@ -80,13 +80,31 @@ impl Copy<'_> {
         Ok(true)
     }
 
-    /// Asks for hashes of these runs, some Asks ahead, and sends the pieces that differ.
+    /// Compares these runs of the disks, and sends the pieces that differ.
     fn compare(&mut self, kind: CopyKind, runs: Vec<Run>) -> Result<bool, String> {
         self.begin(kind, &runs);
+        self.compare_runs(Store::Disks, runs, |copy, part, sums| {
+            if !copy.make_room()? {
+                return Ok(false);
+            }
+            let bytes = copy.read(part)?;
+            copy.send(part, differing(part, &bytes, sums));
+            Ok(true)
+        })
+    }
+
+    /// Asks for hashes of these runs, some Asks ahead, and hands each part on with those of its pieces; false if the session
+    /// ended.
+    pub(super) fn compare_runs(
+        &mut self,
+        of: Store,
+        runs: Vec<Run>,
+        mut each: impl FnMut(&mut Self, &Run, &[u128]) -> Result<bool, String>,
+    ) -> Result<bool, String> {
         let (mut waiting, mut asked): (VecDeque<Run>, VecDeque<Ask>) = (runs.into(), VecDeque::new());
         loop {
             while asked.len() < MAX_ASKS as usize && !waiting.is_empty() {
-                let ask = Ask::next_of(&mut waiting);
+                let ask = Ask::next_of(of, &mut waiting);
                 self.outbox.to_backup(&ToBackup::Ask(ask.clone()));
                 asked.push_back(ask);
             }
@@ -97,14 +115,11 @@ impl Copy<'_> {
             }
             let mut sums = sums.as_slice();
             for part in ask.runs.iter().flat_map(parts) {
-                if !self.make_room()? {
+                let (now, after) = sums.split_at(part.len.div_ceil(PIECE) as usize);
+                sums = after;
+                if !each(self, &part, now)? {
                     return Ok(false);
                 }
-                let bytes = self.read(&part)?;
-                let (now, after) = sums.split_at(bytes.chunks(PIECE as usize).len());
-                sums = after;
-                let changes = differing(&part, &bytes, now);
-                self.send(&part, changes);
             }
         }
     }

@@ -172,7 +172,8 @@ impl Account {
         self.limits.whole_host || held.tenant != Tenant::Started
     }
 
-    fn used_beside(&self, vm: &VmName) -> u64 {
+    /// Memory that others take.
+    pub fn used_beside(&self, vm: &VmName) -> u64 {
         let others = self.held.iter().filter(|(name, held)| *name != vm && self.counts(held));
         others.fold(0, |sum, (_, held)| sum.saturating_add(held.memory()))
     }

@@ -2,9 +2,12 @@
 //!
 //! A reservation is made before anything is done for a standby, under one lock, so that two primaries that come at once
 //! cannot both get the last place. It ends when it is dropped: however a standby's life ends, its room is free again.
+//!
+//! Remnants take what nobody else wants.
 
 mod account;
 mod media;
+mod remnants;
 
 pub use account::{Needs, Tenant};
 
@@ -14,19 +17,25 @@ use crate::disks::journal_directory;
 use account::{Account, Limits, Media, Shortage, Ticket};
 use api::types::{PlaceStatus, RoomStatus, RoomTenant};
 use media::FileSystems;
+use os::Memory;
 use protocol::wire::Refusal;
 use protocol::{HostName, VmName};
+use remnants::Remnants;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Kept for the system, QEMU's own memory and the agent where nothing is configured: at least this, or a sixteenth.
 const LEAST_RESERVE: u64 = 256 << 20;
+/// How often to look whether a remnant was kept long enough.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
 /// What a host has for standbys, and who has it.
 #[derive(Debug)]
 pub struct Room {
     host: HostName,
     account: Mutex<Account>,
+    remnants: Mutex<Remnants>,
 }
 
 /// A standby's place, or that of a VM that was one; given back when dropped.
@@ -51,7 +60,8 @@ impl Room {
             vms: config.backup.vms,
             whole_host: config.backup.memory.is_none(),
         };
-        Arc::new(Self { host: config.name.clone(), account: Mutex::new(Account::new(limits)) })
+        let (account, remnants) = (Mutex::new(Account::new(limits)), Mutex::default());
+        Arc::new(Self { host: config.name.clone(), account, remnants })
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
@@ -66,6 +76,7 @@ impl Room {
         let buffers = needs.buffers;
         let admitted = self.account().admit(vm, needs, &FileSystems);
         let ticket = admitted.map_err(|shortage| self.refusal(shortage))?;
+        self.make_room(vm);
         Ok(Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers })
     }
 
@@ -90,7 +101,58 @@ impl Room {
     #[must_use]
     pub fn started(self: &Arc<Self>, vm: &VmName, memory: u64) -> Reservation {
         let ticket = self.account().started(vm, memory);
+        self.make_room(vm);
         Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers: 0 }
+    }
+
+    /// This VM has room now; what was not wanted before may be.
+    fn make_room(&self, vm: &VmName) {
+        let account = self.account();
+        let mut remnants = self.remnants();
+        if account.used().saturating_add(remnants.bytes_beside(vm)) > account.limits().memory {
+            remnants.keep_only(vm);
+        }
+    }
+
+    fn remnants(&self) -> MutexGuard<'_, Remnants> {
+        self.remnants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A VM's process ends here, or is about to; its memory is kept for a while if there is room.
+    pub fn keep_remnant(&self, vm: &VmName, memory: Option<Arc<Memory>>) {
+        let account = self.account();
+        let mut remnants = self.remnants();
+        let taken = account.used_beside(vm).saturating_add(remnants.bytes_beside(vm));
+        let fits = |memory: &Arc<Memory>| taken.saturating_add(memory.len()) <= account.limits().memory;
+        if let Some(memory) = memory.filter(fits) {
+            remnants.keep(vm, memory, Instant::now());
+        }
+    }
+
+    /// What is left of this VM's memory, of so many bytes, if anything is.
+    pub fn take_remnant(&self, vm: &VmName, len: u64) -> Option<Memory> {
+        self.remnants().take(vm, len)
+    }
+
+    /// Nobody wants what is left of this VM.
+    pub fn forget_remnant(&self, vm: &VmName) {
+        self.remnants().forget(vm);
+    }
+
+    /// Gives up what was kept long enough, from a thread of its own, until the room is dropped.
+    ///
+    /// # Errors
+    /// If there is no thread for it.
+    pub fn watch_remnants(self: &Arc<Self>) -> std::io::Result<()> {
+        let room = Arc::downgrade(self);
+        let watch = move || {
+            while let Some(room) = room.upgrade() {
+                room.remnants().expire(Instant::now());
+                drop(room);
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+        };
+        std::thread::Builder::new().name("ud-remnants".into()).spawn(watch).map(drop)
     }
 
     /// For the API.
@@ -108,6 +170,7 @@ impl Room {
             memory_left_bytes: limits.memory.saturating_sub(account.used()),
             configured: !limits.whole_host,
             vms: limits.vms,
+            remnant_bytes: self.remnants().bytes(),
             tenants: account.tenants().map(tenant).collect(),
         }
     }
@@ -225,6 +288,25 @@ mod tests {
         let says = "host beta has 1.2 GiB of 8.0 GiB of memory left for standbys, and this VM needs 2.1 GiB";
         assert!(refused.contains(says), "{refused}");
         assert!(refused.contains("raise [backup] memory"), "{refused}");
+    }
+
+    #[test]
+    fn a_remnant_takes_only_what_nobody_else_wants() {
+        let room = room("10MiB");
+        let memory = |mib: u64| Some(Arc::new(Memory::create("test-room", mib << 20).unwrap()));
+        let _others = room.reserve(&vm(2), standby(4)).unwrap();
+        room.keep_remnant(&vm(1), memory(7));
+        assert_eq!(room.status().remnant_bytes, 0, "there is no room");
+        room.keep_remnant(&vm(1), memory(5));
+        assert_eq!((room.status().remnant_bytes, room.status().memory_left_bytes), (5 << 20, 6 << 20));
+        let mine = room.reserve(&vm(1), standby(5)).unwrap();
+        assert_eq!(room.status().remnant_bytes, 5 << 20, "it comes back");
+        drop(mine);
+        let _third = room.reserve(&vm(3), standby(6)).expect("remnants are in nobody's way");
+        assert_eq!(room.status().remnant_bytes, 0);
+        room.keep_remnant(&vm(2), memory(4));
+        room.forget_remnant(&vm(2));
+        assert!(room.take_remnant(&vm(2), 4 << 20).is_none());
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::detector::{Detector, Gaps};
 use crate::ids::{Epoch, HostName, Session, Term};
 use crate::notice::{Discard, LinkLoss, Notice};
 use crate::ownership::{Claim, Grant};
-use crate::resync::Offer;
+use crate::resync::{DiskOffer, Offer};
 use crate::time::{Instant, Micros};
 use crate::timing::Timing;
 use crate::wire::compare::{Ask, Hashes};
@@ -463,7 +463,7 @@ impl Backup {
     fn on_standby_ready(&mut self, now: Instant, conn: Conn, offer: Offer, out: &mut Vec<Action>) {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Empty) {
             Phase::Preparing(mut primary) if primary.conn == Some(conn) => {
-                primary.copies_disks = offer != Offer::NoDisks;
+                primary.copies_disks = offer.disks != DiskOffer::NoDisks;
                 let timing = &primary.timing;
                 primary.detector = Detector::new(now, timing.timeout);
                 let known = self.known.as_ref().filter(|(host, _)| *host == primary.host);

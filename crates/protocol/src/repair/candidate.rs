@@ -76,6 +76,12 @@ impl Candidate {
         self.not_before = self.not_before.max(now + pauses.after(self.failures));
     }
 
+    /// It is not ready yet, which is no failure.
+    pub(super) fn waits(&mut self, until: Instant, why: &str) {
+        self.why = Some(why.into());
+        self.not_before = self.not_before.max(until);
+    }
+
     pub(super) fn armed(&mut self, now: Instant) {
         (self.armed_at, self.failed_at, self.why) = (Some(now), None, None);
         self.leaves_until = Instant(0);

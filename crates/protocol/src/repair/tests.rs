@@ -110,15 +110,19 @@ fn a_promoted_vm_knows_its_candidates_and_leaves_the_dead_host_for_later() {
 }
 
 #[test]
-fn behind_a_planned_failover_the_old_host_comes_first_unless_it_refuses() {
-    let planned = || Repair::inherit(at(0), host("beta"), wish(true, None), &host("alpha"), Arrival::Planned);
-    let mut policy = planned();
-    assert_eq!(policy.next(at(0), ALONE), Some(Step::Protect(host("alpha"))));
-    policy.failed(at(1), &host("alpha"), "it runs this VM", true);
-    assert_eq!(policy.next(at(2), ALONE), None, "it lets go of its copy");
-    assert_eq!(policy.next(at(600), ALONE), Some(Step::Protect(host("alpha"))));
-    policy.failed(at(601), &host("alpha"), "it is being drained", false);
-    assert_eq!(policy.next(at(601), ALONE), Some(Step::Protect(host("gamma"))));
+fn behind_a_planned_failover_the_old_host_comes_first_once_it_let_go_unless_it_refuses() {
+    let alpha = host("alpha");
+    let mut policy = Repair::inherit(at(0), host("beta"), wish(true, None), &alpha, Arrival::Planned);
+    // It takes longer and longer: the pauses grow with that, so that few tries are in vain.
+    for (from, due, refused) in [(0, 50, 52), (52, 104, 110), (110, 220, 224)] {
+        assert_eq!((policy.due(at(from)), policy.next(at(due - 1), ALONE)), (Some(at(due)), None));
+        assert_eq!(policy.next(at(due), ALONE), Some(Step::Protect(alpha.clone())));
+        policy.failed(at(refused), &alpha, "busy", true);
+    }
+    assert_eq!(policy.losses(&alpha), 0);
+    policy.failed(at(225), &alpha, "no room", false);
+    assert_eq!(policy.next(at(225), ALONE), Some(Step::Protect(host("gamma"))), "its turn is over");
+    assert_eq!((policy.due(at(225)), policy.losses(&alpha)), (None, 1));
 }
 
 #[test]
@@ -285,8 +289,8 @@ fn a_relocated_vm_leaves_its_backup_migrates_and_is_protected_again_once_there()
         assert_eq!(policy.goal(), None);
         let arrived = wish(repair, None);
         let mut there = Repair::inherit(at(3), host("gamma"), arrived, &host("alpha"), Arrival::Moved);
-        assert_eq!(there.next(at(4), ALONE), Some(Step::Protect(host("alpha"))), "the old host first");
-        there.protected(at(5), &host("alpha"));
+        assert_eq!(there.next(at(60), ALONE), Some(Step::Protect(host("alpha"))), "the old host first");
+        there.protected(at(61), &host("alpha"));
         assert_eq!(there.will(), if repair { Will::On } else { Will::Off });
     }
 }

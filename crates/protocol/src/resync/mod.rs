@@ -25,4 +25,4 @@ mod offer;
 pub mod record;
 
 pub use differences::{Base, Differences, Extent, Grain, MAX_BASES};
-pub use offer::{MAX_RUNS, Offer, OfferError, Repair, Run};
+pub use offer::{DiskOffer, MAX_RUNS, MemoryOffer, Offer, OfferError, Repair, Run};

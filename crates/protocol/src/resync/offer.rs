@@ -1,4 +1,7 @@
 //! Owns what a backup says of the copies that it has, and what its primary makes of it.
+//!
+//! Of disks it may be known where copies differ at most, so the offer names bases and marks. Of memory nothing is known: a
+//! *remnant*, what is left of a VM's process that ended at the host, is compared whole.
 
 use super::differences::{Base, Differences};
 use alloc::vec::Vec;
@@ -27,9 +30,28 @@ impl Run {
     }
 }
 
+/// What a backup has in the place of the primary's VM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub struct Offer {
+    /// In the place of its disks.
+    pub disks: DiskOffer,
+    /// In the place of its memory.
+    pub memory: MemoryOffer,
+}
+
+/// What a backup has in the place of the primary's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub enum MemoryOffer {
+    /// Memory that reads as zeroes.
+    #[default]
+    Blank,
+    /// Memory of this VM, of some time. Nothing may be taken for granted of it.
+    Remnant,
+}
+
 /// What a backup has in the place of the primary's disks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-pub enum Offer {
+pub enum DiskOffer {
     /// Nothing: the VM has no disks.
     #[default]
     NoDisks,
@@ -73,7 +95,14 @@ pub enum Repair {
     CompareAll(Vec<Run>),
 }
 
-impl Offer {
+impl From<DiskOffer> for Offer {
+    /// These disks, and blank memory.
+    fn from(disks: DiskOffer) -> Self {
+        Self { disks, memory: MemoryOffer::Blank }
+    }
+}
+
+impl DiskOffer {
     /// The offer of copies that this map belongs to.
     #[must_use]
     pub fn of(map: &Differences) -> Self {
@@ -155,24 +184,30 @@ mod tests {
     #[test]
     fn only_copies_with_a_base_in_common_are_repaired_by_difference() {
         let ours = map(&[base(1), base(2)], &[(0, 1), (3000, 100)]);
-        let theirs = Offer::of(&map(&[base(2)], &[(512, 512)]));
+        let theirs = DiskOffer::of(&map(&[base(2)], &[(512, 512)]));
         assert_eq!(theirs.repair(&ours), Repair::Compare(alloc::vec![run(0, 1024), run(2560, 1024)]));
-        let foreign = Offer::of(&map(&[base(3)], &[]));
+        let foreign = DiskOffer::of(&map(&[base(3)], &[]));
         assert_eq!(foreign.repair(&ours), Repair::CompareAll(alloc::vec![run(0, 4096)]));
-        assert_eq!(Offer::of(&map(&[], &[])).repair(&ours), Repair::CompareAll(alloc::vec![run(0, 4096)]));
-        assert_eq!(Offer::Blank.repair(&ours), Repair::SendAll);
+        assert_eq!(
+            DiskOffer::of(&map(&[], &[])).repair(&ours),
+            Repair::CompareAll(alloc::vec![run(0, 4096)])
+        );
+        assert_eq!(DiskOffer::Blank.repair(&ours), Repair::SendAll);
         let nothing = map(&[], &[]);
-        assert_eq!(Offer::of(&map(&[], &[])).repair(&nothing), Repair::CompareAll(alloc::vec![run(0, 4096)]));
+        assert_eq!(
+            DiskOffer::of(&map(&[], &[])).repair(&nothing),
+            Repair::CompareAll(alloc::vec![run(0, 4096)])
+        );
     }
 
     #[test]
     fn nonsense_is_refused() {
-        let offer = |run: Run| Offer::Copies { bases: Vec::new(), marked: alloc::vec![run] };
+        let offer = |run: Run| DiskOffer::Copies { bases: Vec::new(), marked: alloc::vec![run] };
         assert_eq!(offer(run(0, 4096)).check(&[4096]), Ok(()));
         for bad in [run(0, 4097), run(4096, 1), run(0, 0), run(u64::MAX, 2), Run { disk: 1, ..run(0, 1) }] {
             assert!(offer(bad).check(&[4096]).is_err(), "{bad:?}");
         }
-        let many = Offer::Copies { bases: Vec::new(), marked: alloc::vec![run(0, 1); MAX_RUNS + 1] };
+        let many = DiskOffer::Copies { bases: Vec::new(), marked: alloc::vec![run(0, 1); MAX_RUNS + 1] };
         assert_eq!(many.check(&[4096]), Err(OfferError::TooMany(MAX_RUNS + 1)));
     }
 

@@ -1,7 +1,7 @@
-//! Owns comparing a backup's copies with the primary's disks before anything of them is sent: which runs are asked
-//! about, and the hashes that come back.
+//! Owns comparing a backup's copies with the primary's disks, or its memory, before anything of them is sent: which runs are
+//! asked about, and the hashes that come back.
 //!
-//! An Ask names runs of the disks; Hashes answers it with one 128-bit hash for each piece of 4 KiB of each run, in
+//! An Ask names runs of the disks or of RAM blocks; Hashes answers it with one 128-bit hash for each piece of 4 KiB of each run, in
 //! their order (the last piece of a run may be shorter). The primary reads its own, and sends the pieces that differ.
 //! Hashes were taken of what the backup had applied at some time since the Ask; whatever the guest writes comes behind
 //! them in the stream anyway, so a piece that was equal is equal in the end.
@@ -17,16 +17,27 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// Bytes of a piece.
 pub const PIECE: u64 = 4_096;
-/// Most bytes of disks in one Ask.
+/// Most bytes in one Ask.
 pub const MAX_ASK_BYTES: u64 = 16 << 20;
 /// Most runs in one Ask.
 pub const MAX_ASK_RUNS: usize = 1_024;
 /// Most Asks without an answer.
 pub const MAX_ASKS: u32 = 4;
 
-/// Runs of the disks whose hashes are wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+/// What is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Store {
+    /// The copies of the disks.
+    Disks,
+    /// The memory: runs are of RAM blocks, by their numbers on the wire.
+    Memory,
+}
+
+/// Runs whose hashes are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
+    /// Of what they are.
+    pub of: Store,
     /// In the order in which the hashes come.
     pub runs: Vec<Run>,
 }
@@ -34,10 +45,12 @@ pub struct Ask {
 /// Why an Ask was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// A run outside the disks.
-    #[error("hashes of {len} bytes at {offset} of disk {disk} are asked for, which do not exist in this VM")]
+    /// A run outside the disks or the memory.
+    #[error("hashes of {len} bytes at {offset} of {of} {disk} are asked for, which do not exist in this VM")]
     OutOfRange {
-        /// Index of the disk.
+        /// Of what.
+        of: Store,
+        /// Index of the disk or RAM block.
         disk: u8,
         /// First byte.
         offset: u64,
@@ -56,14 +69,23 @@ pub enum AskError {
     },
 }
 
+impl core::fmt::Display for Store {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Disks => "disk",
+            Self::Memory => "RAM block",
+        })
+    }
+}
+
 impl Ask {
-    /// Whether it makes sense for disks of these sizes.
+    /// Whether it makes sense for disks or RAM blocks of these sizes.
     ///
     /// # Errors
     /// If not.
     pub fn check(&self, sizes: &[u64]) -> Result<(), AskError> {
         if let Some(&Run { disk, offset, len }) = self.runs.iter().find(|run| !run.is_inside(sizes)) {
-            return Err(AskError::OutOfRange { disk, offset, len });
+            return Err(AskError::OutOfRange { of: self.of, disk, offset, len });
         }
         let bytes = self.runs.iter().fold(0_u64, |bytes, run| bytes.saturating_add(run.len));
         if self.runs.len() > MAX_ASK_RUNS || bytes > MAX_ASK_BYTES {
@@ -81,7 +103,7 @@ impl Ask {
     /// The next Ask for runs that wait; what it takes is taken from them. Runs begin and end at multiples of
     /// [`PIECE`], but for the ends of disks.
     #[must_use]
-    pub fn next_of(waiting: &mut alloc::collections::VecDeque<Run>) -> Self {
+    pub fn next_of(of: Store, waiting: &mut alloc::collections::VecDeque<Run>) -> Self {
         let (mut runs, mut room) = (Vec::new(), MAX_ASK_BYTES);
         while room > 0
             && runs.len() < MAX_ASK_RUNS
@@ -95,7 +117,7 @@ impl Ask {
                 waiting.pop_front();
             }
         }
-        Self { runs }
+        Self { of, runs }
     }
 }
 
@@ -168,7 +190,7 @@ mod tests {
             let mut waiting: VecDeque<Run> = runs.iter().copied().collect();
             let mut asked: Vec<Run> = Vec::new();
             while !waiting.is_empty() {
-                let ask = Ask::next_of(&mut waiting);
+                let ask = Ask::next_of(Store::Disks, &mut waiting);
                 prop_assert_eq!(ask.check(&[u64::MAX]), Ok(()));
                 for next in ask.runs {
                     match asked.last_mut() {
@@ -183,7 +205,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let check = |runs: Vec<Run>| Ask { runs }.check(&[64 << 20]);
+        let check = |runs: Vec<Run>| Ask { of: Store::Memory, runs }.check(&[64 << 20]);
         assert_eq!(check(alloc::vec![run(0, MAX_ASK_BYTES)]), Ok(()));
         for bad in [run(0, 0), run(64 << 20, 1), run(u64::MAX, 2), Run { disk: 1, ..run(0, 1) }] {
             assert!(matches!(check(alloc::vec![bad]), Err(AskError::OutOfRange { .. })), "{bad:?}");
@@ -198,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_short_last_piece_has_a_hash_too() {
-        assert_eq!(Ask { runs: alloc::vec![run(0, 4097), run(8192, 512)] }.pieces(), 3);
+        assert_eq!(Ask { of: Store::Disks, runs: alloc::vec![run(0, 4097), run(8192, 512)] }.pieces(), 3);
         assert_eq!(hash(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f, "xxh3-128, as published");
     }
 }

@@ -36,7 +36,8 @@ pub const HEADER_LEN: usize = 80;
 /// - 7: Mark and Reached; few changed words of a page go one by one.
 /// - 8: Resign and Resigned: a VM's backup is changed while it stays protected.
 /// - 9: a Commit says whether it is its session's last.
-pub const VERSION: u16 = 9;
+/// - 10: an Accept says what the backup has of the VM's memory, and an Ask may be about it.
+pub const VERSION: u16 = 10;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;
 
@@ -306,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_9() {
+    fn golden_bytes_of_version_10() {
         let bytes = sample().encode();
-        let head = [0x55, 0x44, 0x59, 0x46, 9, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
+        let head = [0x55, 0x44, 0x59, 0x46, 10, 0, 5, 0, 0x10, 0x0f, 0x0e, 0x0d];
         assert_eq!(bytes[..12], head);
         assert_eq!(bytes[24..32], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[56..64], [5, 0, 0, 0, 0, 0, 0, 0]);
@@ -328,10 +329,10 @@ mod tests {
     #[test]
     fn an_unknown_version_is_named_even_with_a_right_checksum() {
         let mut bytes = sample().encode();
-        bytes[4] = 10;
+        bytes[4] = 11;
         let sum = xxh3_64(&bytes[..72]);
         bytes[72..80].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(WireError::Version { got: 10 }));
+        assert_eq!(Header::decode(&bytes), Err(WireError::Version { got: 11 }));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | Yield | primary → backup | the primary will not run the VM again in this term: take over |
 //! | End | primary → backup | protection is over, throw the standby away |
 //! | Input | primary → backup | number of a NIC, then a frame that was given to the guest in this epoch |
-//! | Accept, Refuse | backup → primary | answer to Hello; Accept says what copies of the disks the backup has ([`Offer`](crate::resync::Offer)) |
+//! | Accept, Refuse | backup → primary | answer to Hello; Accept says what the backup has of the VM ([`Offer`](crate::resync::Offer)) |
 //! | Hashes | backup → primary | [`compare::Hashes`]: answer to the oldest Ask |
 //! | Ack | backup → primary | the epoch is committed, its disk changes durable; what a Pulse says |
 //! | Pulse | backup → primary | heartbeat; echoes the primary's clock; how long nothing was heard, and what time-out it goes by |

@@ -6,7 +6,7 @@ use protocol::asking::{ClaimAnswer, Claimant};
 use protocol::backup::{self, Backup, Conn};
 use protocol::pacing::Taken;
 use protocol::primary::{self, Action, Command, CommandError, PhaseName, Primary};
-use protocol::resync::Offer;
+use protocol::resync::{DiskOffer, Offer};
 use protocol::wire::{AckBody, Beat, Commit, Hello, Kind, ToBackup, ToPrimary};
 use protocol::{Claim, Epoch, Grant, HostName, Instant, Micros, Session, Term, TermRecord, Timing, VmName};
 
@@ -114,7 +114,7 @@ impl Owner {
         let mut owner = Self::unprotected();
         owner.protect(timing);
         owner.feed(primary::Event::Connected(S1));
-        owner.hears_in(S1, ToPrimary::Accept(Offer::NoDisks));
+        owner.hears_in(S1, ToPrimary::Accept(DiskOffer::NoDisks.into()));
         owner
     }
 
@@ -256,7 +256,7 @@ impl Standby {
     }
 
     pub fn copying() -> Self {
-        Self::copying_with(Offer::NoDisks)
+        Self::copying_with(DiskOffer::NoDisks.into())
     }
 
     /// The standby of a VM of whose disks this is here.

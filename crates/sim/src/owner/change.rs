@@ -10,7 +10,7 @@ use crate::host::{Host, Role};
 use crate::network::ConnId;
 use crate::report::Count;
 use crate::world::World;
-use protocol::resync::{Base, Offer, Repair};
+use protocol::resync::{Base, MemoryOffer, Offer, Repair};
 use protocol::wire::compare::Ask;
 use protocol::wire::known::KnownPages;
 use protocol::{Epoch, Session};
@@ -25,7 +25,7 @@ pub(crate) struct Second {
     pub(super) owed: u64,
     /// Changes of the disk that the first session's checkpoints took.
     pub(crate) tapped: Vec<Tapped>,
-    offer: Offer,
+    pub(crate) offer: Offer,
     pub(crate) asked: Option<Ask>,
     /// Its first checkpoint.
     pub(super) gathered: Option<Gathered>,
@@ -39,7 +39,7 @@ impl Second {
             known: KnownPages::new(KNOWN),
             owed: 0,
             tapped: Vec::new(),
-            offer: Offer::NoDisks,
+            offer: Offer::default(),
             asked: None,
             gathered: None,
         }
@@ -66,9 +66,13 @@ impl World {
         let Host { role: Role::Owner(owner), storage, .. } = self.host(host) else { return };
         let (Some(vm), Some(second)) = (&owner.vm, &mut owner.second) else { return };
         let Some(conn) = second.conn.filter(|_| second.session == session && owner.id == id) else { return };
+        if core::mem::take(&mut second.offer.memory) == MemoryOffer::Remnant {
+            second.owed = 0;
+            return self.ask_memory(host, session);
+        }
         let pages = pages_of(&vm.guest, core::mem::take(&mut second.owed));
         let mut disk = core::mem::take(&mut second.tapped);
-        let repair = storage.map.as_ref().map(|map| second.offer.repair(map)).filter(|_| round == 0);
+        let repair = storage.map.as_ref().map(|map| second.offer.disks.repair(map)).filter(|_| round == 0);
         match &repair {
             Some(Repair::SendAll) => disk = crate::guest_disk::whole(&storage.disk),
             // What the first session has not taken yet is on the disk, and comes again behind it.

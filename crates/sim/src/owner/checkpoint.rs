@@ -179,7 +179,7 @@ impl World {
     }
 
     /// Sends pages in small batches, so that an epoch is several frames; returns frames and bytes.
-    pub(super) fn send_pages(
+    pub(crate) fn send_pages(
         &mut self,
         host: HostId,
         conn: ConnId,

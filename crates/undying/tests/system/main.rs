@@ -26,6 +26,7 @@ mod qcow2;
 mod read_error;
 mod reboot;
 mod refusals;
+mod remnant;
 mod repair;
 mod resync;
 mod several;

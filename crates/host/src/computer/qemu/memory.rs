@@ -35,11 +35,11 @@ pub fn ram_of(qemu: &Qemu) -> Result<GuestRam, RamError> {
 }
 
 impl PageStore for QemuPages {
-    fn populated(&self, block: usize, whole: Range) -> Result<Vec<Range>, RamError> {
+    fn next_populated(&self, block: usize, rest: Range) -> Result<Option<Range>, RamError> {
         if !self.blocks[block].1 {
-            return Ok(vec![whole]);
+            return Ok(Some(rest).filter(|rest| rest.len > 0));
         }
-        Ok(self.main.populated().collect::<Result<_, _>>()?)
+        Ok(self.main.populated_in(rest).next().transpose()?)
     }
 
     fn copy_out(&self, block: usize, pages: &[(u8, u64)], dst: &mut [u8]) -> Result<(), RamError> {

@@ -54,13 +54,16 @@ impl QemuBlueprint {
         Ok((Arc::new(QemuComputer::new(qemu, self.installation)?), channels))
     }
 
+    /// With a remnant in the place of blank memory.
     pub fn stand_by(
         self,
         name: &VmName,
         disks: &Disks,
+        remnant: Option<Memory>,
     ) -> Result<(Box<dyn Standby>, Channels), MachineError> {
         let Self { installation, resolved, theirs } = self;
-        let memory = Arc::new(Memory::create(name.as_str(), resolved.spec.memory.0)?);
+        let blank = || Memory::create(name.as_str(), resolved.spec.memory.0);
+        let memory = Arc::new(remnant.map_or_else(blank, Ok)?);
         let (standby, channels) = ::qemu::Standby::start(&installation, &resolved, memory, disks.connect()?)?;
         if let Some(theirs) = theirs {
             let layout = standby.qemu().ram().layout();
@@ -108,6 +111,10 @@ impl Built for QemuComputer {
 
     fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(self.qemu.memory())
     }
 
     fn watch(&self, events: Sender<MachineEvent>) {
@@ -176,6 +183,10 @@ impl Built for QemuStandby {
 
     fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(self.standby.qemu().memory())
     }
 
     fn watch(&self, events: Sender<MachineEvent>) {

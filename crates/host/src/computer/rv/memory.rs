@@ -16,8 +16,8 @@ struct RvPages(Arc<Driver>);
 
 impl PageStore for RvPages {
     /// Zeroes cost next to nothing to send, and a moment to find.
-    fn populated(&self, _block: usize, whole: Range) -> Result<Vec<Range>, RamError> {
-        Ok(vec![whole])
+    fn next_populated(&self, _block: usize, rest: Range) -> Result<Option<Range>, RamError> {
+        Ok(Some(rest).filter(|rest| rest.len > 0))
     }
 
     fn copy_out(&self, _block: usize, pages: &[(u8, u64)], dst: &mut [u8]) -> Result<(), RamError> {

@@ -1,0 +1,72 @@
+//! Memory that a VM left at a host: a copy that comes back is compared with it, and is as good as any.
+
+use crate::kit::{Loaded, Setup, look, possible_in_qemu};
+use api::types::EventRecord;
+use lab::topology::Link;
+
+/// Bytes that were compared, and how many of them differed, by the next such event at the owner.
+fn compared(told: &EventRecord) -> (u64, u64) {
+    let bytes = |what: &str| told.what[what].as_u64().unwrap_or_else(|| panic!("no {what} in {told:?}"));
+    (bytes("compared_bytes"), bytes("differing_bytes"))
+}
+
+/// The VM's owner has it protected at `to` again, which had its memory from before.
+fn comes_back(loaded: &Loaded, owner: &str, to: &str, mark: u64) {
+    loaded.protect(owner, to);
+    let told = look::event(&loaded.cluster, owner, "memory_compared", mark);
+    let (all, differing) = compared(&told);
+    assert_eq!(told.what["peer"], to);
+    // Redis, its kernel and what they wrote meanwhile: far from all that they ever wrote.
+    assert!(all > 100 << 20 && differing < all / 4, "{}", told.text);
+    loaded.progress();
+}
+
+#[test]
+fn what_a_vm_left_where_it_moved_from_is_its_copy_there_and_goes_on() {
+    if !possible_in_qemu("memory that outlives it") {
+        return;
+    }
+    let loaded = Setup::new("left").start();
+    let mark = look::mark(&loaded.cluster, "beta");
+    loaded.cluster.ask("alpha", |api| api.failover(&loaded.vm)).expect("the failover is accepted");
+    loaded.runs_at("beta");
+    loaded.cluster.wait_gone("alpha", &loaded.vm).expect("the old host lets go");
+    comes_back(&loaded, "beta", "alpha", mark);
+    // The new owner dies: what goes on is what was left, with all that came since.
+    loaded.fails_over("beta", "alpha");
+    loaded.verdict();
+}
+
+#[test]
+fn a_copy_whose_link_was_cut_comes_back_and_goes_on() {
+    if !possible_in_qemu("memory that outlives it") {
+        return;
+    }
+    let loaded = Setup::new("leftcut").start();
+    loaded.cluster.lab.cut_link(Link::Replication("alpha")).expect("cut");
+    let (winner, loser) = loaded.winner();
+    loaded.progress();
+    loaded.cluster.lab.heal_link(Link::Replication("alpha")).expect("healed");
+    let mark = look::mark(&loaded.cluster, winner);
+    comes_back(&loaded, winner, loser, mark);
+    loaded.fails_over(winner, loser);
+    loaded.verdict();
+}
+
+#[test]
+fn nothing_is_left_where_an_operator_ended_protection() {
+    if !possible_in_qemu("memory that outlives it") {
+        return;
+    }
+    let loaded = Setup::new("leftnone").start();
+    let mark = look::mark(&loaded.cluster, "alpha");
+    loaded.cluster.ask("alpha", |api| api.unprotect(&loaded.vm)).expect("accepted");
+    loaded.runs_at("alpha");
+    loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta throws its copy away");
+    let room = loaded.cluster.ask("beta", |api| api.host_status()).expect("beta answers").room;
+    assert_eq!(room.expect("it has some").remnant_bytes, 0);
+    loaded.protect("alpha", "beta");
+    loaded.progress();
+    assert!(!look::has_event(&loaded.cluster, "alpha", "memory_compared", mark));
+    loaded.verdict();
+}
