@@ -101,17 +101,19 @@ impl Room {
     #[must_use]
     pub fn started(self: &Arc<Self>, vm: &VmName, memory: u64) -> Reservation {
         let ticket = self.account().started(vm, memory);
+        self.forget_remnant(vm);
         self.make_room(vm);
         Reservation { room: Arc::clone(self), vm: vm.clone(), ticket, buffers: 0 }
     }
 
     /// This VM has room now; what was not wanted before may be.
     fn make_room(&self, vm: &VmName) {
-        let account = self.account();
-        let mut remnants = self.remnants();
-        if account.used().saturating_add(remnants.bytes_beside(vm)) > account.limits().memory {
-            remnants.keep_only(vm);
-        }
+        let _gone = {
+            let account = self.account();
+            let mut remnants = self.remnants();
+            let all = account.used().saturating_add(remnants.bytes_beside(vm));
+            (all > account.limits().memory).then(|| remnants.keep_only(vm))
+        };
     }
 
     fn remnants(&self) -> MutexGuard<'_, Remnants> {
@@ -120,13 +122,13 @@ impl Room {
 
     /// A VM's process ends here, or is about to; its memory is kept for a while if there is room.
     pub fn keep_remnant(&self, vm: &VmName, memory: Option<Arc<Memory>>) {
-        let account = self.account();
-        let mut remnants = self.remnants();
-        let taken = account.used_beside(vm).saturating_add(remnants.bytes_beside(vm));
-        let fits = |memory: &Arc<Memory>| taken.saturating_add(memory.len()) <= account.limits().memory;
-        if let Some(memory) = memory.filter(fits) {
-            remnants.keep(vm, memory, Instant::now());
-        }
+        let _gone = {
+            let account = self.account();
+            let mut remnants = self.remnants();
+            let taken = account.used_beside(vm).saturating_add(remnants.bytes_beside(vm));
+            let fits = |memory: &Arc<Memory>| taken.saturating_add(memory.len()) <= account.limits().memory;
+            memory.filter(fits).map(|memory| remnants.keep(vm, memory, Instant::now()))
+        };
     }
 
     /// What is left of this VM's memory, of so many bytes, if anything is.
@@ -136,7 +138,7 @@ impl Room {
 
     /// Nobody wants what is left of this VM.
     pub fn forget_remnant(&self, vm: &VmName) {
-        self.remnants().forget(vm);
+        let _gone = self.remnants().forget(vm);
     }
 
     /// Gives up what was kept long enough, from a thread of its own, until the room is dropped.
@@ -147,8 +149,8 @@ impl Room {
         let room = Arc::downgrade(self);
         let watch = move || {
             while let Some(room) = room.upgrade() {
-                room.remnants().expire(Instant::now());
-                drop(room);
+                let gone = room.remnants().expire(Instant::now());
+                drop((room, gone));
                 std::thread::sleep(BETWEEN_LOOKS);
             }
         };
@@ -199,6 +201,7 @@ impl Reservation {
                 mib(of),
             )
         })?;
+        self.room.make_room(&self.vm);
         self.buffers = wanted;
         Ok(())
     }

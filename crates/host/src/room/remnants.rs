@@ -12,14 +12,18 @@ use std::time::{Duration, Instant};
 /// How long one is kept: a switch restarts in less.
 const KEPT: Duration = Duration::from_secs(300);
 
+/// Memory that goes back to the system when this is dropped. That takes a second for some ten GiB: not under a lock.
+#[must_use = "to be dropped outside of any lock"]
+pub struct GivenUp(#[expect(dead_code, reason = "to be dropped")] Vec<Arc<Memory>>);
+
 /// The remnants at a host, one of each VM at most.
 #[derive(Debug, Default)]
 pub struct Remnants(BTreeMap<VmName, (Arc<Memory>, Instant)>);
 
 impl Remnants {
     /// Keeps memory whose process ends, in the place of what there was of the VM.
-    pub fn keep(&mut self, vm: &VmName, memory: Arc<Memory>, now: Instant) {
-        self.0.insert(vm.clone(), (memory, now));
+    pub fn keep(&mut self, vm: &VmName, memory: Arc<Memory>, now: Instant) -> GivenUp {
+        GivenUp(self.0.insert(vm.clone(), (memory, now)).into_iter().map(|(old, _)| old).collect())
     }
 
     /// What is left of this VM, which is kept no longer; none unless it is so many bytes, and its process is gone: nobody else
@@ -36,18 +40,23 @@ impl Remnants {
     }
 
     /// Gives one up.
-    pub fn forget(&mut self, vm: &VmName) {
-        self.0.remove(vm);
+    pub fn forget(&mut self, vm: &VmName) -> GivenUp {
+        self.give_up(|name, _| name == vm)
     }
 
     /// Gives up all others.
-    pub fn keep_only(&mut self, vm: &VmName) {
-        self.0.retain(|name, _| name == vm);
+    pub fn keep_only(&mut self, vm: &VmName) -> GivenUp {
+        self.give_up(|name, _| name != vm)
     }
 
     /// Gives up those that were kept long enough.
-    pub fn expire(&mut self, now: Instant) {
-        self.0.retain(|_, (_, since)| now.saturating_duration_since(*since) < KEPT);
+    pub fn expire(&mut self, now: Instant) -> GivenUp {
+        self.give_up(|_, since| now.saturating_duration_since(since) >= KEPT)
+    }
+
+    fn give_up(&mut self, which: impl Fn(&VmName, Instant) -> bool) -> GivenUp {
+        let gone = self.0.extract_if(.., |name, (_, since)| which(name, *since));
+        GivenUp(gone.map(|(_, (memory, _))| memory).collect())
     }
 
     /// Memory of all.
@@ -78,31 +87,31 @@ mod tests {
         let (mut remnants, now) = (Remnants::default(), Instant::now());
         let process = memory(2);
         process.write_at(4096, &[7]);
-        remnants.keep(&vm("a"), Arc::clone(&process), now);
+        let _gone = remnants.keep(&vm("a"), Arc::clone(&process), now);
         assert!(remnants.take(&vm("b"), 8192).is_none(), "another VM's");
         assert!(remnants.take(&vm("a"), 8192).is_none(), "the process can write to it");
-        remnants.keep(&vm("a"), Arc::clone(&process), now);
+        let _gone = remnants.keep(&vm("a"), Arc::clone(&process), now);
         drop(process);
         let mut byte = [0];
         remnants.take(&vm("a"), 8192).expect("the process is gone").read_at(4096, &mut byte);
         assert_eq!(byte, [7]);
         assert!(remnants.take(&vm("a"), 8192).is_none(), "it is taken");
-        remnants.keep(&vm("a"), memory(1), now);
+        let _gone = remnants.keep(&vm("a"), memory(1), now);
         assert!(remnants.take(&vm("a"), 8192).is_none(), "the VM has more memory now");
     }
 
     #[test]
     fn they_are_given_up_after_a_while_and_when_others_want_the_room() {
         let (mut remnants, now) = (Remnants::default(), Instant::now());
-        remnants.keep(&vm("a"), memory(1), now);
-        remnants.keep(&vm("b"), memory(2), now + KEPT / 2);
+        let _gone = remnants.keep(&vm("a"), memory(1), now);
+        let _gone = remnants.keep(&vm("b"), memory(2), now + KEPT / 2);
         assert_eq!((remnants.bytes(), remnants.bytes_beside(&vm("b"))), (3 * 4096, 4096));
-        remnants.expire(now + KEPT);
+        let _gone = remnants.expire(now + KEPT);
         assert_eq!(remnants.bytes(), 2 * 4096);
-        remnants.keep(&vm("c"), memory(4), now);
-        remnants.keep_only(&vm("c"));
+        let _gone = remnants.keep(&vm("c"), memory(4), now);
+        let _gone = remnants.keep_only(&vm("c"));
         assert_eq!(remnants.bytes(), 4 * 4096);
-        remnants.forget(&vm("c"));
+        let _gone = remnants.forget(&vm("c"));
         assert_eq!(remnants.bytes(), 0);
     }
 }
