@@ -110,8 +110,10 @@ pub struct Written {
 pub struct CopyWire {
     /// Changes of the first copy, those that the guest made meanwhile included.
     pub data: AtomicU64,
-    /// Questions for hashes, and hashes.
+    /// Questions for hashes, and hashes: of the disks, and then of memory.
     pub hashes: AtomicU64,
+    /// Those of the disks, once they are done.
+    pub disk_hashes: AtomicU64,
     /// Pages of memory.
     pub memory: AtomicU64,
     /// Bytes of memory that were compared with a remnant; they were not sent.
@@ -121,6 +123,11 @@ pub struct CopyWire {
 }
 
 impl CopyWire {
+    /// Hashes are of memory from now on.
+    pub fn disks_are_done(&self) {
+        self.disk_hashes.store(self.hashes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// Counts a frame with a body of `len` bytes, if it is one of these.
     pub fn count(&self, kind: Kind, epoch: Epoch, len: usize) {
         let bytes = (len + HEADER_LEN) as u64;

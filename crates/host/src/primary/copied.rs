@@ -48,6 +48,8 @@ pub struct MemoryReport {
     pub differing_bytes: u64,
     /// Bytes on the wire for pages, those that the guest wrote meanwhile included.
     pub wire_bytes: u64,
+    /// Bytes on the wire for hashes, both ways.
+    pub hash_wire_bytes: u64,
     /// From the backup's offer to its first acknowledgement, in milliseconds.
     pub took_ms: u64,
 }
@@ -69,8 +71,15 @@ impl Copied {
             compared_bytes,
             differing_bytes: bytes(&self.wire.differing),
             wire_bytes: bytes(&self.wire.memory),
+            hash_wire_bytes: bytes(&self.wire.hashes) - self.disk_hashes(),
             took_ms: self.took_ms(),
         })
+    }
+
+    fn disk_hashes(&self) -> u64 {
+        let compared = self.wire.compared.load(Ordering::Relaxed) > 0;
+        let all = if compared { &self.wire.disk_hashes } else { &self.wire.hashes };
+        all.load(Ordering::Relaxed)
     }
 
     fn took_ms(&self) -> u64 {
@@ -87,7 +96,7 @@ impl Copied {
             examined_bytes: copy.done_bytes,
             sent_bytes: copy.sent_bytes,
             data_wire_bytes: self.wire.data.load(Ordering::Relaxed),
-            hash_wire_bytes: self.wire.hashes.load(Ordering::Relaxed),
+            hash_wire_bytes: self.disk_hashes(),
             took_ms: self.took_ms(),
         })
     }
@@ -98,11 +107,12 @@ impl MemoryReport {
     #[must_use]
     pub fn words(&self, vm: &VmName) -> String {
         format!(
-            "VM {vm}: host {} had its memory from before: {:.1} MiB compared, {:.1} MiB differed; {:.1} MiB of pages on the wire; {} ms",
+            "VM {vm}: host {} had its memory from before: {:.1} MiB compared, {:.1} MiB differed; {:.1} MiB of pages and {:.1} MiB of hashes on the wire; {} ms",
             self.peer,
             mib(self.compared_bytes),
             mib(self.differing_bytes),
             mib(self.wire_bytes),
+            mib(self.hash_wire_bytes),
             self.took_ms
         )
     }

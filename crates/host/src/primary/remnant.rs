@@ -27,6 +27,7 @@ impl Copy<'_> {
         let runs: Vec<Run> = blocks.map(|(disk, &len)| Run { disk, offset: 0, len }).collect();
         let (mut copied_bytes, all) = (0, sizes.iter().sum::<u64>());
         let mut occupied = Occupied::default();
+        self.outbox.copy_wire().disks_are_done();
         self.compare_runs(Store::Memory, runs, |copy, part, sums| {
             let progress = CopyProgress { round: 1, copied_bytes, remaining_bytes: all - copied_bytes };
             let _ = copy.done.send(Done::CopyProgress(progress));

@@ -2,6 +2,7 @@
 
 use super::Run;
 use super::bed::{Bed, start_cluster};
+use super::cable;
 use super::cpu::cpu_seconds;
 use super::figures::{Cell, Findings, Table, Target};
 use super::memory::ram_in_use;
@@ -10,7 +11,6 @@ use crate::stage::HOSTS;
 use anyhow::{Context, Result};
 use lab::cluster::{VmFile, VmShape};
 use lab::topology::AGENT;
-use std::fs;
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(25);
@@ -23,8 +23,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// long for each GiB (`os::tracker::Cooling`, a piece of 2 MiB in 11 ms).
 const COOLS: Duration = Duration::from_secs(12);
 const COOLS_A_GIB: Duration = Duration::from_secs(6);
-/// The cable between the hosts, as its end is called at each of them.
-const CABLE: &str = "repl0";
 
 /// One guest of each size, idle, with even checkpoints and with those that follow the output.
 pub fn measure(run: &mut Run<'_>, found: &mut Findings) -> Result<()> {
@@ -132,29 +130,6 @@ impl Spent {
         for (seconds, pid) in processor.iter_mut().zip(processes) {
             *seconds = cpu_seconds(pid)?;
         }
-        let path = format!("/proc/{}/net/dev", processes[0]);
-        let devices = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let wire = bytes_of(&devices, CABLE).with_context(|| format!("the first host has no {CABLE}"))?;
-        Ok(Self { processor, wire })
-    }
-}
-
-/// (Linux Documentation/networking/statistics.rst; columns as in /proc/net/dev's own heading.)
-fn bytes_of(devices: &str, device: &str) -> Option<u64> {
-    let line = devices.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'))?;
-    let numbers: Vec<u64> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
-    Some(numbers.first()? + numbers.get(8)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_of_a_device_are_received_and_sent() {
-        let devices = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n \
-                       repl0:700 5 0 0 0 0 0 0 50 2 0 0 0 0 0 0\n";
-        assert_eq!(bytes_of(devices, "repl0"), Some(750));
-        assert_eq!(bytes_of(devices, "repl"), None);
+        Ok(Self { processor, wire: cable::bytes(processes[0])? })
     }
 }

@@ -6,6 +6,7 @@
 mod all;
 mod bare;
 mod bed;
+mod cable;
 mod clock;
 mod closed;
 mod comparison;
@@ -55,8 +56,9 @@ pub enum Bench {
     /// What it is to stand by for 1, 2, 5 and 10 VMs of other hosts (15 minutes, as root).
     /// Parts: 1 number of VMs and death of all, 2 first copy beside checkpoints, 3 refusal
     Many(BenchArgs),
-    /// What clients see when hosts and links die (12 minutes, as root).
-    /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links, 3 another backup
+    /// What clients see when hosts and links die (14 minutes, as root).
+    /// Parts: 1 outage of 100 kills, with and without input replay, and until protected again, 2 several links, 3 another backup,
+    /// 4 protected again behind a move
     Failover(BenchArgs),
     /// Live migration beside stopping the VM first and beside QEMU's own (14 minutes, as root). One part
     Migrate(BenchArgs),
@@ -149,6 +151,7 @@ const FAILOVER: Suite = Suite {
         ("Outage when the VM's host dies", failover::deaths::measure),
         ("Several links", failover::links::measure),
         ("Another backup", failover::change::measure),
+        ("Protected again behind a move", failover::again::measure),
     ],
     facts: || vec![failover::detection()],
 };

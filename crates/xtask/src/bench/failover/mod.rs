@@ -1,6 +1,7 @@
 //! Owns `cargo xtask bench failover`: what clients see of many deaths of hosts, with and without input replay, what
-//! several links cost and save, and what a change of backup is.
+//! several links cost and save, what a change of backup is, and how soon a VM that moved is protected again.
 
+pub mod again;
 pub mod change;
 pub mod deaths;
 mod journey;
