@@ -9,6 +9,7 @@ use crate::incident::Incident;
 use crate::loops::now;
 use crate::room::Room;
 use arbiter::Arbiter;
+use os::Memory;
 use protocol::detector::{Gaps, Links};
 use protocol::notice::Notice;
 use protocol::{HostName, VmName};
@@ -42,6 +43,13 @@ impl Context {
     #[must_use]
     pub fn known_link(&self, host: &HostName) -> Option<Gaps> {
         self.lock_links().of(host)
+    }
+
+    /// A VM's process ends here, or is about to: its memory is kept for a copy that comes back, if one may.
+    pub fn keep_remnant(&self, vm: &VmName, memory: Option<Arc<Memory>>) {
+        if !self.drain.on() {
+            self.room.keep_remnant(vm, memory);
+        }
     }
 
     fn lock_links(&self) -> MutexGuard<'_, Links> {

@@ -76,10 +76,8 @@ impl World {
     }
 
     fn send_ask(&mut self, host: HostId, session: Session, ask: Ask) {
-        if let Some(second) = self.second(host, session) {
-            second.asked = Some(ask.clone());
-        } else if let Some(owner) = self.owner(host) {
-            owner.asked = Some(ask.clone());
+        if let Some(open) = self.open_ask(host, session) {
+            *open = Some(ask.clone());
         }
         self.send_to_backup(host, session, &ToBackup::Ask(ask));
     }

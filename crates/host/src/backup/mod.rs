@@ -557,7 +557,7 @@ impl Loop<'_> {
         self.input = InputLog::default();
         let memory = self.standby.as_ref().map(|standby| standby.machine.memory());
         let memory = memory.or(self.standing.as_ref().map(Bringing::memory)).flatten();
-        self.context.room.keep_remnant(self.handle.name(), memory);
+        self.context.keep_remnant(self.handle.name(), memory);
         self.standing = None;
         if let Some(standby) = self.standby.take() {
             standby.applier.stop();

@@ -225,7 +225,7 @@ impl Engine {
         let (images, tap) = (self.machine.disks.images(), Arc::clone(self.machine.disks.tap()));
         let shared = self.machine.disks.handed_over();
         if ended == Ended::Fenced {
-            self.context.room.keep_remnant(self.handle.name(), self.machine.computer.memory().cloned());
+            self.context.keep_remnant(self.handle.name(), self.machine.computer.memory().cloned());
         }
         self.machine.end();
         // Not when the agent ends: it dies now.

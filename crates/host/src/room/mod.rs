@@ -120,7 +120,7 @@ impl Room {
         self.remnants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A VM's process ends here, or is about to; its memory is kept for a while if there is room.
+    /// Keeps the memory of a VM whose process ends for a while, if there is room.
     pub fn keep_remnant(&self, vm: &VmName, memory: Option<Arc<Memory>>) {
         let _gone = {
             let account = self.account();

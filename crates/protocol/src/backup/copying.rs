@@ -47,10 +47,10 @@ impl Backup {
         }
     }
 
-    /// A copy that cannot be read is none: the primary is told, and goes on without this backup.
+    /// What cannot be read is no copy: the primary is told, and goes on without this backup.
     pub(super) fn on_compare_failed(&mut self, conn: Conn, why: String, out: &mut Vec<Action>) {
         if self.is_current(conn) {
-            self.refuse_stream(alloc::format!("the copies of the disks cannot be compared: {why}"), out);
+            self.refuse_stream(alloc::format!("what this host has of the VM cannot be compared: {why}"), out);
         }
     }
 

@@ -1,8 +1,9 @@
 //! Memory that a VM left at a host: a copy that comes back is compared with it, and is as good as any.
 
 use crate::kit::{Loaded, Setup, look, possible_in_qemu};
-use api::types::EventRecord;
+use api::types::{EventRecord, ProtectRequest};
 use lab::topology::Link;
+use protocol::HostName;
 
 /// Bytes that were compared, and how many of them differed, by the next such event at the owner.
 fn compared(told: &EventRecord) -> (u64, u64) {
@@ -50,6 +51,26 @@ fn a_copy_whose_link_was_cut_comes_back_and_goes_on() {
     let mark = look::mark(&loaded.cluster, winner);
     comes_back(&loaded, winner, loser, mark);
     loaded.fails_over(winner, loser);
+    loaded.verdict();
+}
+
+#[test]
+fn a_backup_that_was_changed_comes_back_beside_the_other() {
+    if !possible_in_qemu("memory that outlives it") {
+        return;
+    }
+    let loaded = Setup::new("leftside").hosts(&["alpha", "beta", "gamma"]).start();
+    let mut mark = 0;
+    for to in ["gamma", "beta"] {
+        mark = look::mark(&loaded.cluster, "alpha");
+        let request = ProtectRequest::following(HostName::new(to).expect("a name"));
+        loaded.cluster.change_backup(&loaded.vm, "alpha", &request).expect("the backup is changed");
+        loaded.progress();
+    }
+    let told = look::event(&loaded.cluster, "alpha", "memory_compared", mark);
+    let (all, differing) = compared(&told);
+    assert!(told.what["peer"] == "beta" && differing < all / 4, "{}", told.text);
+    loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
 
