@@ -6,7 +6,7 @@ use common::*;
 use protocol::Session;
 use protocol::backup::{self, Conn, PhaseName};
 use protocol::primary::{Action, Event, PhaseName as Phase};
-use protocol::wire::compare::{Ask, Store};
+use protocol::wire::compare::{Ask, Seed, Store};
 use protocol::wire::{ToBackup, ToPrimary};
 
 fn broken(actions: &[backup::Action]) -> Option<&str> {
@@ -66,6 +66,6 @@ fn whoever_asks_while_the_arbiter_is_asked_is_neither_answered_nor_refused() {
     standby.pass(short().timeout);
     assert_eq!(standby.phase(), PhaseName::Claiming);
     assert_eq!(standby.hears(ToBackup::Mark), []);
-    assert_eq!(standby.hears(ToBackup::Ask(Ask { of: Store::Disks, runs: Vec::new() })), []);
+    assert_eq!(standby.hears(ToBackup::Ask(Ask { of: Store::Disks, seed: Seed(1), runs: Vec::new() })), []);
     assert_eq!(standby.phase(), PhaseName::Claiming, "only the arbiter's record decides");
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{host, vm};
 use proptest::prelude::*;
 use protocol::resync::{Base, DiskOffer, MemoryOffer, Offer, Run};
-use protocol::wire::compare::{Ask, Hashes, Store};
+use protocol::wire::compare::{Ask, Hashes, Seed, Store};
 use protocol::wire::{
     AckBody, Beat, Commit, EndReason, HEADER_LEN, Header, Hello, Kind, Lack, Refusal, ToBackup, ToPrimary,
     YieldReason,
@@ -41,7 +41,8 @@ fn to_backup() -> impl Strategy<Value = ToBackup> {
             .prop_map(|(at, wish)| ToBackup::Heartbeat(Beat { at: Instant(at), wish: Micros(wish) })),
         (any::<u64>(), reason).prop_map(|(epoch, reason)| ToBackup::Yield(Epoch(epoch), reason)),
         prop_oneof![Just(EndReason::Unprotected), Just(EndReason::Stopped)].prop_map(ToBackup::End),
-        (store, prop::collection::vec(run(), 0..5)).prop_map(|(of, runs)| ToBackup::Ask(Ask { of, runs })),
+        (store, any::<u64>(), prop::collection::vec(run(), 0..5))
+            .prop_map(|(of, seed, runs)| ToBackup::Ask(Ask { of, seed: Seed(seed), runs })),
         Just(ToBackup::Mark),
         Just(ToBackup::Resign),
     ]

@@ -7,7 +7,7 @@ use protocol::backup::{self, Conn, PhaseName};
 use protocol::notice::LinkLoss;
 use protocol::primary::{Action, Event, PhaseName as Phase};
 use protocol::resync::{Base, DiskOffer, MemoryOffer, Offer, Run};
-use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, Store};
+use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, Seed, Store};
 use protocol::wire::{ToBackup, ToPrimary};
 use protocol::{Epoch, Session, Term};
 
@@ -18,7 +18,7 @@ fn offer() -> Offer {
 }
 
 fn ask() -> Ask {
-    Ask { of: Store::Disks, runs: vec![Run { disk: 0, offset: 0, len: 4096 }] }
+    Ask { of: Store::Disks, seed: Seed(1), runs: vec![Run { disk: 0, offset: 0, len: 4096 }] }
 }
 
 fn hashes() -> Hashes {

@@ -11,7 +11,7 @@ use crate::world::World;
 use protocol::backup::{Conn, Event as BackupEvent};
 use protocol::resync::{Base, DiskOffer, Repair, Run};
 use protocol::wire::ToBackup;
-use protocol::wire::compare::{Ask, Hashes, PIECE, Store, hash};
+use protocol::wire::compare::{Ask, Hashes, PIECE, Seed, Store};
 use protocol::wire::pages::PAGE;
 use protocol::{Epoch, Session, Term};
 use std::rc::Rc;
@@ -61,21 +61,18 @@ impl World {
         assert!(len <= PIECE);
         let sectors =
             |run: Run| (0..run.len / len).map(move |at| Run { offset: run.offset + at * len, len, ..run });
-        self.send_ask(
-            host,
-            session,
-            Ask { of: Store::Disks, runs: runs.into_iter().flat_map(sectors).collect() },
-        );
+        self.send_ask(host, session, Store::Disks, runs.into_iter().flat_map(sectors).collect());
     }
 
     /// The owner asks about all memory that its backup has from before.
     pub(crate) fn ask_memory(&mut self, host: HostId, session: Session) {
         let pages = self.owner_vm(host).map_or(0, |vm| vm.guest.pages.len());
         let page = |at: usize| Run { disk: 0, offset: (at * PAGE) as u64, len: PAGE as u64 };
-        self.send_ask(host, session, Ask { of: Store::Memory, runs: (0..pages).map(page).collect() });
+        self.send_ask(host, session, Store::Memory, (0..pages).map(page).collect());
     }
 
-    fn send_ask(&mut self, host: HostId, session: Session, ask: Ask) {
+    fn send_ask(&mut self, host: HostId, session: Session, of: Store, runs: Vec<Run>) {
+        let ask = Ask { of, seed: Seed(self.rng.next()), runs };
         if let Some(open) = self.open_ask(host, session) {
             *open = Some(ask.clone());
         }
@@ -95,8 +92,8 @@ impl World {
         let Host { role: Role::Standby(standby), storage, .. } = self.host(host) else { return };
         let (sectors, pages) = (storage.disk.sectors(), &standby.image.pages);
         let sum = |run: &Run| match ask.of {
-            Store::Disks => sectors.get(index(run)).map_or(0, |sector| hash(&**sector)),
-            Store::Memory => pages.get(page(run)).map_or(0, |page| hash(&**page)),
+            Store::Disks => sectors.get(index(run)).map_or(0, |sector| ask.seed.hash(&**sector)),
+            Store::Memory => pages.get(page(run)).map_or(0, |page| ask.seed.hash(&**page)),
         };
         let event = match storage.trouble().filter(|_| storage.failing > 0 && ask.of == Store::Disks) {
             Some(why) => BackupEvent::CompareFailed(conn, why.into()),
@@ -125,7 +122,7 @@ impl World {
         assert_eq!(ask.pieces(), hashes.sums.len(), "a hash for each piece");
         let sectors = storage.disk.sectors();
         let runs = ask.runs.iter().zip(&hashes.sums);
-        let differs = runs.filter(|(run, sum)| hash(&*sectors[index(run)]) != **sum);
+        let differs = runs.filter(|(run, sum)| ask.seed.hash(&*sectors[index(run)]) != **sum);
         let mut changes: Vec<_> =
             differs.map(|(run, _)| Tapped::Data(index(run), Rc::clone(&sectors[index(run)]))).collect();
         let (equal, sent) = (ask.runs.len() - changes.len(), changes.len());
@@ -155,7 +152,7 @@ impl World {
         let Some(owner) = self.owner(host) else { return };
         let (id, Some(ask), Some(vm)) = (owner.id, asked, &owner.vm) else { return };
         assert_eq!(ask.pieces(), hashes.sums.len(), "a hash for each page");
-        let differs = |&(at, sum): &(usize, &u128)| hash(&*vm.guest.pages[at]) != *sum && !trusts;
+        let differs = |&(at, sum): &(usize, &u128)| ask.seed.hash(&*vm.guest.pages[at]) != *sum && !trusts;
         let differing = ask.runs.iter().map(page).zip(&hashes.sums).filter(differs);
         let pages: Vec<_> = differing.map(|(at, _)| (at as u64, Rc::clone(&vm.guest.pages[at]))).collect();
         self.report.add(Count::RemnantPagesEqual, (ask.runs.len() - pages.len()) as u64);

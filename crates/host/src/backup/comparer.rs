@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk::{Image, ImageError};
 use protocol::backup::Conn;
 use protocol::resync::Run;
-use protocol::wire::compare::{Ask, Hashes, PIECE, Store, hash};
+use protocol::wire::compare::{Ask, Hashes, PIECE, Seed, Store};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -63,11 +63,13 @@ fn answer(
         let mut sums = Vec::with_capacity(ask.pieces());
         let done = ask.runs.iter().try_for_each(|run| match (ask.of, images.get(usize::from(run.disk))) {
             (Store::Disks, Some(image)) => {
-                hashes(image, run, &mut buffer, &mut sums).map_err(|error| error.to_string())
+                hashes(image, (run, ask.seed), &mut buffer, &mut sums).map_err(|error| error.to_string())
             }
             (Store::Disks, None) => Ok(()),
-            (Store::Memory, _) => memory_hashes((ram, &mut occupied), run, &mut buffer, &mut sums)
-                .map_err(|error| error.to_string()),
+            (Store::Memory, _) => {
+                memory_hashes((ram, &mut occupied), (run, ask.seed), &mut buffer, &mut sums)
+                    .map_err(|error| error.to_string())
+            }
         });
         let outcome = done.map(|()| Hashes { sums });
         if answers.send((conn, outcome)).is_err() {
@@ -76,7 +78,12 @@ fn answer(
     }
 }
 
-fn hashes(image: &Image, run: &Run, buffer: &mut Vec<u8>, sums: &mut Vec<u128>) -> Result<(), ImageError> {
+fn hashes(
+    image: &Image,
+    (run, seed): (&Run, Seed),
+    buffer: &mut Vec<u8>,
+    sums: &mut Vec<u128>,
+) -> Result<(), ImageError> {
     let end = run.offset + run.len;
     let mut at = run.offset;
     while at < end {
@@ -87,7 +94,7 @@ fn hashes(image: &Image, run: &Run, buffer: &mut Vec<u8>, sums: &mut Vec<u128>) 
         } else {
             image.read_at(at, buffer)?
         }
-        sums.extend(buffer.chunks(PIECE as usize).map(hash));
+        sums.extend(buffer.chunks(PIECE as usize).map(|piece| seed.hash(piece)));
         at += len;
     }
     Ok(())
@@ -95,12 +102,12 @@ fn hashes(image: &Image, run: &Run, buffer: &mut Vec<u8>, sums: &mut Vec<u128>) 
 
 fn memory_hashes(
     (ram, occupied): (&GuestRam, &mut Occupied),
-    run: &Run,
+    (run, seed): (&Run, Seed),
     buffer: &mut Vec<u8>,
     sums: &mut Vec<u128>,
 ) -> Result<(), RamError> {
     let (first, behind) = (run.offset / PIECE, run.offset / PIECE + run.len.div_ceil(PIECE));
-    let zeroes = hash(&[0; PIECE as usize]);
+    let zeroes = seed.hash(&[0; PIECE as usize]);
     let mut from = first;
     while from < behind {
         let to = behind.min(from + READ / PIECE);
@@ -109,7 +116,8 @@ fn memory_hashes(
         let pages: Vec<(u8, u64)> = found.iter().map(|&page| (run.disk, page)).collect();
         ram.copy_out(&pages, buffer)?;
         let mut of_pages = found.iter().zip(buffer.chunks(PIECE as usize)).peekable();
-        let sum = |page| of_pages.next_if(|(at, _)| **at == page).map_or(zeroes, |(_, bytes)| hash(bytes));
+        let sum =
+            |page| of_pages.next_if(|(at, _)| **at == page).map_or(zeroes, |(_, bytes)| seed.hash(bytes));
         sums.extend((from..to).map(sum));
         from = to;
     }
@@ -128,6 +136,8 @@ mod tests {
     use crate::ram::plain;
     use os::Memory;
 
+    const SEED: Seed = Seed(9);
+
     fn memory() -> Arc<Memory> {
         Arc::new(Memory::create("test-compare", 1_024 * PIECE).unwrap())
     }
@@ -141,11 +151,12 @@ mod tests {
         let (answers, answered) = unbounded();
         let comparer = Comparer::start(Vec::new(), plain::ram_of(&memory), answers).unwrap();
         let run = |first: u64, pages: u64| Run { disk: 0, offset: first * PIECE, len: pages * PIECE };
-        comparer.compare(Conn(1), Ask { of: Store::Memory, runs: vec![run(0, 1_000), run(300, 1)] });
+        comparer
+            .compare(Conn(1), Ask { of: Store::Memory, seed: SEED, runs: vec![run(0, 1_000), run(300, 1)] });
         let sums = answered.recv().unwrap().1.unwrap().sums;
         let of = |page: u64| if [3, 300, 301].contains(&page) { page as u8 } else { 0 };
         let expected: Vec<u128> =
-            (0..1_000).chain([300]).map(|page| hash(&[of(page); PIECE as usize])).collect();
+            (0..1_000).chain([300]).map(|page| SEED.hash(&[of(page); PIECE as usize])).collect();
         assert_eq!(sums, expected);
         assert_eq!(memory.populated().count(), 2);
     }
@@ -159,14 +170,15 @@ mod tests {
         let (answers, answered) = unbounded();
         let comparer = Comparer::start(vec![image], plain::ram_of(&memory()), answers).unwrap();
         let run = |offset: u64, len: u64| Run { disk: 0, offset, len };
-        let ask = Ask { of: Store::Disks, runs: vec![run(0, 12288), run((4 << 20) - 4096, 4608)] };
+        let ask =
+            Ask { of: Store::Disks, seed: SEED, runs: vec![run(0, 12288), run((4 << 20) - 4096, 4608)] };
         let pieces = ask.pieces();
         comparer.compare(Conn(3), ask);
         let (conn, hashes) = answered.recv().unwrap();
-        let zero = hash(&[0; 4096]);
+        let zero = SEED.hash(&[0; 4096]);
         assert_eq!((conn, hashes.as_ref().unwrap().sums.len()), (Conn(3), pieces));
-        assert_eq!(hashes.unwrap().sums, [zero, hash(&[7; 4096]), zero, zero, hash(&[9; 512])]);
-        comparer.compare(Conn(3), Ask { of: Store::Disks, runs: vec![run(8 << 20, 1)] });
+        assert_eq!(hashes.unwrap().sums, [zero, SEED.hash(&[7; 4096]), zero, zero, SEED.hash(&[9; 512])]);
+        comparer.compare(Conn(3), Ask { of: Store::Disks, seed: SEED, runs: vec![run(8 << 20, 1)] });
         assert!(
             answered.recv().unwrap().1.unwrap_err().contains("bytes"),
             "a disk that cannot be read is named"

@@ -12,7 +12,7 @@ use api::types::CopyProgress;
 use os::range::PAGE_SIZE;
 use protocol::Epoch;
 use protocol::resync::Run;
-use protocol::wire::compare::{PIECE, Store, hash};
+use protocol::wire::compare::{PIECE, Seed, Store};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
@@ -28,22 +28,27 @@ impl Copy<'_> {
         let (mut copied_bytes, all) = (0, sizes.iter().sum::<u64>());
         let mut occupied = Occupied::default();
         self.outbox.copy_wire().disks_are_done();
-        self.compare_runs(Store::Memory, runs, |copy, part, sums| {
+        self.compare_runs(Store::Memory, runs, |copy, part, hashes| {
             let progress = CopyProgress { round: 1, copied_bytes, remaining_bytes: all - copied_bytes };
             let _ = copy.done.send(Done::CopyProgress(progress));
             copied_bytes += part.len;
             copy.outbox.copy_wire().compared.fetch_add(part.len, Ordering::Relaxed);
-            copy.send_differing(part, sums, &mut occupied)
+            copy.send_differing(part, hashes, &mut occupied)
         })
     }
 
     /// Sends the pages of a part whose hashes are not these; false if the session ended.
-    fn send_differing(&mut self, part: &Run, sums: &[u128], occupied: &mut Occupied) -> Result<bool, String> {
+    fn send_differing(
+        &mut self,
+        part: &Run,
+        (seed, sums): (Seed, &[u128]),
+        occupied: &mut Occupied,
+    ) -> Result<bool, String> {
         let first = part.offset / PAGE_SIZE;
         let numbers = first..first + sums.len() as u64;
         let found =
             occupied.among(self.ram, part.disk, numbers.clone()).map_err(|error| error.to_string())?;
-        let looked_at = worth_a_look(numbers, &found, sums);
+        let looked_at = worth_a_look(numbers, &found, (seed, sums));
         let pages: Vec<(u8, u64)> = looked_at.into_iter().map(|page| (part.disk, page)).collect();
         let mut left = pages.as_slice();
         while !left.is_empty() {
@@ -57,7 +62,7 @@ impl Copy<'_> {
             self.ram.copy_out(now, bytes).map_err(|error| error.to_string())?;
             let equal: Vec<usize> = (0..)
                 .zip(now.iter().zip(bytes.chunks(PAGE_SIZE as usize)))
-                .filter(|(_, ((_, page), bytes))| sums[(page - first) as usize] == hash(bytes))
+                .filter(|(_, ((_, page), bytes))| sums[(page - first) as usize] == seed.hash(bytes))
                 .map(|(at, _)| at)
                 .collect();
             self.send_but(now, equal, Part::new(now, buffer));
@@ -81,8 +86,12 @@ impl Copy<'_> {
 }
 
 /// Of these pages those that may differ: holes are zeroes, and are not read if the other host has zeroes too.
-fn worth_a_look(pages: std::ops::Range<u64>, occupied: &[u64], sums: &[u128]) -> BTreeSet<u64> {
-    let zeroes = hash(&[0; PAGE_SIZE as usize]);
+fn worth_a_look(
+    pages: std::ops::Range<u64>,
+    occupied: &[u64],
+    (seed, sums): (Seed, &[u128]),
+) -> BTreeSet<u64> {
+    let zeroes = seed.hash(&[0; PAGE_SIZE as usize]);
     let dirty = pages.zip(sums).filter(|(_, sum)| **sum != zeroes).map(|(page, _)| page);
     dirty.chain(occupied.iter().copied()).collect()
 }
@@ -93,8 +102,9 @@ mod tests {
 
     #[test]
     fn a_hole_is_looked_at_only_if_the_other_host_has_anything_there() {
-        let (zeroes, other) = (hash(&[0; PAGE_SIZE as usize]), 7);
-        let looked_at = worth_a_look(10..14, &[11, 13], &[zeroes, zeroes, other, other]);
+        let seed = Seed(5);
+        let (zeroes, other) = (seed.hash(&[0; PAGE_SIZE as usize]), 7);
+        let looked_at = worth_a_look(10..14, &[11, 13], (seed, &[zeroes, zeroes, other, other]));
         assert_eq!(looked_at.into_iter().collect::<Vec<_>>(), [11, 12, 13]);
     }
 }

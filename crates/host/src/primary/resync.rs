@@ -14,7 +14,7 @@ use disk::Image;
 use protocol::Epoch;
 use protocol::resync::{DiskOffer, Repair, Run};
 use protocol::wire::ToBackup;
-use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, PIECE, Store, hash};
+use protocol::wire::compare::{Ask, Hashes, MAX_ASKS, PIECE, Seed, Store};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -83,12 +83,12 @@ impl Copy<'_> {
     /// Compares these runs of the disks, and sends the pieces that differ.
     fn compare(&mut self, kind: CopyKind, runs: Vec<Run>) -> Result<bool, String> {
         self.begin(kind, &runs);
-        self.compare_runs(Store::Disks, runs, |copy, part, sums| {
+        self.compare_runs(Store::Disks, runs, |copy, part, (seed, sums)| {
             if !copy.make_room()? {
                 return Ok(false);
             }
             let bytes = copy.read(part)?;
-            copy.send(part, differing(part, &bytes, sums));
+            copy.send(part, differing(part, &bytes, (seed, sums)));
             Ok(true)
         })
     }
@@ -99,12 +99,13 @@ impl Copy<'_> {
         &mut self,
         of: Store,
         runs: Vec<Run>,
-        mut each: impl FnMut(&mut Self, &Run, &[u128]) -> Result<bool, String>,
+        mut each: impl FnMut(&mut Self, &Run, (Seed, &[u128])) -> Result<bool, String>,
     ) -> Result<bool, String> {
+        let seed = Seed(crate::loops::random());
         let (mut waiting, mut asked): (VecDeque<Run>, VecDeque<Ask>) = (runs.into(), VecDeque::new());
         loop {
             while asked.len() < MAX_ASKS as usize && !waiting.is_empty() {
-                let ask = Ask::next_of(of, &mut waiting);
+                let ask = Ask::next_of((of, seed), &mut waiting);
                 self.outbox.to_backup(&ToBackup::Ask(ask.clone()));
                 asked.push_back(ask);
             }
@@ -117,7 +118,7 @@ impl Copy<'_> {
             for part in ask.runs.iter().flat_map(parts) {
                 let (now, after) = sums.split_at(part.len.div_ceil(PIECE) as usize);
                 sums = after;
-                if !each(self, &part, now)? {
+                if !each(self, &part, (seed, now))? {
                     return Ok(false);
                 }
             }
@@ -173,12 +174,12 @@ fn parts(run: &Run) -> impl Iterator<Item = Run> + use<> {
 }
 
 /// The pieces of a part whose hashes are not these, those that lie together as one change.
-fn differing(part: &Run, bytes: &[u8], sums: &[u128]) -> Vec<KeptChange> {
+fn differing(part: &Run, bytes: &[u8], (seed, sums): (Seed, &[u128])) -> Vec<KeptChange> {
     let mut changes: Vec<KeptChange> = Vec::new();
     let mut offset = part.offset;
     for (piece, &sum) in bytes.chunks(PIECE as usize).zip(sums) {
         let len = piece.len() as u64;
-        if hash(piece) != sum {
+        if seed.hash(piece) != sum {
             let zeroes = piece.iter().all(|&byte| byte == 0);
             match changes.last_mut().filter(|last| last.offset + last.changed() == offset) {
                 Some(KeptChange { what: Kept::Zeroes(run), .. }) if zeroes => *run += len,
@@ -198,13 +199,15 @@ fn differing(part: &Run, bytes: &[u8], sums: &[u128]) -> Vec<KeptChange> {
 mod tests {
     use super::*;
 
+    const SEED: Seed = Seed(3);
+
     #[test]
     fn only_pieces_that_differ_are_sent_and_neighbours_together() {
         let mut bytes = vec![1; 6 * 4096 + 512];
         bytes[3 * 4096..5 * 4096].fill(0);
         let part = Run { disk: 2, offset: 8192, len: bytes.len() as u64 };
-        let mut sums: Vec<u128> = bytes.chunks(4096).map(hash).collect();
-        assert_eq!(differing(&part, &bytes, &sums), []);
+        let mut sums: Vec<u128> = bytes.chunks(4096).map(|piece| SEED.hash(piece)).collect();
+        assert_eq!(differing(&part, &bytes, (SEED, &sums)), []);
         for changed in [1, 2, 3, 4, 6] {
             sums[changed] ^= 1;
         }
@@ -214,7 +217,7 @@ mod tests {
             change(3, Kept::Zeroes(8192)),
             change(6, Kept::Data(vec![1; 512])),
         ];
-        assert_eq!(differing(&part, &bytes, &sums), expected);
+        assert_eq!(differing(&part, &bytes, (SEED, &sums)), expected);
     }
 
     #[test]

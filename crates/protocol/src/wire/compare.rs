@@ -6,14 +6,15 @@
 //! Hashes were taken of what the backup had applied at some time since the Ask; whatever the guest writes comes behind
 //! them in the stream anyway, so a piece that was equal is equal in the end.
 //!
-//! xxh3-128 is no cryptographic hash. Only the guest itself can choose contents, and only its own replica would
-//! differ; by chance two pieces that differ are taken for equal once in some 2^128.
+//! xxh3-128 is no cryptographic hash, and a guest may hold programs that would have another's page taken for theirs. So the primary
+//! seeds it, with a number that nobody knows before and that is another one for each copy. By chance two pieces that differ are
+//! taken for equal once in some 2^128.
 
 use super::blob::{self, BlobError, MAX_PIECE};
 use crate::resync::Run;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// Bytes of a piece.
 pub const PIECE: u64 = 4_096;
@@ -33,11 +34,25 @@ pub enum Store {
     Memory,
 }
 
+/// What a copy's hashes are seeded with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The hash of a piece.
+    #[must_use]
+    pub fn hash(self, piece: &[u8]) -> u128 {
+        xxh3_128_with_seed(piece, self.0)
+    }
+}
+
 /// Runs whose hashes are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
     /// Of what they are.
     pub of: Store,
+    /// What they are seeded with.
+    pub seed: Seed,
     /// In the order in which the hashes come.
     pub runs: Vec<Run>,
 }
@@ -103,7 +118,7 @@ impl Ask {
     /// The next Ask for runs that wait; what it takes is taken from them. Runs begin and end at multiples of
     /// [`PIECE`], but for the ends of disks.
     #[must_use]
-    pub fn next_of(of: Store, waiting: &mut alloc::collections::VecDeque<Run>) -> Self {
+    pub fn next_of((of, seed): (Store, Seed), waiting: &mut alloc::collections::VecDeque<Run>) -> Self {
         let (mut runs, mut room) = (Vec::new(), MAX_ASK_BYTES);
         while room > 0
             && runs.len() < MAX_ASK_RUNS
@@ -117,7 +132,7 @@ impl Ask {
                 waiting.pop_front();
             }
         }
-        Self { of, runs }
+        Self { of, seed, runs }
     }
 }
 
@@ -153,12 +168,6 @@ impl Hashes {
     }
 }
 
-/// The hash of a piece.
-#[must_use]
-pub fn hash(piece: &[u8]) -> u128 {
-    xxh3_128(piece)
-}
-
 // Every answer fits a frame.
 const _: () = assert!((MAX_ASK_BYTES / PIECE) as usize + MAX_ASK_RUNS <= MAX_PIECE / 16);
 
@@ -167,6 +176,8 @@ mod tests {
     use super::*;
     use alloc::collections::VecDeque;
     use proptest::prelude::*;
+
+    const SEED: Seed = Seed(7);
 
     fn run(offset: u64, len: u64) -> Run {
         Run { disk: 0, offset, len }
@@ -190,7 +201,7 @@ mod tests {
             let mut waiting: VecDeque<Run> = runs.iter().copied().collect();
             let mut asked: Vec<Run> = Vec::new();
             while !waiting.is_empty() {
-                let ask = Ask::next_of(Store::Disks, &mut waiting);
+                let ask = Ask::next_of((Store::Disks, SEED), &mut waiting);
                 prop_assert_eq!(ask.check(&[u64::MAX]), Ok(()));
                 for next in ask.runs {
                     match asked.last_mut() {
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let check = |runs: Vec<Run>| Ask { of: Store::Memory, runs }.check(&[64 << 20]);
+        let check = |runs: Vec<Run>| Ask { of: Store::Memory, seed: SEED, runs }.check(&[64 << 20]);
         assert_eq!(check(alloc::vec![run(0, MAX_ASK_BYTES)]), Ok(()));
         for bad in [run(0, 0), run(64 << 20, 1), run(u64::MAX, 2), Run { disk: 1, ..run(0, 1) }] {
             assert!(matches!(check(alloc::vec![bad]), Err(AskError::OutOfRange { .. })), "{bad:?}");
@@ -220,7 +231,11 @@ mod tests {
 
     #[test]
     fn a_short_last_piece_has_a_hash_too() {
-        assert_eq!(Ask { of: Store::Disks, runs: alloc::vec![run(0, 4097), run(8192, 512)] }.pieces(), 3);
-        assert_eq!(hash(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f, "xxh3-128, as published");
+        assert_eq!(
+            Ask { of: Store::Disks, seed: SEED, runs: alloc::vec![run(0, 4097), run(8192, 512)] }.pieces(),
+            3
+        );
+        assert_eq!(Seed(0).hash(b""), 0x99aa_06d3_0147_98d8_6001_c324_468d_497f, "xxh3-128, as published");
+        assert_ne!(Seed(0).hash(&[0; 4096]), SEED.hash(&[0; 4096]));
     }
 }

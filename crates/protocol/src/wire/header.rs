@@ -36,7 +36,7 @@ pub const HEADER_LEN: usize = 80;
 /// - 7: Mark and Reached; few changed words of a page go one by one.
 /// - 8: Resign and Resigned: a VM's backup is changed while it stays protected.
 /// - 9: a Commit says whether it is its session's last.
-/// - 10: an Accept says what the backup has of the VM's memory, and an Ask may be about it.
+/// - 10: an Accept says what the backup has of the VM's memory, and an Ask may be about it; an Ask seeds its hashes.
 pub const VERSION: u16 = 10;
 /// Longest body in bytes; a batch of pages is cut before it.
 pub const MAX_BODY_LEN: u32 = 1 << 20;

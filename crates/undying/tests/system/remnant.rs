@@ -61,10 +61,12 @@ fn a_backup_that_was_changed_comes_back_beside_the_other() {
     }
     let loaded = Setup::new("leftside").hosts(&["alpha", "beta", "gamma"]).start();
     let mut mark = 0;
-    for to in ["gamma", "beta"] {
+    for (old, to) in [("beta", "gamma"), ("gamma", "beta")] {
         mark = look::mark(&loaded.cluster, "alpha");
         let request = ProtectRequest::following(HostName::new(to).expect("a name"));
         loaded.cluster.change_backup(&loaded.vm, "alpha", &request).expect("the backup is changed");
+        // A host that still lets go takes nothing.
+        loaded.cluster.wait_gone(old, &loaded.vm).expect("the old backup lets go");
         loaded.progress();
     }
     let told = look::event(&loaded.cluster, "alpha", "memory_compared", mark);
