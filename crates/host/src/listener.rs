@@ -16,7 +16,7 @@ use crate::loops::Haste;
 use crate::table::{Entry, Table};
 use crate::vm::VmHandle;
 use api::types::Role;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{SendError, Sender, bounded, unbounded};
 use joins::Joins;
 use places::{Place, Places};
 use protocol::backup::Conn;
@@ -268,7 +268,8 @@ fn open(
     let (bulk, frames) = bounded(ahead);
     let opened =
         BackupInput::Opened { conn, term: header.term, session: header.session, hello, outbox, frames };
-    if entry.inputs.send(opened).is_err() {
+    if let Err(SendError(opened)) = entry.inputs.send(opened) {
+        opened.turn_away();
         return Err(LinkError::Nonsense("the VM's loop just ended; ask again".into()));
     }
     Ok(bulk)
@@ -358,6 +359,8 @@ fn entry_for(context: &Arc<Context>, table: &Arc<Table>, hello: &Hello) -> Optio
     let spawned = std::thread::Builder::new().name(format!("vm-{}", hello.vm)).spawn(move || {
         let ended = backup::run(&context, &handle, &inputs_rx, &requests_rx);
         table.end(&context, &handle, &ended);
+        // They came while it let go of what it had.
+        inputs_rx.try_iter().for_each(BackupInput::turn_away);
     });
     if let Err(error) = spawned {
         tracing::error!(%error, "cannot start the loop of a standby");

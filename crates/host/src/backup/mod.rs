@@ -73,6 +73,14 @@ pub enum BackupInput {
     },
 }
 
+impl BackupInput {
+    /// The loop ended before it was looked at: whoever opened the session shall come again.
+    pub fn turn_away(self) {
+        let Self::Opened { term, outbox, .. } = self;
+        outbox.to_primary(&ToPrimary::Refuse(Refusal::Busy { term }));
+    }
+}
+
 struct Connection {
     conn: Conn,
     session: Session,
