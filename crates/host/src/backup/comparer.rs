@@ -106,9 +106,9 @@ fn memory_hashes(
     buffer: &mut Vec<u8>,
     sums: &mut Vec<u128>,
 ) -> Result<(), RamError> {
-    let (first, behind) = (run.offset / PIECE, run.offset / PIECE + run.len.div_ceil(PIECE));
+    let mut from = run.offset / PIECE;
+    let behind = from + run.len.div_ceil(PIECE);
     let zeroes = seed.hash(&[0; PIECE as usize]);
-    let mut from = first;
     while from < behind {
         let to = behind.min(from + READ / PIECE);
         let found = occupied.among(ram, run.disk, from..to)?;

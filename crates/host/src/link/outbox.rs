@@ -82,6 +82,13 @@ impl Part {
         self.pages.iter().copied().flatten()
     }
 
+    /// Does not send pages of which that is so.
+    pub fn leave_out_if(&mut self, so: impl Fn((u8, u64), &[u8; PAGE]) -> bool) {
+        for (slot, bytes) in self.pages.iter_mut().zip(self.buffer.bytes().as_chunks().0) {
+            slot.take_if(|page| so(*page, bytes));
+        }
+    }
+
     /// Does not send the page at this place.
     pub fn leave_out(&mut self, at: usize) {
         self.pages[at] = None;

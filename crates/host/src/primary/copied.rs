@@ -64,22 +64,19 @@ impl Copied {
     /// It is committed; nothing is told of memory that was blank.
     #[must_use]
     pub fn memory(&self, peer: &HostName) -> Option<MemoryReport> {
-        let bytes = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let compared_bytes = bytes(&self.wire.compared);
+        let compared_bytes = self.bytes(|wire| &wire.compared);
         (compared_bytes > 0).then(|| MemoryReport {
             peer: peer.clone(),
             compared_bytes,
-            differing_bytes: bytes(&self.wire.differing),
-            wire_bytes: bytes(&self.wire.memory),
-            hash_wire_bytes: bytes(&self.wire.hashes) - self.disk_hashes(),
+            differing_bytes: self.bytes(|wire| &wire.differing),
+            wire_bytes: self.bytes(|wire| &wire.memory),
+            hash_wire_bytes: self.bytes(|wire| &wire.hashes) - self.bytes(|wire| &wire.disk_hashes),
             took_ms: self.took_ms(),
         })
     }
 
-    fn disk_hashes(&self) -> u64 {
-        let compared = self.wire.compared.load(Ordering::Relaxed) > 0;
-        let all = if compared { &self.wire.disk_hashes } else { &self.wire.hashes };
-        all.load(Ordering::Relaxed)
+    fn bytes(&self, of: impl Fn(&CopyWire) -> &AtomicU64) -> u64 {
+        of(&self.wire).load(Ordering::Relaxed)
     }
 
     fn took_ms(&self) -> u64 {
@@ -95,8 +92,8 @@ impl Copied {
             kind: copy.kind,
             examined_bytes: copy.done_bytes,
             sent_bytes: copy.sent_bytes,
-            data_wire_bytes: self.wire.data.load(Ordering::Relaxed),
-            hash_wire_bytes: self.disk_hashes(),
+            data_wire_bytes: self.bytes(|wire| &wire.data),
+            hash_wire_bytes: self.bytes(|wire| &wire.disk_hashes),
             took_ms: self.took_ms(),
         })
     }

@@ -124,6 +124,7 @@ impl Copy<'_> {
     /// What the first round sends: all that is not zeroes, or, to a host that has a remnant, what was written while all was
     /// compared with that. None if the session ended.
     pub(super) fn all_memory(&mut self) -> Result<Option<Vec<Range>>, String> {
+        self.outbox.copy_wire().disks_are_done();
         if self.offer.memory == MemoryOffer::Blank {
             return self.ram.populated().map(Some).map_err(|error| error.to_string());
         }

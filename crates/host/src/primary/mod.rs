@@ -374,7 +374,7 @@ impl Engine {
         if let Some(report) = copied.memory(peer) {
             events.log(name, &report, report.words(name));
         }
-        if let Some(report) = copied.report(peer, self.machine.disks.tap().meter()) {
+        if let Some(report) = copied.report(peer, tap.meter()) {
             events.log(name, &report, report.words(name));
         }
     }

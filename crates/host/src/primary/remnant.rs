@@ -23,12 +23,9 @@ impl Copy<'_> {
     /// Makes a remnant this memory, but for what is written meanwhile; false if the session ended.
     pub(super) fn compare_memory(&mut self) -> Result<bool, String> {
         let sizes = self.ram.sizes();
-        let blocks = (0u8..).zip(&sizes).filter(|(_, len)| **len > 0);
-        let runs: Vec<Run> = blocks.map(|(disk, &len)| Run { disk, offset: 0, len }).collect();
         let (mut copied_bytes, all) = (0, sizes.iter().sum::<u64>());
         let mut occupied = Occupied::default();
-        self.outbox.copy_wire().disks_are_done();
-        self.compare_runs(Store::Memory, runs, |copy, part, hashes| {
+        self.compare_runs(Store::Memory, Run::whole(sizes), |copy, part, hashes| {
             let progress = CopyProgress { round: 1, copied_bytes, remaining_bytes: all - copied_bytes };
             let _ = copy.done.send(Done::CopyProgress(progress));
             copied_bytes += part.len;
@@ -55,33 +52,22 @@ impl Copy<'_> {
             if !self.wait_for_pace() {
                 return Ok(false);
             }
-            let Some(mut buffer) = self.buffer() else { return Ok(false) };
+            let Some(buffer) = self.buffer() else { return Ok(false) };
             let (now, after) = left.split_at(left.len().min(buffer.pages()));
             left = after;
-            let bytes = &mut buffer.bytes_mut()[..now.len() * PAGE_SIZE as usize];
-            self.ram.copy_out(now, bytes).map_err(|error| error.to_string())?;
-            let equal: Vec<usize> = (0..)
-                .zip(now.iter().zip(bytes.chunks(PAGE_SIZE as usize)))
-                .filter(|(_, ((_, page), bytes))| sums[(page - first) as usize] == seed.hash(bytes))
-                .map(|(at, _)| at)
-                .collect();
-            self.send_but(now, equal, Part::new(now, buffer));
+            let mut part = Part::copy(self.ram, now, buffer).map_err(|error| error.to_string())?;
+            part.leave_out_if(|(_, page), bytes| sums[(page - first) as usize] == seed.hash(bytes));
+            let bytes = part.pages().count() as u64 * PAGE_SIZE;
+            if bytes > 0 {
+                self.outbox.part(Epoch(0), part.packed(self.pack()).once(true));
+                self.outbox.copy_wire().differing.fetch_add(bytes, Ordering::Relaxed);
+                self.pace.sent(bytes);
+            }
+            if self.beside {
+                self.outbox.disks(Epoch(0), self.written());
+            }
         }
         Ok(true)
-    }
-
-    /// Sends these pages but for those at some places.
-    fn send_but(&mut self, pages: &[(u8, u64)], equal: Vec<usize>, mut part: Part) {
-        let bytes = (pages.len() - equal.len()) as u64 * PAGE_SIZE;
-        equal.into_iter().for_each(|at| part.leave_out(at));
-        if bytes > 0 {
-            self.outbox.part(Epoch(0), part.packed(self.pack()).once(true));
-            self.outbox.copy_wire().differing.fetch_add(bytes, Ordering::Relaxed);
-            self.pace.sent(bytes);
-        }
-        if self.beside {
-            self.outbox.disks(Epoch(0), self.written());
-        }
     }
 }
 

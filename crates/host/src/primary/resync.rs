@@ -37,10 +37,7 @@ impl Copy<'_> {
             (Some(Repair::CompareAll(runs)), _) => self.compare(CopyKind::Comparison, runs),
             (Some(Repair::SendAll), _) | (None, DiskOffer::NoDisks | DiskOffer::Blank) => self.send_all(),
             // No map was made for disks that are there: nothing is known of them.
-            (None, DiskOffer::Copies { .. }) => {
-                let whole = (0u8..).zip(&sizes).map(|(disk, &len)| Run { disk, offset: 0, len });
-                self.compare(CopyKind::Comparison, whole.collect())
-            }
+            (None, DiskOffer::Copies { .. }) => self.compare(CopyKind::Comparison, Run::whole(sizes)),
         }
     }
 

@@ -349,8 +349,7 @@ impl Differences {
     /// All bytes of all disks.
     #[must_use]
     pub fn everything(&self) -> Vec<Run> {
-        let disks = (0u8..).zip(&self.disks).filter(|(_, row)| row.size > 0);
-        disks.map(|(disk, row)| Run { disk, offset: 0, len: row.size }).collect()
+        Run::whole(self.disks.iter().map(|row| row.size))
     }
 }
 

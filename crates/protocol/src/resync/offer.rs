@@ -22,6 +22,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// All bytes of everything that has such sizes.
+    #[must_use]
+    pub fn whole(sizes: impl IntoIterator<Item = u64>) -> Vec<Self> {
+        let all = (0u8..).zip(sizes).filter(|(_, len)| *len > 0);
+        all.map(|(disk, len)| Self { disk, offset: 0, len }).collect()
+    }
+
     /// Whether it lies inside disks of these sizes.
     #[must_use]
     pub fn is_inside(&self, sizes: &[u64]) -> bool {

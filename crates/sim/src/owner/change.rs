@@ -25,7 +25,7 @@ pub(crate) struct Second {
     pub(super) owed: u64,
     /// Changes of the disk that the first session's checkpoints took.
     pub(crate) tapped: Vec<Tapped>,
-    pub(crate) offer: Offer,
+    offer: Offer,
     pub(crate) asked: Option<Ask>,
     /// Its first checkpoint.
     pub(super) gathered: Option<Gathered>,

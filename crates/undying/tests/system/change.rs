@@ -64,8 +64,8 @@ fn a_standby_leaves_its_host_and_the_vm_is_protected_all_the_while() {
     assert!(drained.status.success(), "{drained:?}\n{}", look::logs(&loaded.cluster));
     guarded(&loaded, "alpha", "gamma");
     assert!(look::status(&loaded.cluster, "beta", &loaded.vm).is_none());
-    let room = loaded.cluster.ask("beta", |api| api.host_status()).expect("beta answers").room;
-    assert_eq!(room.map(|room| room.remnant_bytes), Some(0), "a host that is being drained is for nothing");
+    let left = look::room(&loaded.cluster, "beta").remnant_bytes;
+    assert_eq!(left, 0, "a host that is being drained is for nothing");
     loaded.progress();
     let copied = look::event(&loaded.cluster, "alpha", "disks_copied", mark);
     assert_eq!(copied.what["peer"], "gamma", "{}", copied.text);

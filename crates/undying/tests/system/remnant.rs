@@ -1,24 +1,24 @@
 //! Memory that a VM left at a host: a copy that comes back is compared with it, and is as good as any.
 
 use crate::kit::{Loaded, Setup, look, possible_in_qemu};
-use api::types::{EventRecord, ProtectRequest};
+use api::types::ProtectRequest;
 use lab::topology::Link;
 use protocol::HostName;
 
-/// Bytes that were compared, and how many of them differed, by the next such event at the owner.
-fn compared(told: &EventRecord) -> (u64, u64) {
+/// The owner told that the next backup, this host, had its memory from before.
+fn was_compared(loaded: &Loaded, owner: &str, to: &str, mark: u64) {
+    let told = look::event(&loaded.cluster, owner, "memory_compared", mark);
     let bytes = |what: &str| told.what[what].as_u64().unwrap_or_else(|| panic!("no {what} in {told:?}"));
-    (bytes("compared_bytes"), bytes("differing_bytes"))
+    let (all, differing) = (bytes("compared_bytes"), bytes("differing_bytes"));
+    assert_eq!(told.what["peer"], to);
+    // Redis, its kernel and what they wrote meanwhile: far from all that they ever wrote.
+    assert!(all > 100 << 20 && differing < all / 4, "{}", told.text);
 }
 
 /// The VM's owner has it protected at `to` again, which had its memory from before.
 fn comes_back(loaded: &Loaded, owner: &str, to: &str, mark: u64) {
     loaded.protect(owner, to);
-    let told = look::event(&loaded.cluster, owner, "memory_compared", mark);
-    let (all, differing) = compared(&told);
-    assert_eq!(told.what["peer"], to);
-    // Redis, its kernel and what they wrote meanwhile: far from all that they ever wrote.
-    assert!(all > 100 << 20 && differing < all / 4, "{}", told.text);
+    was_compared(loaded, owner, to, mark);
     loaded.progress();
 }
 
@@ -69,9 +69,7 @@ fn a_backup_that_was_changed_comes_back_beside_the_other() {
         loaded.cluster.wait_gone(old, &loaded.vm).expect("the old backup lets go");
         loaded.progress();
     }
-    let told = look::event(&loaded.cluster, "alpha", "memory_compared", mark);
-    let (all, differing) = compared(&told);
-    assert!(told.what["peer"] == "beta" && differing < all / 4, "{}", told.text);
+    was_compared(&loaded, "alpha", "beta", mark);
     loaded.fails_over("alpha", "beta");
     loaded.verdict();
 }
@@ -86,8 +84,7 @@ fn nothing_is_left_where_an_operator_ended_protection() {
     loaded.cluster.ask("alpha", |api| api.unprotect(&loaded.vm)).expect("accepted");
     loaded.runs_at("alpha");
     loaded.cluster.wait_gone("beta", &loaded.vm).expect("beta throws its copy away");
-    let room = loaded.cluster.ask("beta", |api| api.host_status()).expect("beta answers").room;
-    assert_eq!(room.expect("it has some").remnant_bytes, 0);
+    assert_eq!(look::room(&loaded.cluster, "beta").remnant_bytes, 0);
     loaded.protect("alpha", "beta");
     loaded.progress();
     assert!(!look::has_event(&loaded.cluster, "alpha", "memory_compared", mark));

@@ -2,7 +2,7 @@
 
 use crate::kit::load::Load;
 use crate::kit::{INTERVAL, Setup, look, possible, possible_in_qemu};
-use api::types::{ProtectRequest, RoomStatus};
+use api::types::ProtectRequest;
 use lab::client::Server;
 use lab::cluster::{Cluster, VmFile};
 use lab::guest::redis::REDIS_PORT;
@@ -123,10 +123,6 @@ fn now_us() -> u64 {
     u64::try_from(since.as_micros()).expect("some centuries")
 }
 
-fn room(cluster: &Cluster, host: &str) -> RoomStatus {
-    cluster.ask(host, |api| api.host_status()).expect("a status").room.expect("it runs VMs")
-}
-
 /// Asks for protection by gamma, which refuses; the event of it.
 fn refused(cluster: &Cluster, vm: &VmName, from: &str) -> String {
     let mark = look::mark(cluster, from);
@@ -148,7 +144,7 @@ fn a_standby_that_does_not_fit_is_refused_until_there_is_room_and_a_promoted_vm_
     let (web, web_load) = boot(&cluster, "alpha", "web", 0);
     let (db, db_load) = boot(&cluster, "beta", "db", 1);
     protect(&cluster, &web, "alpha", "gamma");
-    assert_eq!(room(&cluster, "gamma").memory_left_bytes, 116 << 20);
+    assert_eq!(look::room(&cluster, "gamma").memory_left_bytes, 116 << 20);
 
     let text = refused(&cluster, &db, "beta");
     let says =
@@ -165,11 +161,11 @@ fn a_standby_that_does_not_fit_is_refused_until_there_is_room_and_a_promoted_vm_
 
     cluster.ask("alpha", |api| api.unprotect(&web)).expect("accepted");
     cluster.wait_gone("gamma", &web).expect("its standby goes");
-    assert_eq!(room(&cluster, "gamma").memory_left_bytes, 500 << 20);
+    assert_eq!(look::room(&cluster, "gamma").memory_left_bytes, 500 << 20);
     protect(&cluster, &db, "beta", "gamma");
     cluster.lab.kill_host("beta").expect("beta dies");
     cluster.wait_primary("gamma", &db, &["unprotected"]).expect("gamma takes over");
-    assert_eq!(room(&cluster, "gamma").memory_left_bytes, 244 << 20, "it keeps its memory");
+    assert_eq!(look::room(&cluster, "gamma").memory_left_bytes, 244 << 20, "it keeps its memory");
     let text = refused(&cluster, &web, "alpha");
     assert!(text.contains("has 244.0 MiB of 500.0 MiB"), "{text}");
     web_load.verdict(&cluster);
@@ -196,7 +192,7 @@ fn a_checkpoint_that_there_is_no_memory_for_ends_protection_and_not_the_guest() 
     assert_eq!(guest.is_at("alpha").term, 2);
     guest.pulse(|mut pulse| pulse.stop().expect("it obeys"));
     guest.cluster.wait_gone("beta", &guest.vm).expect("its standby goes");
-    assert_eq!(room(&guest.cluster, "beta").memory_left_bytes, 400 << 20);
+    assert_eq!(look::room(&guest.cluster, "beta").memory_left_bytes, 400 << 20);
     let guest = guest.load("log").verdict();
     guest.protect("alpha", "beta");
 }

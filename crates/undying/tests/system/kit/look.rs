@@ -1,7 +1,7 @@
 //! Owns looking at agents: who owns a VM, which process it is, what was logged.
 
 use super::process::{Process, VmProcess};
-use api::types::{EventRecord, Role, VmStatus};
+use api::types::{EventRecord, Role, RoomStatus, VmStatus};
 use lab::cluster::Cluster;
 use lab::topology::AGENT;
 use protocol::VmName;
@@ -47,6 +47,11 @@ pub fn event(cluster: &Cluster, host: &str, name: &str, after: u64) -> EventReco
 pub fn has_event(cluster: &Cluster, host: &str, name: &str, after: u64) -> bool {
     let events = cluster.ask(host, |api| api.events(after)).expect("the agent answers");
     events.iter().any(|event| event.what["event"] == name)
+}
+
+/// What a host has for standbys, and what it keeps of VMs that left.
+pub fn room(cluster: &Cluster, host: &str) -> RoomStatus {
+    cluster.ask(host, |api| api.host_status()).expect("a status").room.expect("it runs VMs")
 }
 
 /// The end of every agent's log.
