@@ -156,6 +156,14 @@ fn a_peer_speaks_in_its_own_name_and_of_what_it_was_given() {
 }
 
 #[test]
+fn whoever_comes_when_a_standbys_loop_just_ended_shall_come_again() {
+    let bed = bed();
+    drop(bed.stands_by("alpha", 1));
+    let answer = bed.ask("alpha", &hello("web", "alpha", 2));
+    assert_eq!(answer, ToPrimary::Refuse(Refusal::Busy { term: Term(2) }));
+}
+
+#[test]
 fn the_word_of_another_peer_does_not_push_a_standby_aside() {
     let bed = bed();
     let opened = bed.stands_by("alpha", 3);
